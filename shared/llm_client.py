@@ -1,0 +1,413 @@
+"""The client: one call to any of 100+ providers, with fallback, retries, streaming and an exact bill."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+from shared import attempts, background, config, export
+from shared.attempts import Call, Meter
+from shared.errors import ConfigurationError, InvalidRequest, LLMError
+from shared.ledger import Ledger, get_ledger, see_through
+from shared.ledger_query import Filter
+from shared.ledger_query import attempts as ledger_attempts
+from shared.planning import Catalogue, Plan, plan
+from shared.pricing import to_usd
+from shared.scope import current_scope
+from shared.types import LLMResponse, ModelConfig, Request, TaskType
+
+__all__ = ["LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
+
+logger = logging.getLogger("agentswarm_tools")
+
+Messages = Sequence[Mapping[str, Any]]
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+
+
+class LLMClient:
+    """
+    One way to any model; safe to share between threads, tasks and processes.
+
+    Args:
+        model_configs: Models of your own by name, added to the catalogue.
+
+        enable_fallback: Whether to try fallback models. None: LITELLM_FALLBACK_ENABLED.
+
+        enable_cost_tracking: Whether to record calls in the ledger. None: LITELLM_COST_TRACKING.
+
+        max_retries: How often one model is asked again after a fault that a retry may heal, 0 to 10.
+
+        timeout: Seconds for one attempt to answer, or to begin its stream.
+
+        deadline: Seconds for a whole call over all its attempts; None for no limit of its own.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+
+    def __init__(
+        self,
+        model_configs: Mapping[str, ModelConfig] | None = None,
+        enable_fallback: bool | None = None,
+        enable_cost_tracking: bool | None = None,
+        max_retries: int = 2,
+        timeout: float = 60.0,
+        deadline: float | None = None,
+    ) -> None:
+        settings = config.load_settings()
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
+            raise ConfigurationError("max_retries must be a whole number from 0 to 10")
+        self._settings = settings
+        self._catalogue = Catalogue.load(settings, model_configs)
+        self._fallback = settings.fallback_enabled if enable_fallback is None else enable_fallback
+        tracking = settings.cost_tracking if enable_cost_tracking is None else enable_cost_tracking
+        self._database = config.database_url(settings) if tracking else None
+        if self._database is not None:
+            get_ledger(self._database)
+        self._max_retries = max_retries
+        self._timeout = _seconds("timeout", timeout)
+        self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self._meter = Meter()
+        if settings.verbose:
+            _be_verbose()
+
+    @overload
+    def chat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: Literal[False] = False,
+        **kw: Any,
+    ) -> LLMResponse: ...
+
+    @overload
+    def chat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        *,
+        stream: Literal[True],
+        **kw: Any,
+    ) -> LLMStream: ...
+
+    def chat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **kw: Any,
+    ) -> LLMResponse | LLMStream:
+        """
+        Ask a chat model.
+
+        Args:
+            messages: List of {"role": ..., "content": ...}, as OpenAI has them.
+
+            model: Name such as "openai/gpt-5.4-mini". None: LITELLM_DEFAULT_TEXT_MODEL.
+
+            fallback_models: What to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: nothing.
+
+            temperature: 0 to 2; None leaves it to the provider, and is what reasoning models need.
+
+            max_tokens: Most tokens that the answer may have; None leaves it to the provider.
+
+            stream: Return an LLMStream of text chunks instead; it is sent at its first `next()`.
+
+            kw: More of OpenAI's chat parameters (tools, response_format, ...); `timeout` and `deadline` for this
+                call; `api_base` and `api_key` of an endpoint of your own for `model`.
+
+        Raises:
+            LLMError: The only model's own error, or AllModelsFailed when several were tried.
+        """
+        call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
+        if isinstance(call, _Refused):
+            background.run(attempts.refuse, call.call, call.error)
+            raise call.error
+        return LLMStream(attempts.run(call)) if stream else background.run(_answer, call)
+
+    async def achat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **kw: Any,
+    ) -> Any:
+        """The same as `chat_completion`, awaitable; with `stream` iterate over the result with `async for`."""
+        call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
+        if isinstance(call, _Refused):
+            await attempts.refuse(call.call, call.error)
+            raise call.error
+        return LLMStream(attempts.run(call)) if stream else await _answer(call)
+
+    def get_total_cost(self) -> float:
+        """US$ known to be spent through this client since it was made; streams count when they end."""
+        return to_usd(self._meter.nano)
+
+    def export_cost_records(self, path: str | Path) -> int:
+        """
+        Write every attempt in the ledger (of the scope, inside one with labels) to a file, at once or not at all.
+
+        Args:
+            path: File to write; its ending says how: .json, .jsonl or .csv.
+
+        Returns:
+            How many records were written.
+
+        Raises:
+            ConfigurationError: The ending is another one, or cost tracking is off.
+
+            StoreError: The ledger cannot be read, or the file cannot be written.
+        """
+        ledger = self._ledger()
+        if ledger is None:
+            raise ConfigurationError("Cost tracking is off, so there is nothing to export")
+        ledger.flush()
+        return export.write(Path(path), ledger_attempts(ledger, which=Filter(labels=current_scope().labels)))
+
+    def _ledger(self) -> Ledger | None:
+        return None if self._database is None else get_ledger(self._database)
+
+    def _chat(
+        self,
+        messages: Messages,
+        model: str | None,
+        fallback_models: Sequence[str] | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        stream: bool,
+        kw: dict[str, Any],
+    ) -> Call | _Refused:
+        params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
+        endpoint = {name: params.pop(name, None) for name in ("api_base", "api_key")}
+        timeout = _seconds("timeout", params.pop("timeout", self._timeout))
+        deadline = params.pop("deadline", self._deadline)
+        params = {name: value for name, value in params.items() if value is not None}
+        request = Request(TaskType.CHAT_COMPLETION, messages, params, stream=stream)
+        call = Call(
+            request=request,
+            plan=Plan(model or self._settings.default_text_model, ()),
+            scope=current_scope(),
+            ledger=self._ledger(),
+            timeout=timeout,
+            max_retries=self._max_retries,
+            meter=self._meter,
+            deadline_at=math.inf if deadline is None else time.monotonic() + _seconds("deadline", deadline),
+        )
+        try:
+            _check(request, fallback_models)
+            call.plan = plan(
+                model,
+                fallback_models,
+                catalogue=self._catalogue,
+                settings=self._settings,
+                scope=call.scope,
+                enable_fallback=self._fallback,
+                service_tier=params.get("service_tier"),
+                **endpoint,
+            )
+        except LLMError as error:
+            return _Refused(call, error)
+        return call
+
+
+class _Refused:
+    """A call that is refused before any model is asked; it is recorded and then raised."""
+
+    def __init__(self, call: Call, error: LLMError) -> None:
+        self.call = call
+        self.error = error
+
+
+class LLMStream:
+    """
+    Chunks of text as they come, by `for` or `async for`; `response` is the LLMResponse once it has ended.
+
+    Leaving early (close, break, garbage collection) closes the connection and settles what was used.
+    """
+
+    def __init__(self, items: AsyncGenerator[str | LLMResponse]) -> None:
+        self._items = items
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(1)
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self.response: LLMResponse | None = None
+        self.text = ""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        chunk = None if self._over else background.run(self._receive)
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        chunk = None if self._over else await self._receive()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _receive(self) -> str | None:
+        if self._task is None:
+            # One task runs the flow from start to end, whatever becomes of its readers.
+            self._task = asyncio.create_task(_pump(self._items, self._queue))
+        try:
+            item = await self._queue.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if isinstance(item, str):
+            self.text += item
+            return item
+        self._over = True
+        if isinstance(item, BaseException):
+            raise item
+        self.response = item
+        return None
+
+    def close(self) -> None:
+        """End a stream that is read by `for`."""
+        if self._task is not None and not self._over:
+            background.run(self.aclose)
+
+    async def aclose(self) -> None:
+        """End a stream that is read by `async for`."""
+        if self._task is not None and not self._over:
+            self._over = True
+            self._task.cancel()
+            if await see_through(self._task):
+                raise asyncio.CancelledError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # `for chunk in stream: break` leaves nobody else to settle the stream.
+        if self._task is None or self._over:
+            return
+        loop = self._task.get_loop()
+        if background.can_wait_for(loop):
+            self.close()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._task.cancel)
+
+
+async def _pump(items: AsyncGenerator[str | LLMResponse], queue: asyncio.Queue[Any]) -> None:
+    """Put what the flow yields into the queue; last its LLMResponse or its error."""
+    try:
+        async with aclosing(items):
+            async for item in items:
+                await queue.put(item)
+    except Exception as error:  # noqa: BLE001 - it is raised again where the stream is read
+        await queue.put(error)
+
+
+async def _answer(call: Call) -> LLMResponse:
+    """The answer of a call that is not streamed."""
+    last: str | LLMResponse = ""
+    async for item in attempts.run(call):
+        last = item
+    assert isinstance(last, LLMResponse), "the flow ends with an answer or an error"  # noqa: S101
+    return last
+
+
+def _check(request: Request, fallback_models: Sequence[str] | None) -> None:
+    """
+    Refuse what no provider could answer.
+
+    Raises:
+        InvalidRequest: An argument is not what it must be.
+    """
+    if isinstance(request.messages, str) or not isinstance(request.messages, Sequence) or not request.messages:
+        raise InvalidRequest("messages must be a list of at least one message", hint=_MESSAGE_HINT)
+    for message in request.messages:
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
+            raise InvalidRequest("Each message must be a dict with a role", hint=_MESSAGE_HINT)
+    if isinstance(fallback_models, str) or not all(isinstance(name, str) for name in fallback_models or ()):
+        raise InvalidRequest("fallback_models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
+    temperature, max_tokens = request.params.get("temperature"), request.params.get("max_tokens")
+    if temperature is not None and (isinstance(temperature, bool) or not _within(temperature, 0, 2)):
+        raise InvalidRequest("temperature must be a number from 0 to 2")
+    if max_tokens is not None and (
+        isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= 10_000_000
+    ):
+        raise InvalidRequest("max_tokens must be a whole number of at least 1")
+
+
+_MESSAGE_HINT = 'Give [{"role": "user", "content": "Hello"}].'
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and low <= value <= high
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
+        raise ConfigurationError(f"{name} must be seconds, more than 0 and at most 86,400")
+    return float(value)
+
+
+def _be_verbose() -> None:
+    """LITELLM_VERBOSE: our own log lines on stderr; the host program's logging stays as it is."""
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+
+
+_shared: LLMClient | None = None
+_lock = threading.Lock()
+
+
+def get_llm_client(**overrides: Any) -> LLMClient:
+    """
+    The client that this process shares.
+
+    Args:
+        overrides: Arguments of LLMClient; with any, a client of your own, and the shared one stays as it is.
+    """
+    global _shared
+    if overrides:
+        return LLMClient(**overrides)
+    with _lock:
+        if _shared is None:
+            _shared = LLMClient()
+        return _shared

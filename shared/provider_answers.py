@@ -1,0 +1,432 @@
+"""What a provider answered, read from its own JSON: text, tool calls, finish reason, usage and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from shared.types import Answer, Usage
+
+_MAX_COUNT = 10**9
+_TICKS_PER_USD = 10**10  # https://docs.x.ai/developers/cost-tracking (read 2026-11-24)
+_RESPONSE_FORMAT_TOOL = "json_tool_call"
+
+# Source: the providers' API references and LiteLLM 1.91.5's own table (read 2026-11-24).
+_FINISH = {
+    **dict.fromkeys(("stop", "stop_sequence", "end_turn", "eos", "eos_token", "complete", "unload", "load"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "model_context_window_exceeded", "compaction"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "refusal",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "language",
+            "other",
+            "image_safety",
+            "image_prohibited_content",
+            "error_toxic",
+            "sensitive",
+        ),
+        "content_filter",
+    ),
+    "function_call": "function_call",
+}
+# Finish reasons by which a provider says that it failed.
+_FAILED = frozenset({"error", "error_limit", "timeout", "insufficient_system_resource", "network_error"})
+
+
+class UnreadableError(Exception):
+    """The JSON has not the shape of an answer; the message continues "the provider sent"."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """An answer while it is being read."""
+
+    pieces: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+    raw_usage: dict[str, Any] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = None
+    refusal: str = ""
+    response_model: str | None = None
+    response_id: str | None = None
+    reported_cost: Decimal | None = None
+    failure: Any = None
+    """What the provider said of its failure, when it gave that as the finish reason."""
+    began: bool = False
+    """Something of an answer was seen."""
+    ended: bool = False
+    """The provider's own end marker was seen."""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self.pieces)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the provider's content rules left nothing of the answer."""
+        held_back = bool(self.refusal) or self.finish_reason == "content_filter"
+        return held_back and not self.tool_calls and not any(self.pieces)
+
+    def identify(self, source: Mapping[str, Any], model: str = "model", ident: str = "id") -> None:
+        """Take the model and the id that the provider names."""
+        if isinstance(name := source.get(model), str) and name:
+            self.response_model = name[:200]
+        if isinstance(name := source.get(ident), str) and name:
+            self.response_id = name[:200]
+
+    def finish(self, reason: Any, failure: Any = None) -> None:
+        """Take the provider's finish reason; a word of its own that is none of the known ones means `stop`."""
+        if isinstance(reason, str) and reason:
+            self.finish_reason = _FINISH.get(reason.lower(), "stop")
+            if reason.lower() in _FAILED:
+                self.failure = {"error": failure or {"message": "It broke off", "type": "server_error"}}
+
+    def answer(self) -> Answer:
+        """What was read, as a whole."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text or None}
+        if self.tool_calls:
+            calls = sorted(self.tool_calls, key=lambda call: int(call["index"]))
+            message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        return Answer(
+            text=self.text,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            response_model=self.response_model,
+            response_id=self.response_id,
+            reported_cost=self.reported_cost,
+            message={**message, **self.extras},
+        )
+
+
+def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = False) -> None:
+    """Read a chat completion, or one chunk of it, in OpenAI's shape."""
+    reading.identify(body)
+    choices = body.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise UnreadableError("a choice that is no object")
+            if choice.get("index") in (0, None):
+                _take_choice(reading, choice, json_mode)
+    groq = body.get("x_groq")
+    for usage in (groq.get("usage") if isinstance(groq, dict) else None, body.get("usage")):
+        if isinstance(usage, dict):
+            reading.usage = openai_usage(usage)
+            reading.reported_cost = _reported_cost(usage)
+
+
+def _take_choice(reading: Reading, choice: Mapping[str, Any], json_mode: bool) -> None:
+    reading.finish(choice.get("finish_reason"), choice.get("error"))
+    message = choice.get("message", choice.get("delta"))
+    if message is None:
+        return
+    if not isinstance(message, dict):
+        raise UnreadableError("a message that is no object")
+    reading.began = True
+    _take_content(reading, message.get("content"))
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(thought := message.get(key), str) and thought:
+            reading.reasoning.append(clean(thought))
+            break
+    if isinstance(refusal := message.get("refusal"), str):
+        reading.refusal += clean(refusal)
+    for extra in ("reasoning_details", "annotations", "audio", "images", "function_call"):
+        if message.get(extra) and "message" in choice:
+            reading.extras[extra] = message[extra]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            take_tool_call(reading, call)
+    if json_mode:
+        _tool_call_to_text(reading)
+
+
+def _take_content(reading: Reading, content: Any) -> None:
+    """Text, or Mistral's list of text and thinking parts."""
+    if isinstance(content, str):
+        reading.pieces.append(clean(content))
+    elif isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict):
+                raise UnreadableError("a content part that is no object")
+            if isinstance(text := part.get("text"), str):
+                reading.pieces.append(clean(text))
+            thoughts = part.get("thinking")
+            for thought in thoughts if isinstance(thoughts, list) else (thoughts,):
+                text = thought.get("text") if isinstance(thought, dict) else thought
+                if isinstance(text, str):
+                    reading.reasoning.append(clean(text))
+    elif content is not None:
+        raise UnreadableError("a content that is no text")
+
+
+def take_tool_call(reading: Reading, call: Mapping[str, Any]) -> None:
+    """Add a whole tool call, or the next part of one, to those read so far."""
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    ident, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    found = _tool_call(reading, call.get("index"), ident)
+    if isinstance(ident, str) and ident:
+        found["id"] = ident
+    if isinstance(name, str) and name:
+        found["function"]["name"] = name
+    found["function"]["arguments"] += arguments or ""
+    if fields := call.get("provider_specific_fields") or function.get("provider_specific_fields"):
+        found["provider_specific_fields"] = fields
+
+
+def _tool_call(reading: Reading, index: Any, ident: Any) -> dict[str, Any]:
+    """The call that a part belongs to: by its index, else the last one, unless the part brings a new id."""
+    for call in reading.tool_calls:
+        if isinstance(index, int) and call["index"] == index:
+            return call
+    if not isinstance(index, int) and reading.tool_calls and not ident:
+        return reading.tool_calls[-1]
+    new: dict[str, Any] = {
+        "id": "",
+        "type": "function",
+        "index": index if isinstance(index, int) else len(reading.tool_calls),
+        "function": {"name": "", "arguments": ""},
+    }
+    reading.tool_calls.append(new)
+    return new
+
+
+def _tool_call_to_text(reading: Reading) -> None:
+    """Undo LiteLLM's trick of asking for JSON by way of a tool, for models without a JSON mode."""
+    if reading.tool_calls and reading.tool_calls[0]["function"]["name"] == _RESPONSE_FORMAT_TOOL:
+        reading.pieces.append(reading.tool_calls.pop(0)["function"]["arguments"])
+        reading.finish_reason = "stop" if reading.finish_reason else None
+
+
+def take_ollama(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read an answer of Ollama's /api/chat, or one line of it."""
+    message = body.get("message")
+    if not isinstance(message, dict):
+        if body.get("done") is not True:
+            raise UnreadableError("an answer without a message")
+        message = {}
+    reading.began = True
+    reading.identify(body)
+    _take_content(reading, message.get("content"))
+    if isinstance(thought := message.get("thinking"), str) and thought:
+        reading.reasoning.append(clean(thought))
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            number = len(reading.tool_calls)
+            take_tool_call(reading, {"id": f"call_{number}", **call, "index": number})
+    if body.get("done") is True:
+        reading.ended = True
+        reading.finish(body.get("done_reason"))
+        if reading.finish_reason == "stop" and reading.tool_calls:
+            reading.finish_reason = "tool_calls"
+        reading.usage = make_usage(body.get("prompt_eval_count"), body.get("eval_count"))
+
+
+def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read an answer of Cohere's /v2/chat, or one event of it."""
+    kind = body.get("type")
+    if kind is None:
+        source: Mapping[str, Any] = body
+        if not isinstance(body.get("message"), dict):
+            raise UnreadableError("an answer without a message")
+    else:
+        source = _details(body, "delta")
+    message = _details(source, "message")
+    reading.began = True
+    reading.identify(body)
+    content = message.get("content")
+    _take_content(reading, [content] if isinstance(content, dict) else content)
+    if isinstance(plan := message.get("tool_plan"), str) and plan:
+        reading.reasoning.append(clean(plan))
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        if isinstance(call, dict):
+            take_tool_call(reading, {**call, "index": number if kind is None else body.get("index")})
+    reading.finish(source.get("finish_reason"), source.get("error"))
+    if isinstance(usage := source.get("usage"), dict):
+        reading.usage = cohere_usage(usage)
+    reading.ended = reading.ended or kind == "message-end"
+
+
+def take_replicate(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read a prediction of Replicate, as far as its output has come."""
+    output = body.get("output")
+    parts = [output] if isinstance(output, str) else output
+    if parts is not None and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
+        raise UnreadableError("an output that is no text")
+    reading.began = True
+    text, known = clean("".join(parts or ())), len(reading.text)
+    reading.pieces.append(text[known:])
+    reading.identify(body)
+    if body.get("status") == "succeeded":
+        reading.ended = True
+        metrics = body.get("metrics")
+        if isinstance(metrics, dict):
+            reading.usage = make_usage(metrics.get("input_token_count"), metrics.get("output_token_count"))
+
+
+def openai_usage(usage: Mapping[str, Any]) -> Usage:
+    """Usage in OpenAI's words and those that its imitators add."""
+    of_prompt = _details(usage, "prompt_tokens_details", "input_tokens_details")
+    of_completion = _details(usage, "completion_tokens_details", "output_tokens_details")
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    read, written, total = count(prompt), count(completion), count(usage.get("total_tokens"))
+    reasoning = count(of_completion.get("reasoning_tokens", usage.get("reasoning_tokens")))
+    cached = count(of_prompt.get("cached_tokens"))
+    if cached is None:
+        # DeepSeek's word, then Together's and Moonshot's, who send 0 also where they do not cache.
+        cached = count(usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens") or None))
+    if reasoning and read is not None and written is not None and total == read + written + reasoning:
+        completion = written + reasoning  # xAI and Perplexity bill reasoning beside the completion
+    return make_usage(
+        prompt,
+        completion,
+        cached=cached,
+        cache_write=count(of_prompt.get("cache_write_tokens")),
+        reasoning=reasoning,
+    )
+
+
+def anthropic_usage(usage: Mapping[str, Any]) -> Usage:
+    """Usage in Anthropic's words, whose input excludes what went through the cache."""
+    steps = usage.get("iterations")
+    if isinstance(steps, list) and steps and all(isinstance(step, dict) for step in steps):
+        # A compacted conversation is billed by step; the counts on top are the last step's alone.
+        names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        usage = {**usage, **{name: sum(count(step.get(name)) or 0 for step in steps) for name in names}}
+    read, written = count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))
+    prompt = usage.get("input_tokens")
+    if (uncached := count(prompt)) is not None:
+        prompt = uncached + (read or 0) + (written or 0)
+    thinking = _details(usage, "output_tokens_details").get("thinking_tokens")
+    return make_usage(prompt, usage.get("output_tokens"), cached=read, cache_write=written, reasoning=count(thinking))
+
+
+def gemini_usage(usage: Mapping[str, Any]) -> Usage:
+    """Usage in Gemini's words: candidates exclude thoughts, the prompt excludes what tools fed back."""
+    prompt, candidates = usage.get("promptTokenCount"), usage.get("candidatesTokenCount")
+    thoughts, total = count(usage.get("thoughtsTokenCount")), count(usage.get("totalTokenCount"))
+    fed_back = count(usage.get("toolUsePromptTokenCount")) or 0
+    asked, told = count(prompt), count(candidates)
+    if asked is not None:
+        prompt = asked + fed_back
+    completion: Any = candidates
+    if candidates is None and thoughts is not None:
+        completion = thoughts
+    elif candidates is None and total is not None and asked is not None:
+        completion = total - asked - fed_back
+    elif told is not None and thoughts and total != (asked or 0) + fed_back + told:
+        completion = told + thoughts
+    return make_usage(prompt, completion, cached=count(usage.get("cachedContentTokenCount")), reasoning=thoughts)
+
+
+def cohere_usage(usage: Mapping[str, Any]) -> Usage:
+    """Usage in Cohere's words: `tokens` is what went through the model, `billed_units` leaves parts of it out."""
+    tokens = _details(usage, "tokens", "billed_units")
+    return make_usage(
+        tokens.get("input_tokens"),
+        tokens.get("output_tokens"),
+        cached=count(usage.get("cached_tokens")),
+        reasoning=count(tokens.get("reasoning_tokens")),
+    )
+
+
+def make_usage(
+    prompt: Any,
+    completion: Any,
+    *,
+    cached: int | None = None,
+    cache_write: int | None = None,
+    reasoning: int | None = None,
+) -> Usage:
+    """
+    The provider's counts, if they can be true.
+
+    Args:
+        prompt, completion: As the provider sent them; None when it did not.
+
+    Returns:
+        Unknown usage when nothing was sent, when one of the two is no possible count, and when both are 0,
+        as streams that failed have it.
+    """
+    counts = count(prompt), count(completion)
+    impossible = any(
+        sent is not None and known is None for sent, known in zip((prompt, completion), counts, strict=True)
+    )
+    if impossible or counts == (None, None) or not any(counts):
+        return Usage()
+    in_prompt, in_completion = counts
+    if in_prompt is not None and (cached or 0) + (cache_write or 0) > in_prompt:
+        cached = cache_write = None
+    if in_completion is not None and (reasoning or 0) > in_completion:
+        reasoning = None
+    return Usage(
+        prompt_tokens=in_prompt,
+        completion_tokens=in_completion,
+        cached_tokens=cached,
+        cache_write_tokens=cache_write,
+        reasoning_tokens=reasoning,
+        source="provider",
+    )
+
+
+def count(value: Any) -> int | None:
+    """`value` as a number of tokens; None when it is none that can be true."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= _MAX_COUNT and value == int(value) else None
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((usage[name] for name in names if isinstance(usage.get(name), dict)), {})
+
+
+def _reported_cost(usage: Mapping[str, Any]) -> Decimal | None:
+    """US$ that the provider says it charges: OpenRouter, Perplexity, xAI."""
+    cost = usage.get("cost")
+    if isinstance(cost, dict):
+        return _dollars(cost.get("total_cost"))
+    if "cost_in_usd_ticks" in usage:
+        ticks = _dollars(usage["cost_in_usd_ticks"])
+        return None if ticks is None else ticks / _TICKS_PER_USD
+    if usage.get("is_byok") is True:  # `cost` is then only the router's fee
+        upstream = _dollars(_details(usage, "cost_details").get("upstream_inference_cost"))
+        fee = _dollars(cost)
+        return None if upstream is None or fee is None else upstream + fee
+    return _dollars(cost)
+
+
+def _dollars(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    amount = Decimal(str(value))
+    return amount if amount.is_finite() and amount >= 0 else None
+
+
+def clean(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates replaced, since no encoding takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

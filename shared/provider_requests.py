@@ -1,0 +1,475 @@
+"""A request built by LiteLLM's per-provider configs, without its wrapper, its environment and its downloads."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from shared.config import KEYLESS_PROVIDERS, key_variables, provider_extra
+from shared.errors import AuthenticationError, ConfigurationError, InvalidRequest, LLMError, ModelNotFound
+from shared.provider_errors import invalid
+from shared.provider_targets import (
+    NO_KEY,
+    OWN_ENDPOINT,
+    USERS_ENDPOINT,
+    Target,
+    Wire,
+    base_url,
+    find_target,
+    no_hints,
+)
+from shared.redaction import redact
+from shared.types import Candidate, Request
+
+# What belongs to the call or to the transport and never to a request's parameters.
+_NOT_PARAMETERS = frozenset(
+    {
+        "additional_drop_params",
+        "allowed_openai_params",
+        "api_base",
+        "api_key",
+        "api_version",
+        "base_url",
+        "client",
+        "custom_llm_provider",
+        "drop_params",
+        "extra_query",
+        "fallbacks",
+        "max_retries",
+        "messages",
+        "model",
+        "num_retries",
+        "stream",
+        "timeout",
+    }
+)
+_REPLICATE_IGNORES = frozenset({"tools", "tool_choice", "functions", "function_call"})
+_REMOTE = re.compile(r"(?i)\s*(https?|gs|s3|ftp|file)://|\s*www\.")
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One request, ready to be posted, and what its answer must be read with."""
+
+    url: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    wire: Wire
+    stream: bool
+    json_mode: bool = False
+    config: Any = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    litellm_params: dict[str, Any] = field(default_factory=dict)
+
+    def content(self) -> bytes:
+        """The body's bytes."""
+        text = json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+        return text.encode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class _Ask:
+    """What a builder needs to write a request."""
+
+    candidate: Candidate
+    target: Target
+    base: str
+    messages: list[dict[str, Any]]
+    options: dict[str, Any]
+    """The parameters in the provider's own words."""
+    stream: bool
+    json_mode: bool
+    stream_options: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The model's name on the wire."""
+        return self.candidate.wire_model
+
+
+def build(candidate: Candidate, request: Request) -> Outgoing:
+    """
+    The request that asks `candidate` for what `request` wants.
+
+    Raises:
+        InvalidRequest: A parameter or a message is nothing that the model takes.
+
+        AuthenticationError: The provider needs a key and there is none.
+
+        ConfigurationError: There is no endpoint to send it to.
+    """
+    check_name(candidate)
+    check_base(candidate)
+    check_key(candidate)
+    target = find_target(candidate.provider, candidate.wire_model)
+    if target is None:
+        raise _configuration(candidate, "has no chat config in LiteLLM")
+    base = base_url(target.provider, candidate.wire_model, candidate.api_base)
+    if base is None and target.provider in USERS_ENDPOINT:
+        raise _configuration(candidate, "has no endpoint")
+    messages = check_messages(candidate, request.messages, may_pass=target.wire == "openai")
+    params, extra_body, extra_headers = _parameters(candidate, target, request)
+    try:
+        outgoing = _BUILDERS[target.wire](_ask(candidate, target, base or "", messages, params, request.stream))
+    except LLMError:
+        raise
+    except Exception as error:  # noqa: BLE001 - configs raise whatever their parsing happens to raise
+        raise _refusal(candidate, error) from None
+    outgoing.body = {**extra_body, **outgoing.body.pop("extra_body", {}), **outgoing.body}
+    outgoing.headers = _headers(outgoing.headers, extra_headers)
+    if (host := httpx.URL(outgoing.url).host) != httpx.URL(base or outgoing.url).host or not host:
+        raise _configuration(candidate, "has no address to send this model's requests to")
+    return outgoing
+
+
+def _ask(
+    candidate: Candidate,
+    target: Target,
+    base: str,
+    messages: list[dict[str, Any]],
+    params: dict[str, Any],
+    stream: bool,
+) -> _Ask:
+    stream_options = params.pop("stream_options", {})
+    options = params
+    with no_hints():
+        if target.parameters is not None:
+            options = target.config.map_openai_params(
+                non_default_params=params, optional_params={}, model=candidate.wire_model, drop_params=False
+            )
+        messages = target.config.translate_developer_role_to_system_role(messages=messages)
+    json_mode, one_piece = bool(options.pop("json_mode", False)), bool(options.pop("fake_stream", False))
+    return _Ask(candidate, target, base, messages, options, stream and not one_piece, json_mode, stream_options)
+
+
+def check_name(candidate: Candidate) -> None:
+    """
+    Refuse names that could become an address.
+
+    Raises:
+        ModelNotFound: It is no name of a model.
+    """
+    name = candidate.wire_model
+    if not name or len(name) > 300 or not name.isprintable() or re.search(r"://|\s|\\|(^|/)\.\.?(/|$)|^/", name):
+        shown = redact(name, limit=60)
+        raise ModelNotFound(f"{shown!r} is not the name of a model", provider=candidate.provider, model=candidate.model)
+
+
+def check_base(candidate: Candidate) -> None:
+    """
+    Refuse an endpoint of the caller's own that is none.
+
+    Raises:
+        ConfigurationError: It is no http or https URL.
+    """
+    try:
+        url = httpx.URL(candidate.api_base or "https://unused.invalid")
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise _configuration(candidate, "has an api_base that is no http or https address")
+
+
+def check_key(candidate: Candidate) -> None:
+    """
+    Refuse a request that the provider could only turn away; an endpoint of the user's own may need no key.
+
+    Raises:
+        AuthenticationError: Names the variables that could hold the key.
+    """
+    provider, key = candidate.provider, candidate.api_key
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise AuthenticationError(
+            f"Authentication failed for {provider} ({candidate.model}): the key has characters that no key has",
+            provider=provider,
+            model=candidate.model,
+        )
+    if key or provider in KEYLESS_PROVIDERS | OWN_ENDPOINT or (candidate.api_base and provider != "azure"):
+        return
+    raise AuthenticationError(
+        f"Authentication failed for {provider} ({candidate.model}): no key is set",
+        provider=provider,
+        model=candidate.model,
+        hint=f"Set {' or '.join(key_variables(provider))}.",
+    )
+
+
+def check_messages(
+    candidate: Candidate, messages: Sequence[Mapping[str, Any]], *, may_pass: bool
+) -> list[dict[str, Any]]:
+    """
+    A copy of the messages, since LiteLLM's configs change them, without what would make it fetch something itself.
+
+    Args:
+        may_pass: Whether image URLs go to the provider as they are.
+
+    Raises:
+        InvalidRequest: There is no message, or one refers to something that is not in it.
+    """
+    if not messages or not all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in messages):
+        raise invalid(candidate, "messages must be a list of objects with a role")
+    for part in _parts(messages):
+        links = [value for value in _strings(part) if _REMOTE.match(value)]
+        if links and not (may_pass and part.get("type") == "image_url"):
+            raise invalid(candidate, f"{candidate.model} takes images and files as data: URIs, not as links")
+    return copy.deepcopy([dict(message) for message in messages])
+
+
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The parts of all messages that are not text."""
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping) and part.get("type") not in ("text", "thinking", "tool_result", "tool_use"):
+                yield part
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The strings in nested data, text left out."""
+    if isinstance(value, str):
+        yield value[:20]
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "text":
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _parameters(
+    candidate: Candidate, target: Target, request: Request
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The caller's parameters, what goes into the body as it is, and headers."""
+    params = check_parameters(candidate, request)
+    extra_body, extra_headers = params.pop("extra_body", {}), params.pop("extra_headers", {})
+    if not isinstance(extra_body, dict) or not isinstance(extra_headers, dict):
+        raise invalid(candidate, "extra_body and extra_headers must be objects")
+    known = target.parameters
+    refused = [name for name in params if known is not None and name not in known]
+    if target.wire == "replicate":
+        refused += [name for name in params if name in _REPLICATE_IGNORES]
+    if refused:
+        raise invalid(candidate, f"{candidate.model} does not take {', '.join(sorted(refused))}")
+    if isinstance(params.get("response_format"), type):
+        params["response_format"] = target.config.get_json_schema_from_pydantic_object(params["response_format"])
+    return params, extra_body, extra_headers
+
+
+def check_parameters(candidate: Candidate, request: Request) -> dict[str, Any]:
+    """
+    The parameters that the caller gave, without what is no parameter of one request for one answer.
+
+    Raises:
+        InvalidRequest: One of them is not.
+    """
+    params = {name: copy.deepcopy(value) for name, value in request.params.items() if value is not None}
+    refused = sorted(_NOT_PARAMETERS & params.keys())
+    if refused:
+        raise invalid(candidate, f"{candidate.model} does not take {', '.join(refused)}")
+    if params.pop("n", 1) != 1:
+        raise invalid(candidate, f"n must be 1: one call of {candidate.model} gives one answer")
+    return params
+
+
+def _openai(ask: _Ask) -> Outgoing:
+    target, litellm_params = ask.target, {"custom_llm_provider": ask.target.provider, "api_base": ask.base}
+    headers = _azure_headers(ask) if target.provider == "azure" else _config_headers(ask)
+    body = _config_body(ask, headers, litellm_params)
+    if target.provider == "azure":
+        url = _azure_url(ask)
+    else:
+        url = target.config.get_complete_url(
+            api_base=ask.base or None,
+            api_key=ask.candidate.api_key or NO_KEY,
+            model=ask.model,
+            optional_params=ask.options,
+            litellm_params=litellm_params,
+            stream=ask.stream,
+        )
+    if ask.stream:
+        body["stream"] = True
+        if target.parameters is None or "stream_options" in target.parameters:
+            body["stream_options"] = {**ask.stream_options, "include_usage": True}
+    return Outgoing(url, headers, body, "openai", ask.stream, ask.json_mode)
+
+
+def _azure_url(ask: _Ask) -> str:
+    import litellm
+
+    url, version = httpx.URL(ask.base), provider_extra("azure").get("api_version")
+    path = url.path.rstrip("/").removesuffix("/chat/completions")
+    query = dict(url.params)
+    if not path.endswith("/openai/v1"):
+        if "/deployments/" not in path:
+            path = f"{path.removesuffix('/openai')}/openai/deployments/{ask.model}"
+        query.setdefault("api-version", version or litellm.AZURE_DEFAULT_API_VERSION)
+    elif version:
+        query.setdefault("api-version", version)
+    return str(url.copy_with(path=f"{path}/chat/completions", params=query or None))
+
+
+def _azure_headers(ask: _Ask) -> dict[str, Any]:
+    return {"api-key": ask.candidate.api_key or ""}
+
+
+def _anthropic(ask: _Ask) -> Outgoing:
+    base = ask.base.rstrip("/").removesuffix("/messages").removesuffix("/v1")
+    litellm_params: dict[str, Any] = {}
+    headers = _config_headers(ask)
+    body = _config_body(ask, headers, litellm_params)
+    if ask.stream:
+        body["stream"] = True
+    return Outgoing(
+        f"{base}/v1/messages",
+        headers,
+        body,
+        "anthropic",
+        ask.stream,
+        ask.json_mode,
+        ask.target.config,
+        ask.messages,
+        litellm_params,
+    )
+
+
+def _gemini(ask: _Ask) -> Outgoing:
+    from litellm.llms.vertex_ai.common_utils import _get_gemini_url
+    from litellm.llms.vertex_ai.gemini.transformation import _transform_request_body
+
+    body: Any = _transform_request_body(
+        messages=ask.messages,  # type: ignore[arg-type]  # LiteLLM's name for the same dicts
+        model=ask.model,
+        optional_params=ask.options,
+        custom_llm_provider="gemini",
+        litellm_params={},
+        cached_content=None,
+    )
+    url, own = httpx.URL(_get_gemini_url("chat", ask.model, ask.stream)[0]), httpx.URL(ask.base)
+    path = url.path if own.path in ("", "/") else f"{own.path.rstrip('/')}/models/{url.path.rpartition('/')[2]}"
+    url = own.copy_with(path=path, params={**dict(own.params), **dict(url.params)} or None)
+    headers = {"x-goog-api-key": ask.candidate.api_key or ""}
+    return Outgoing(str(url), headers, dict(body), "gemini", ask.stream, config=ask.target.config)
+
+
+def _cohere(ask: _Ask) -> Outgoing:
+    base = ask.base.rstrip("/").removesuffix("/chat").removesuffix("/v2")
+    headers = _config_headers(ask)
+    body = _config_body(ask, headers, {})
+    body["model"], body["stream"] = ask.model.removeprefix("v2/"), ask.stream
+    return Outgoing(f"{base}/v2/chat", headers, body, "cohere", ask.stream)
+
+
+def _ollama(ask: _Ask) -> Outgoing:
+    base = ask.base.rstrip("/").removesuffix("/api/chat").removesuffix("/v1")
+    ask.options["stream"] = ask.stream
+    headers = _config_headers(ask)
+    return Outgoing(f"{base}/api/chat", headers, _config_body(ask, headers, {}), "ollama", ask.stream)
+
+
+def _replicate(ask: _Ask) -> Outgoing:
+    # Not by the config's transform_request: it downloads chat templates from Hugging Face.
+    base = ask.base.rstrip("/")
+    body: dict[str, Any] = {"input": {**_prompt(ask.messages), **ask.options}}
+    name, _, version = ask.model.partition(":")
+    if version:
+        url, body["version"] = f"{base}/predictions", version
+    elif name.startswith("deployments/"):
+        url = f"{base}/{name}/predictions"
+    else:
+        url = f"{base}/models/{name}/predictions"
+    key = ask.candidate.api_key
+    return Outgoing(url, {"authorization": f"Bearer {key}"} if key else {}, body, "replicate", ask.stream)
+
+
+def _prompt(messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The messages as the one text that Replicate's models take, the system's apart."""
+    turns = [(str(message.get("role")), _text(message.get("content"))) for message in messages]
+    system = "\n\n".join(text for role, text in turns if role in ("system", "developer"))
+    rest = [(role, text) for role, text in turns if role not in ("system", "developer")]
+    prompt = rest[0][1] if len(rest) == 1 else "\n\n".join(f"{role.title()}: {text}" for role, text in rest)
+    if len(rest) > 1:
+        prompt += "\n\nAssistant:"
+    return {"prompt": prompt, "system_prompt": system} if system else {"prompt": prompt}
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+_BUILDERS = {
+    "openai": _openai,
+    "anthropic": _anthropic,
+    "gemini": _gemini,
+    "cohere": _cohere,
+    "ollama": _ollama,
+    "replicate": _replicate,
+}
+
+
+def _config_headers(ask: _Ask) -> dict[str, Any]:
+    """The headers of the provider's config, with the candidate's key or none."""
+    headers: dict[str, Any] = ask.target.config.validate_environment(
+        headers={},
+        model=ask.model,
+        messages=ask.messages,
+        optional_params=ask.options,
+        litellm_params={},
+        api_key=ask.candidate.api_key or NO_KEY,
+        api_base=ask.candidate.api_base,
+    )
+    return headers
+
+
+def _config_body(ask: _Ask, headers: dict[str, Any], litellm_params: dict[str, Any]) -> dict[str, Any]:
+    """The body of the provider's config."""
+    with no_hints():
+        body: dict[str, Any] = ask.target.config.transform_request(
+            model=ask.model,
+            messages=ask.messages,
+            optional_params=ask.options,
+            litellm_params=litellm_params,
+            headers=headers,
+        )
+    return body
+
+
+def _headers(headers: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
+    """The headers to send: the caller's may add to the config's, not replace them."""
+    lower = {str(name).lower(): str(value) for name, value in extra.items()}
+    lower |= {name.lower(): str(value) for name, value in headers.items() if NO_KEY not in str(value)}
+    lower.pop("host", None)
+    return {"content-type": "application/json", "user-agent": "agentswarm-tools", **lower}
+
+
+def _configuration(candidate: Candidate, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{candidate.provider} {what}",
+        provider=candidate.provider,
+        model=candidate.model,
+        hint=f"Give an api_base, or set {candidate.provider.upper()}_API_BASE.",
+    )
+
+
+def _refusal(candidate: Candidate, error: Exception) -> InvalidRequest:
+    """What LiteLLM's config found wrong with the request, in our words."""
+    said = str(getattr(error, "message", "") or error)
+    said = re.sub(r"^litellm\.\w+: ", "", said)
+    said = re.sub(r"\s*To drop unsupported params.*$|\n?Received Messages=.*$", "", said, flags=re.DOTALL)
+    return invalid(candidate, f"The request cannot be sent to {candidate.model}: {said or type(error).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    """A model object among the body's data as plain data."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return dump(exclude_none=True)

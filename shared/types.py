@@ -1,0 +1,166 @@
+"""The data that every module passes on: requests, answers, prices and events, without behaviour."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+UsageSource = Literal["provider", "counted", "unknown"]
+CostSource = Literal["provider", "table", "config", "counted", "bound", "reported", "free", "unknown"]
+
+
+class TaskType(StrEnum):
+    """What a model is asked to do."""
+
+    CHAT_COMPLETION = "chat_completion"
+    VISION = "vision"
+    IMAGE_GENERATION = "image_generation"
+
+
+class EventType(StrEnum):
+    """What an analytics event tells."""
+
+    TOOL_START = "tool_start"
+    TOOL_SUCCESS = "tool_success"
+    TOOL_ERROR = "tool_error"
+    LLM_CALL = "llm_call"
+    LLM_COST = "llm_cost"
+
+
+class ModelConfig(BaseModel):
+    """
+    A model as the caller describes it, added to the catalogue under `name`.
+
+    A price of None is unknown, which is not free: give 0 for a model that costs nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(min_length=1, description="Name to call the model by.")
+    provider: str = Field(min_length=1, description="Provider for reports, and for the wire when LiteLLM knows it.")
+    task_type: TaskType = Field(TaskType.CHAT_COMPLETION, description="What the model does.")
+    cost_per_1k_input_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 input tokens.")
+    cost_per_1k_output_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 output tokens.")
+    cost_per_image: Decimal | None = Field(None, ge=0, description="US$ per image.")
+    max_tokens: int | None = Field(None, gt=0, description="Most tokens that the model writes in one answer.")
+    litellm_model: str | None = Field(None, description='Name on the wire, as "provider/model".')
+    api_base: str | None = Field(None, description="Base URL of the endpoint that serves the model.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    Counts for one request; None means that nobody said.
+
+    `prompt_tokens` include cached and cache-writing tokens, `completion_tokens` include reasoning, and
+    `cache_write_tokens` include the `cache_write_1h_tokens` that are kept for an hour.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    source: UsageSource = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """
+    What a model costs, in US$ per single unit; None means that no price is known.
+
+    `tiers` are (above how many prompt tokens, the rates that then hold for the whole request), lowest first.
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    reasoning: Decimal | None = None
+    per_request: Decimal | None = None
+    per_image: Decimal | None = None
+    tiers: tuple[tuple[int, Rates], ...] = ()
+    source: CostSource = "unknown"
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model that may answer a call: what it was asked for as, and how to reach it."""
+
+    requested: str
+    model: str
+    provider: str
+    wire_model: str
+    rates: Rates
+    max_output_tokens: int | None = None
+    max_input_tokens: int | None = None
+    api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    key_alias: str | None = None
+    guarded: bool = True
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the caller wants, before any model is chosen."""
+
+    task: TaskType
+    messages: Sequence[Mapping[str, Any]]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider answered, read but not yet priced."""
+
+    text: str
+    finish_reason: str | None
+    usage: Usage
+    response_model: str | None = None
+    response_id: str | None = None
+    reported_cost: Decimal | None = None
+    message: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class LLMResponse:
+    """
+    The answer to a call.
+
+    `cost` is US$ over all attempts of the call, NaN when any of it is unknown. `latency_ms` is that of the
+    attempt that answered. `usage` holds plain integers; a count that nobody gave is absent.
+    """
+
+    content: str
+    model: str
+    provider: str
+    usage: dict[str, int]
+    cost: float
+    latency_ms: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+    images: list[dict[str, Any]] = field(default_factory=list)
+
+
+class AnalyticsEvent(BaseModel):
+    """Something worth recording; `metadata` never holds prompts, images or keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_type: EventType | str
+    tool_name: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    timestamp: datetime | None = None
+    event_id: uuid.UUID | None = None

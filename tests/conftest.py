@@ -1,0 +1,92 @@
+"""What every test stands on: a clean environment, a ledger of its own, and no network but loopback."""
+
+from __future__ import annotations
+
+# agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back.
+import agency_swarm  # noqa: F401
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+from pytest_socket import enable_socket, socket_allow_hosts
+
+from shared import llm_client, transport
+from shared.ledger import Ledger, get_ledger
+from tests.provider_double import Double, dial
+
+pytest_plugins = ["tests.provider_double.fixtures"]
+
+_OURS = ("AGENTSWARM_", "LITELLM_")
+_OLLAMA_PORT = 11434
+_SECRET = ("_API_KEY", "_API_TOKEN", "_API_BASE", "_BASE_URL", "HF_TOKEN")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings, keys, .env or data folder of the person who runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(_OURS) or name.endswith(_SECRET):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(llm_client, "_shared", None)
+    yield
+    get_ledger.cache_clear()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_only() -> Iterator[None]:
+    """Any connection to another machine fails."""
+    socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+    yield
+    enable_socket()
+
+
+class _Dial(dial.AsyncBackend):
+    """Provider hosts lead to the double; servers that a test runs on loopback are dialled as they are."""
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        if host in ("127.0.0.1", "localhost") and port != _OLLAMA_PORT:
+            return await httpcore.AnyIOBackend().connect_tcp(host, port, *args, **kwargs)
+        return await super().connect_tcp(host, port, *args, **kwargs)
+
+
+@pytest.fixture
+def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
+    """The provider double behind the real host names of all providers, with keys for them."""
+    for provider in ("OPENAI", "ANTHROPIC", "GEMINI", "COHERE", "MISTRAL", "GROQ", "DEEPSEEK", "XAI", "OPENROUTER"):
+        monkeypatch.setenv(f"{provider}_API_KEY", f"sk-test-{provider.lower()}-0123456789")
+    return double
+
+
+@pytest.fixture(autouse=True, scope="session")
+def dial_the_double(provider_double: Double) -> None:
+    """No test can reach a provider: their names lead to the double, for every client of this process."""
+
+    def network() -> httpx.AsyncBaseTransport:
+        inner = dial.async_transport(provider_double.address)
+        inner._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context(),
+            # A host that a test takes down must not be reached through an older connection.
+            max_keepalive_connections=0,
+            network_backend=_Dial(provider_double.address),
+        )
+        return inner
+
+    transport.network = network
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """The ledger that this test's clients and tools write to."""
+    return get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])

@@ -1,0 +1,39 @@
+"""What was spent, told to the agent that asks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.analytics import costs_of
+from shared.base_tool import BaseTool
+from shared.ledger_query import Filter
+from shared.report import render
+from shared.scope import current_scope
+
+
+class CostReport(BaseTool):
+    """
+    Report what the calls to language models have cost so far: totals, by model, and by one more view.
+
+    Use it when asked about cost, tokens or usage, and before expensive work. It costs nothing.
+    """
+
+    days: float = Field(7, gt=0, le=3660, description="How many times 24 hours to look back.")
+    group_by: str = Field(
+        "model",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$",
+        description="View: model, provider, tool, agent, day, or the name of a label such as customer.",
+    )
+    output_format: Literal["text", "json", "markdown"] = Field("text", description="text, json or markdown.")
+
+    def _process(self) -> str:
+        """The costs of this scope: of its labels where it has any, else of this conversation."""
+        inside = current_scope()
+        own = Filter(
+            labels=inside.labels,
+            conversation=inside.conversation,
+            any_conversation=bool(inside.labels) or not inside.from_agent,
+        )
+        return render(costs_of(own, self.days, by=self.group_by), self.output_format)

@@ -1,0 +1,163 @@
+"""Text from any model: prompt in, text and its bill out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, best_match
+from pydantic import Field, field_validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from shared.base_tool import BaseTool
+from shared.errors import BadResponse
+from shared.llm_client import LLMResponse, get_llm_client
+
+_MAX_SCHEMA_CHARS = 20_000
+_MAX_TEXT_CHARS = 100_000
+_SCHEMA_HINT = (
+    'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
+    '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref to elsewhere'
+)
+
+
+class TextGeneration(BaseTool):
+    """
+    Write text with a language model of choice, such as a draft, a summary, a translation or structured data.
+
+    Use it when another model fits better than you do (cheaper, stronger, larger window), or when the answer must
+    match a JSON Schema. It costs money: the result says how much.
+    """
+
+    prompt: str = Field(..., min_length=1, max_length=1_000_000, description="What to write, with all that it needs.")
+    system_prompt: str | None = Field(
+        None, max_length=100_000, description="Role and rules for the model. Leave out for none."
+    )
+    model: str | None = Field(
+        None, max_length=200, description="Model such as openai/gpt-5.4-mini. Leave out for the default."
+    )
+    fallback_models: list[str] | None = Field(
+        None, max_length=5, description="Models to try next when the model fails, in order. Leave out for the default."
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 (always the same) to 2 (wild). Leave out for reasoning models."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="Most tokens that the answer may have. Leave out for the model's own."
+    )
+    response_schema: str | None = Field(
+        None,
+        max_length=_MAX_SCHEMA_CHARS,
+        description="JSON Schema, as text, that the answer must match. Leave out for free text.",
+    )
+
+    @field_validator("response_schema")
+    @classmethod
+    def _is_schema(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                schema = json.loads(value)
+                Draft202012Validator.check_schema(schema)
+                if not isinstance(schema, dict) or _has_pattern(schema):
+                    raise ValueError(_SCHEMA_HINT)
+                _match("{}", value)
+            except (ValueError, RecursionError, SchemaError, Unresolvable):
+                raise ValueError(_SCHEMA_HINT) from None
+        return value
+
+    async def _process(self) -> dict[str, Any]:
+        """Ask the model; when a schema is given and the answer does not match it, ask once more."""
+        messages = self._messages()
+        response = await self._ask(messages)
+        if self.response_schema is None:
+            return _result(response, response.cost)
+        data, problem = _match(response.content, self.response_schema)
+        cost = response.cost
+        if problem:
+            messages += [
+                {"role": "assistant", "content": response.content or "(nothing)"},
+                {"role": "user", "content": f"That does not match the schema: {problem}. Answer with the JSON only."},
+            ]
+            response = await self._ask(messages)
+            cost += response.cost
+            data, problem = _match(response.content, self.response_schema)
+        if problem:
+            raise BadResponse(
+                f"The answer does not match response_schema: {problem}",
+                provider=response.provider,
+                model=response.model,
+                outcome="completed",
+                cost=cost,
+                hint="Use a stronger model or a simpler schema.",
+            )
+        return _result(response, cost) | {"data": data}
+
+    def _messages(self) -> list[dict[str, str]]:
+        system = self.system_prompt or ""
+        if self.response_schema is not None:
+            system += f"\n\nAnswer with JSON only, matching this JSON Schema:\n{self.response_schema}"
+        first = [{"role": "system", "content": system.strip()}] if system.strip() else []
+        return [*first, {"role": "user", "content": self.prompt}]
+
+    async def _ask(self, messages: list[dict[str, str]]) -> LLMResponse:
+        response: LLMResponse = await get_llm_client().achat_completion(
+            messages,
+            model=self.model,
+            fallback_models=self.fallback_models,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+        )
+        return response
+
+
+def _result(response: LLMResponse, cost: float) -> dict[str, Any]:
+    text = response.content
+    result: dict[str, Any] = {"text": text[:_MAX_TEXT_CHARS]}
+    if len(text) > _MAX_TEXT_CHARS:
+        result["truncated"] = f"only the first {_MAX_TEXT_CHARS:,} of {len(text):,} characters"
+    if response.metadata.get("note"):
+        result["note"] = response.metadata["note"]
+    return result | {
+        "model": response.model,
+        "provider": response.provider,
+        "fallback_used": response.metadata["fallback_used"],
+        "finish_reason": response.metadata["finish_reason"],
+        "cost": cost,
+        "tokens": response.usage.get("total_tokens"),
+    }
+
+
+def _match(text: str, schema: str) -> tuple[Any, str | None]:
+    """The JSON in a model's answer, and why it does not match (None when it does)."""
+    try:
+        data = json.loads(_unfenced(text))
+    except (ValueError, RecursionError):
+        return None, "it is not JSON"
+    # A registry of its own never fetches the URL of a $ref.
+    problem = best_match(Draft202012Validator(json.loads(schema), registry=Registry()).iter_errors(data))
+    if problem is None:
+        return data, None
+    place = "/".join(str(part) for part in problem.absolute_path)
+    return data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
+
+
+def _unfenced(text: str) -> str:
+    """The answer without the Markdown fence that models like to put around JSON."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        text = text.split("\n", 1)[1].rsplit("```", 1)[0]
+    return text
+
+
+def _has_pattern(schema: Any, *, names: bool = False) -> bool:
+    """Whether a schema holds a regular expression; `names` says that its keys are names of properties."""
+    if isinstance(schema, list):
+        return any(_has_pattern(part) for part in schema)
+    if not isinstance(schema, dict):
+        return False
+    if not names and ("patternProperties" in schema or "pattern" in schema):
+        return True
+    named = ("properties", "$defs", "definitions", "dependentSchemas")
+    return any(_has_pattern(part, names=not names and key in named) for key, part in schema.items())
