@@ -38,11 +38,12 @@ bench: .venv/.ready ## What a call costs beside the provider's own time
 docs: .venv/.ready ## Write the generated parts of README.md, docs/ and .env.example anew
 	$(PY) docs/generate.py
 
-COMPILE := pip compile pyproject.toml --universal --python-version $(PYTHON_VERSION) --no-header --no-annotate -q
+COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version $(PYTHON_VERSION) \
+  --no-header --no-annotate -q $(if $(UPGRADE),--upgrade)
 
-lock: .venv/.ready ## Choose the newest versions that fit: requirements.lock and requirements.txt
-	$(UV) $(COMPILE) --upgrade --generate-hashes --all-extras --group dev -o requirements.lock
-	$(UV) $(COMPILE) --upgrade -o requirements.txt
+lock: .venv/.ready ## Write requirements.lock and requirements.txt anew; UPGRADE=1 takes the newest versions
+	$(COMPILE) --generate-hashes --all-extras --group dev -o requirements.lock
+	$(COMPILE) -o requirements.txt
 
 clean: ## Remove what was fetched, built and cached
 	rm -rf .venv .uv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -55,7 +56,7 @@ clean: ## Remove what was fetched, built and cached
 	  "Python $(PYTHON_VERSION)."*) ;; \
 	  *) $(UV) venv -q --allow-existing --python $(PYTHON_VERSION) .venv ;; \
 	esac
-	@echo "Installing the locked packages into .venv; the first time that is about 400 MB and takes a minute or more." >&2
+	@echo "Installing the locked packages into .venv; the first time that is about 250 MB and takes a minute or more." >&2
 	@quiet=-q; if [ -t 2 ]; then quiet=; fi; \
 	  $(UV) pip sync $$quiet --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .

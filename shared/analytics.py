@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -86,7 +87,9 @@ def get_llm_costs(
         (dearest first), cost_by_day, and since, until, timezone and store.
 
     Raises:
-        InvalidRequest: The window is not a span of time, or the zone is not known.
+        InvalidRequest: The window is not a span of time.
+
+        ConfigurationError: The zone is not known, or cost tracking is off.
 
         StoreError: The ledger cannot be read.
     """
@@ -151,7 +154,7 @@ def _cost_write(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[N
 def _cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str, Any]:
     """A cost that came from elsewhere, as a call of one attempt."""
     said = event.metadata
-    ts_us = now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6)
+    ts_us = _time_us(event)
     prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
     if prompt is None and completion is None:
         prompt = _count(said.get("total_tokens"))
@@ -187,7 +190,7 @@ def _cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str
 def _event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
     return {
         "event_id": event.event_id or new_id(),
-        "ts_us": now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6),
+        "ts_us": _time_us(event),
         "event_type": str(event.event_type)[:40],
         "tool": event.tool_name or scope.tool,
         "agent": scope.agent,
@@ -198,20 +201,37 @@ def _event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
     }
 
 
+def _time_us(event: AnalyticsEvent) -> int:
+    try:
+        return now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6)
+    except (OverflowError, ValueError):  # The first and the last day of the calendar have no UTC in some zones.
+        return now_us()
+
+
 def _safe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers and short texts without secrets; nothing else belongs in the ledger."""
     kept: dict[str, Any] = {}
-    for name, value in list(metadata.items())[:_MAX_ENTRIES]:
+    for key, value in list(metadata.items())[:_MAX_ENTRIES]:
+        name = redact(key, limit=60)
         if isinstance(value, float) and not math.isfinite(value):
-            kept[str(name)[:60]] = None
-        elif value is None or isinstance(value, bool | int | float):
-            kept[str(name)[:60]] = value
+            kept[name] = None
+        elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+            kept[name] = value
         else:
-            kept[str(name)[:60]] = redact(str(value), limit=_MAX_VALUE_CHARS)
+            kept[name] = redact(_text(value), limit=_MAX_VALUE_CHARS)
     return kept
 
 
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - what a tool puts into its metadata must not make its call fail
+        return f"({type(value).__name__})"
+
+
 def _cost_nano(value: Any) -> int | None:
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
         return None
     return to_nano(float(value))
@@ -227,6 +247,6 @@ def _name(value: Any) -> str | None:
 
 def _uuid(value: Any) -> uuid.UUID | None:
     try:
-        return uuid.UUID(str(value)) if value else None
+        return uuid.UUID(_text(value)) if value else None
     except ValueError:
         return None

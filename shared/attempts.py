@@ -18,7 +18,7 @@ import anyio.to_thread
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from shared import provider
-from shared.errors import DeadlineExceeded, LLMError, ProviderTimeout, StreamInterrupted
+from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, ProviderTimeout, StreamInterrupted
 from shared.ledger import Ledger, bucket_of, new_id, now_us, see_through
 from shared.planning import Plan, failure
 from shared.pricing import UNKNOWN, price, to_usd, upper_bound
@@ -178,6 +178,12 @@ async def _open(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answe
     if call.left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
     ready = await provider.ready(candidate)
+    if call.scope.from_agent and not (ready.guarded or ready.listed):
+        raise ModelNotAllowed(
+            f"{candidate.requested} is not a model that agents may choose",
+            model=candidate.requested,
+            hint="It is reached without this package's guard, so the operator must list it first.",
+        )
     exchange = Exchange()
     limit = min(call.timeout, call.left())
     items = provider.send(ready, call.request, exchange=exchange, timeout=limit)

@@ -93,4 +93,5 @@ def _forget() -> None:
     atexit.unregister(_stop)
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -27,6 +27,8 @@ from shared.types import AnalyticsEvent, EventType
 
 _STRUCTURED = ToolOutputText | ToolOutputImage | ToolOutputFileContent
 _conversations: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+# Callers that the host does not tell apart share this one; a person's own scripts are not in it.
+_NO_CONVERSATION = "(no conversation)"
 
 
 class BaseTool(AgencySwarmTool):
@@ -122,15 +124,14 @@ def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
     """One problem as a sentence; the type "value_error" makes the host pass it on as it is."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        text = f"there is no argument {place[:60]!r}; the arguments are {', '.join(cls.model_fields)}"
+        text = f"there is no argument {place[:60]}; the arguments are {', '.join(cls.model_fields)}"
     elif error["type"] == "missing":
         text = f"{place} is required"
     elif error["type"] == "value_error":
         text = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
     else:
         text = f"{place}: {error['msg']}" if place else error["msg"]
-    message = text.replace("{", "{{").replace("}", "}}")
-    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=error["loc"], input=None)
+    return InitErrorDetails(type=PydanticCustomError("value_error", text), loc=error["loc"], input=None)
 
 
 class _Caller(NamedTuple):
@@ -140,15 +141,15 @@ class _Caller(NamedTuple):
 
 
 def _caller(tool: BaseTool) -> _Caller:
-    """Who calls, as far as the host says: a MasterContext, a plain dict (MCP) or nothing (HTTP, scripts)."""
+    """Who calls, as far as the host says: a MasterContext, a plain dict (MCP) or an empty one (HTTP)."""
     context = tool.context
-    if context is None or isinstance(context, Mapping):
-        return _Caller()
-    threads = getattr(context, "thread_manager", None)
+    threads = None if isinstance(context, Mapping) else getattr(context, "thread_manager", None)
+    if threads is None:
+        return _Caller(conversation=_NO_CONVERSATION)
     return _Caller(
         agent=getattr(context, "current_agent_name", None),
         run=getattr(context, "_current_agent_run_id", None),
-        conversation=None if threads is None else _conversations.setdefault(threads, uuid.uuid4().hex),
+        conversation=_conversations.setdefault(threads, uuid.uuid4().hex),
     )
 
 

@@ -135,7 +135,9 @@ def models(
     if as_json:
         out.out(to_json(found, indent=2))
         return
-    table = Table("Model", "Provider")
+    table = Table()
+    table.add_column("Model", overflow="fold")
+    table.add_column("Provider", overflow="fold")
     table.add_column("Input", justify="right")
     table.add_column("Output", justify="right")
     for row in found:

@@ -143,14 +143,17 @@ def load_settings() -> Settings:
 def environment() -> dict[str, str]:
     """The process environment over the nearest .env, empty values left out."""
     path = find_dotenv(usecwd=True)
-    values = dict(_read_dotenv(path, os.stat(path).st_mtime_ns)) if path else {}
-    values.update(os.environ)
-    return {name: value for name, value in values.items() if value}
+    values = dict(_read_dotenv(path, Path(path).stat().st_mtime_ns)) if path else {}
+    values.update((name, value) for name, value in os.environ.items() if value)
+    return values
 
 
 @lru_cache(maxsize=4)
 def _read_dotenv(path: str, _mtime_ns: int) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in dotenv_values(path).items() if value)
+    try:
+        return tuple((name, value) for name, value in dotenv_values(path).items() if value)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f".env cannot be read ({type(error).__name__})", hint="Save it as UTF-8.") from None
 
 
 def key_variables(provider: str) -> tuple[str, ...]:
@@ -189,7 +192,7 @@ def provider_extra(provider: str) -> dict[str, str]:
 def secrets() -> tuple[str, ...]:
     """Every value in the environment that may be a secret, longest first, for redaction."""
     marks = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-    found = {value for name, value in environment().items() if any(mark in name.upper() for mark in marks)}
+    found = {value.strip() for name, value in environment().items() if any(mark in name.upper() for mark in marks)}
     return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
 
 

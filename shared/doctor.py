@@ -13,7 +13,7 @@ from shared.errors import LLMError
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.planning import usable_models
 
-_EXTRAS = {"local": "xllamacpp", "postgres": "psycopg", "mcp": "mcp", "otel": "opentelemetry.sdk"}
+_EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib.util
 import logging
 import os
@@ -90,6 +91,7 @@ class Ledger:
         self._url = _parse(url)
         self.name = self._url.set(drivername=self._url.get_backend_name()).render_as_string(hide_password=True)
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._engine: Engine | None = None
         self._queue: SimpleQueue[tuple[Entry, Future[None]]] = SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -107,11 +109,13 @@ class Ledger:
             kind: "start" or "settle" an attempt, "event", or "metadata" for an attempt.
         """
         done: Future[None] = Future()
-        self._queue.put(((kind, dict(row), dict(labels)), done))
+        done.set_running_or_notify_cancel()  # Nobody who waits for the write can take it back.
+        self._queue.put(((kind, _storable(row, _LENGTHS), _storable(labels)), done))
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
                 self._writer.start()
+                atexit.register(_flush_at_exit, self, os.getpid())
         return done
 
     def _work(self) -> None:
@@ -130,7 +134,7 @@ class Ledger:
                 self._replay()
                 self._apply(entries)
                 return
-            except (SQLAlchemyError, OSError, StoreError) as error:
+            except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
                 if len(entries) > 1:
                     for entry in entries:
                         self._commit([entry])
@@ -239,7 +243,7 @@ class Ledger:
             self._engine.dispose()
 
     def _open(self) -> Engine:
-        with self._lock:
+        with self._opening:
             if self._engine is None:
                 engine = _create_engine(self._url)
                 try:
@@ -262,12 +266,17 @@ class _Statements:
     add_to_rollup: Any
 
 
+_LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
+_MAX_LABEL = 200
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
-_SELECT_BEFORE = sa.select(
-    attempt.c.status, attempt.c.bucket, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS))
-).where(_KNOWN)
-_SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN)
-_SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN)
+# FOR UPDATE is PostgreSQL's; SQLite's writers have the whole database to themselves.
+_SELECT_BEFORE = (
+    sa.select(attempt.c.status, attempt.c.bucket, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS)))
+    .where(_KNOWN)
+    .with_for_update()
+)
+_SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN).with_for_update()
+_SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN).with_for_update()
 _UPDATE = sa.update(attempt).where(_KNOWN)
 
 
@@ -308,8 +317,10 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Mappin
     known = {"known": row["attempt_id"]}
     before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
     changes = [_rollup_row(row, sign=1)]
+    if before is None and connection.execute(write.insert_attempt, row).rowcount == 0:
+        # Another process has just put it there.
+        before = connection.execute(_SELECT_BEFORE, known).mappings().one()
     if before is None:
-        connection.execute(write.insert_attempt, row)
         _add_labels(connection, write, row["attempt_id"], labels)
     else:
         connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
@@ -327,6 +338,19 @@ def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUI
     if labels:
         rows = [{"attempt_id": attempt_id, "name": name, "value": value} for name, value in labels.items()]
         connection.execute(write.insert_label, rows)
+
+
+def _storable(row: Mapping[str, Any], lengths: Mapping[str, int] | None = None) -> Row:
+    """`row` with every text and number such that each database takes it."""
+    return {name: _storable_value(value, (lengths or {}).get(name, _MAX_LABEL)) for name, value in row.items()}
+
+
+def _storable_value(value: Any, length: int) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")[:length]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return None
+    return value
 
 
 def _parse(url: str) -> URL:
@@ -392,6 +416,12 @@ def _short(error: Exception) -> str:
     return text[:150] if text else type(cause).__name__
 
 
+def _flush_at_exit(ledger: Ledger, pid: int) -> None:
+    """What asynchronous code recorded last is not lost; a forked process has no writer to wait for."""
+    if os.getpid() == pid:
+        ledger.flush()
+
+
 @lru_cache(maxsize=8)
 def get_ledger(url: str) -> Ledger:
     """The ledger of this process at `url`."""
@@ -399,7 +429,8 @@ def get_ledger(url: str) -> Ledger:
 
 
 # A database connection must not cross a fork.
-os.register_at_fork(after_in_child=get_ledger.cache_clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=get_ledger.cache_clear)
 
 
 def bucket_of(ts_us: int) -> int:

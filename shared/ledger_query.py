@@ -20,6 +20,7 @@ from shared.pricing import to_usd
 
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000
 _HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls"})
 
 Sums = dict[str, int]
@@ -177,15 +178,15 @@ def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> 
 
 
 def _conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
-    for name, value in which.labels.items():
-        tagged = sa.exists().where(
-            label.c.attempt_id == attempt.c.attempt_id, label.c.name == name, label.c.value == value
-        )
-        conditions.append(tagged)
+    # An alias, since a query may itself join the labels.
+    tag = label.alias("tag")
+    tagged = tag.c.attempt_id == attempt.c.attempt_id
+    conditions: list[sa.ColumnElement[bool]] = [
+        sa.exists().where(tagged, tag.c.name == name, tag.c.value == value) for name, value in which.labels.items()
+    ]
     if not which.any_conversation:
         conditions.append(attempt.c.conversation.is_not_distinct_from(which.conversation))
-        conditions.append(~sa.exists().where(label.c.attempt_id == attempt.c.attempt_id))
+        conditions.append(~sa.exists().where(tagged))
     return conditions
 
 
@@ -223,8 +224,6 @@ def _as_dict(
     groups: dict[str, dict[str, Sums]] = {name: defaultdict(lambda: dict.fromkeys(SUMS, 0)) for name in DIMENSIONS}
     for key, sums in rows.items():
         _add(total, sums)
-        if not any(sums.values()):
-            continue
         for dimension, value in zip(DIMENSIONS, key, strict=True):
             _add(groups[dimension][value or UNALLOCATED], sums)
     groups["day"] = {day: sums for (day,), sums in days.items()}
@@ -241,7 +240,7 @@ def _as_dict(
         "unpriced_calls": total["unpriced_calls"],
         "cost_by_provider": _dearest_first(groups["provider"]),
         "cost_by_model": _dearest_first(groups["model"]),
-        "calls_by_model": {model: sums["calls"] for model, sums in _sorted(groups["model"])},
+        "calls_by_model": {name: sums["calls"] for name, sums in _sorted(groups["model"])},
         "cost_by_tool": _dearest_first(groups["tool"]),
         "cost_by_agent": _dearest_first(groups["agent"]),
         "cost_by_day": {day: to_usd(sums["cost_nano"]) for day, sums in groups["day"].items()},
@@ -273,12 +272,14 @@ def _sorted(groups: Mapping[str, Sums]) -> list[tuple[str, Sums]]:
 
 
 def _dearest_first(groups: Mapping[str, Sums]) -> dict[str, float]:
-    return {name: to_usd(sums["cost_nano"]) for name, sums in _sorted(groups)}
+    return {name: to_usd(sums["cost_nano"]) for name, sums in _sorted(groups) if sums["calls"] or sums["cost_nano"]}
 
 
 def _moment(value: datetime | date | str, zone: ZoneInfo, *, end: bool) -> datetime:
     if isinstance(value, str):
         value = _parse(value)
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise InvalidRequest(f"The year must be {_FIRST_YEAR} to {_LAST_YEAR}", hint="Give 2026-11-24, for example.")
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=zone)
     day = value + timedelta(days=1) if end else value

@@ -150,7 +150,7 @@ def version(connection: Connection) -> tuple[int, int] | None:
     """Schema version of the ledger as (major, minor); None when it is empty."""
     if not sa.inspect(connection).has_table(meta.name):
         return None
-    rows = dict(connection.execute(sa.select(meta.c.name, meta.c.value)).tuples())
+    rows = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
     return (rows["major"], rows["minor"]) if {"major", "minor"} <= rows.keys() else None
 
 

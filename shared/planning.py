@@ -120,7 +120,10 @@ def plan(
             candidate = resolve(
                 name, catalogue=catalogue, settings=settings, scope=scope, api_base=own[0], service_tier=service_tier
             )
-            candidates.append(_with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1]))
+            candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1])
+            candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope))
+            if not any(_same_endpoint(candidate, other) for other in candidates):
+                candidates.append(candidate)
         except LLMError as error:
             if error.action == "raise":
                 raise
@@ -128,6 +131,11 @@ def plan(
     if not candidates:
         raise skipped[0] if len(skipped) == 1 else failure(skipped)
     return Plan(names[0], tuple(candidates), tuple(skipped))
+
+
+def _same_endpoint(one: Candidate, other: Candidate) -> bool:
+    """Whether both would be the same request, as two retired names with one successor are."""
+    return (one.provider, one.wire_model, one.api_base) == (other.provider, other.wire_model, other.api_base)
 
 
 def failure(failures: Sequence[LLMError]) -> AllModelsFailed:
@@ -152,7 +160,7 @@ def resolve(
     """
     config = catalogue.configs.get(name)
     if config is not None:
-        return _custom(name, config)
+        return _custom(name, config, api_base)
     if name.startswith("local/"):
         return _local(name)
     provider, wire_model, entry = _look_up(name)
@@ -161,7 +169,7 @@ def resolve(
     base = api_base or (provider_base(provider) if provider else None)
     retired = _retired(provider, wire_model) if base is None else None
     if retired is not None:
-        successor = _successor(name, retired, settings)
+        successor = _successor(name, provider, retired, settings)
         upgraded = resolve(successor, catalogue=catalogue, settings=settings, scope=scope, service_tier=service_tier)
         return replace(upgraded, requested=name, note=f"{name} was shut down; {successor} was used")
     if provider is None:
@@ -186,23 +194,23 @@ def _check_name(name: str) -> None:
         raise ModelNotAllowed(f"{shown!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
 
 
+def _listed(name: str, catalogue: Catalogue, settings: Settings, scope: Scope) -> bool:
+    """Whether the operator named the model, so that it may be used whatever it is."""
+    lists = (scope.models, settings.allowed_models, catalogue.configs, settings.default_fallback_models)
+    return name == settings.default_text_model or any(name in names for names in lists if names is not None)
+
+
 def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope: Scope) -> None:
     """Whether the scope, the settings and (for agents) the known hosted models let `name` be called."""
     for allowed in (scope.models, settings.allowed_models):
         if allowed is not None and name not in allowed:
             listed = ", ".join(allowed[:20]) or "none"
             raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
-    listed_by_operator = (
-        scope.models is not None
-        or settings.allowed_models is not None
-        or name in catalogue.configs
-        or name in (settings.default_text_model, *settings.default_fallback_models)
-    )
-    if not scope.from_agent or listed_by_operator:
+    if not scope.from_agent or _listed(name, catalogue, settings, scope):
         return
     provider, wire_model, entry = _look_up(name)
-    if _retired(provider, wire_model) is not None:
-        return
+    if (retired := _retired(provider, wire_model)) is not None:
+        provider, _, entry = _look_up(retired["successor"])
     hosted = entry is not None and provider not in KEYLESS_PROVIDERS | _PROXY_PROVIDERS
     if not hosted or entry is None or entry.get("mode") != "chat":
         raise ModelNotAllowed(
@@ -212,7 +220,7 @@ def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope
         )
 
 
-def _custom(name: str, config: ModelConfig) -> Candidate:
+def _custom(name: str, config: ModelConfig, api_base: str | None) -> Candidate:
     """The candidate of a model that the caller described."""
     wire = config.litellm_model or name
     prefix, _, rest = wire.partition("/")
@@ -220,7 +228,8 @@ def _custom(name: str, config: ModelConfig) -> Candidate:
         provider, wire_model = _PROVIDER_NAMES.get(prefix, prefix), rest
     else:
         provider, wire_model = config.provider, wire
-    if config.api_base is None and provider not in known_providers():
+    own_base = api_base or config.api_base
+    if own_base is None and provider not in known_providers():
         raise ConfigurationError(
             f"{name} has no endpoint",
             model=name,
@@ -233,7 +242,7 @@ def _custom(name: str, config: ModelConfig) -> Candidate:
         wire_model=wire_model,
         rates=rates_of_config(config),
         max_output_tokens=config.max_tokens,
-        api_base=config.api_base or provider_base(provider),
+        api_base=own_base or provider_base(provider),
     )
 
 
@@ -310,7 +319,9 @@ def _rates(
         return FREE
     if own_endpoint or entry is None:
         return UNKNOWN
-    return rates_of(entry, zero_is_free=wire_model.lower().endswith("free"), service_tier=service_tier)
+    version = "agentswarm-tools" if wire_model in model_facts()["prices"] else None
+    free = wire_model.lower().endswith("free")
+    return rates_of(entry, zero_is_free=free, service_tier=service_tier, version=version)
 
 
 def _size(value: Any) -> int | None:
@@ -325,16 +336,16 @@ def _retired(provider: str | None, wire_model: str) -> Mapping[str, Any] | None:
     return found
 
 
-def _successor(name: str, retired: Mapping[str, Any], settings: Settings) -> str:
+def _successor(name: str, provider: str | None, retired: Mapping[str, Any], settings: Settings) -> str:
     """
     The model to use instead, said once per process.
 
     Raises:
-        ModelRetired: Upgrades are switched off.
+        ModelRetired: Upgrades are switched off, or the data would go to a provider that nobody named.
     """
     successor = str(retired["successor"])
     day = f" on {retired['date']}" if retired["date"] else ""
-    if not settings.upgrade_retired_models:
+    if not settings.upgrade_retired_models or not successor.startswith(f"{provider}/"):
         error = ModelRetired(f"{name} was shut down{day}", successor=successor)
         error.model = name
         raise error
@@ -357,14 +368,16 @@ def _with_key(
         AuthenticationError: The provider needs a key and none is set; names the variables and what could be used.
     """
     provider = candidate.provider
-    config = catalogue.configs.get(candidate.requested)
+    config = catalogue.configs.get(candidate.model)
     if api_key is not None or api_base is not None:
         return replace(candidate, api_key=api_key, key_alias="call" if api_key else None)
-    if provider in scope.keys:
-        secret = scope.keys[provider].get_secret_value()
-        return replace(candidate, api_key=secret, key_alias=scope.key_alias(provider))
     variable = config.api_key_env if config else None
     own_endpoint = config is not None and config.api_base is not None
+    # A key for a provider that has an endpoint of its own is not for an endpoint of somebody else.
+    foreign = own_endpoint and provider in model_facts()["suggested"]
+    if provider in scope.keys and not foreign:
+        secret = scope.keys[provider].get_secret_value()
+        return replace(candidate, api_key=secret, key_alias=scope.key_alias(provider))
     found = provider_key(provider, variable) if variable or not own_endpoint else None
     if found is not None:
         return replace(candidate, api_key=found.get_secret_value())

@@ -23,7 +23,12 @@ FREE = Rates(input=Decimal(0), output=Decimal(0), source="free")
 UNKNOWN = Rates()
 # A message's role, name and separators in tokens; 3 or 4 by OpenAI's cookbook (read 2026-11-24), kept generous.
 _TOKENS_PER_MESSAGE = 16
-_THRESHOLD = re.compile(r"_above_(\d+)k_tokens$")
+# What a provider adds to a request before it counts: a chat template, and the prompt that explains tools (530 at
+# Anthropic, by its page on tool use), kept generous.
+_TOKENS_PER_REQUEST = 256
+_TOKENS_FOR_TOOLS = 1024
+_PRICES = ("input_cost_per_token", "input_cost_per_request", "output_cost_per_", "cache_")
+_THRESHOLD = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 Entry = Mapping[str, Any]
 
@@ -72,12 +77,32 @@ def price_overrides(path: Path, _mtime_ns: int) -> tuple[Mapping[str, Entry], st
         table = json.loads(data, parse_float=Decimal)
         if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
             raise ValueError("not an object of objects")
+        for name, entry in table.items():
+            _check_prices(name, entry)
+    except ConfigurationError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"AGENTSWARM_PRICES cannot be read ({type(error).__name__})",
             hint='Give a JSON file such as {"openai/my-model": {"input_cost_per_token": 1e-6, ...}}.',
         ) from None
     return table, f"AGENTSWARM_PRICES+{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def _check_prices(name: str, entry: Entry) -> None:
+    hint = "Give US$ as a number of at least 0."
+    for key, value in entry.items():
+        if key.startswith(_PRICES) and value is not None and not _is_amount(value):
+            raise ConfigurationError(f"AGENTSWARM_PRICES gives no price as {key} of {name[:60]}", hint=hint)
+    bands = entry.get("tiered_pricing", [])
+    for band in bands if isinstance(bands, list) else [bands]:
+        if not isinstance(band, dict) or ("range" in band and not all(map(_is_amount, band["range"]))):
+            raise ConfigurationError(f"AGENTSWARM_PRICES gives no tiers as tiered_pricing of {name[:60]}", hint=hint)
+        _check_prices(name, band)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | Decimal) and not isinstance(value, bool) and value >= 0
 
 
 @lru_cache(maxsize=1)
@@ -103,15 +128,14 @@ def rates_of(
     """
     suffix = f"_{service_tier}" if service_tier in ("priority", "flex") else ""
 
-    def rate(name: str) -> Decimal | None:
-        value = entry.get(name + suffix)
-        return None if value is None else Decimal(value)
+    def rate(*names: str) -> Decimal | None:
+        return next((Decimal(entry[name]) for name in names if entry.get(name) is not None), None)
 
     def at(above: str) -> Rates:
         return Rates(
             input=rate(f"input_cost_per_token{above}"),
             output=rate(f"output_cost_per_token{above}"),
-            cached=rate(f"cache_read_input_token_cost{above}"),
+            cached=rate(f"cache_read_input_token_cost{above}", f"input_cost_per_token_cache_hit{above}"),
             cache_write=rate(f"cache_creation_input_token_cost{above}"),
             cache_write_1h=rate(f"cache_creation_input_token_cost_above_1hr{above}"),
             reasoning=rate(f"output_cost_per_reasoning_token{above}"),
@@ -120,16 +144,18 @@ def rates_of(
             version=version or table_version(),
         )
 
-    base = at("")
+    base = at(suffix)
     if base.input == base.output == 0 and not base.per_request:
         return FREE if zero_is_free else UNKNOWN
-    thresholds = sorted({int(found[1]) for key in entry if (found := _THRESHOLD.search(key))})
-    tiers = [(size * 1000, at(f"_above_{size}k_tokens")) for size in thresholds]
-    for band in entry.get("tiered_pricing", ()):
-        if "range" in band:
-            tiers.append((int(band["range"][0]), rates_of(band, service_tier=service_tier, version=version)))
-    known = tuple((above, tier) for above, tier in sorted(tiers, key=lambda t: t[0]) if tier.input is not None)
-    return _with_tiers(base, known)
+    thresholds = [int(found[1]) for key in entry if (found := _THRESHOLD.fullmatch(key))]
+    # A size whose price the service tier leaves open has none; the standard price is not what is charged.
+    tiers = [(size * 1000, at(f"_above_{size}k_tokens{suffix}")) for size in thresholds]
+    tiers += (
+        (int(band["range"][0]), rates_of(band, service_tier=service_tier, version=version))
+        for band in entry.get("tiered_pricing", ())
+        if "range" in band
+    )
+    return _with_tiers(base, tuple(sorted(tiers, key=lambda tier: tier[0])))
 
 
 def _with_tiers(base: Rates, tiers: tuple[tuple[int, Rates], ...]) -> Rates:
@@ -142,13 +168,14 @@ def _with_tiers(base: Rates, tiers: tuple[tuple[int, Rates], ...]) -> Rates:
 
 def rates_of_config(config: ModelConfig) -> Rates:
     """The rates that a ModelConfig states; unknown where it states none."""
-    given = (config.cost_per_1k_input_tokens, config.cost_per_1k_output_tokens, config.cost_per_image)
-    if all(price is None for price in given):
+    given = (config.cost_per_1k_input_tokens, config.cost_per_1k_output_tokens)
+    per_image = config.cost_per_image
+    if all(price is None for price in (*given, per_image)):
         return UNKNOWN
-    if all(not price for price in given):
+    if not any((*given, per_image)) and given.count(None) != 1:
         return FREE
-    per_token = [None if price is None else price / 1000 for price in given[:2]]
-    return Rates(input=per_token[0], output=per_token[1], per_image=config.cost_per_image, source="config")
+    per_token = [None if price is None else price / 1000 for price in given]
+    return Rates(input=per_token[0], output=per_token[1], per_image=per_image, source="config")
 
 
 def price(answer: Answer, rates: Rates) -> tuple[int | None, CostSource]:
@@ -171,6 +198,8 @@ def token_cost(usage: Usage, rates: Rates) -> int | None:
     """Nano-dollars for the tokens of one request, rounded once; None when a price or a count is not known."""
     if rates.source == "free":
         return 0
+    if rates.source == "unknown":
+        return None
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if prompt is None or completion is None:
         return None
@@ -209,19 +238,19 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
     """
     The most that one attempt can cost, in nano-dollars; None when no bound is known.
 
-    Input is bounded by its bytes, since no tokenizer makes more tokens than bytes. Output is bounded by the
-    caller's max_tokens, else by the model's own maximum.
+    Input is bounded by its bytes, since no tokenizer makes more tokens than bytes; where it holds more than text, by
+    the model's window. Output is bounded by the caller's max_tokens, else by the model's own maximum.
     """
     rates = candidate.rates
     if rates.source == "free":
         return 0
-    params = request.params
-    limit = params.get("max_completion_tokens") or params.get("max_tokens") or candidate.max_output_tokens
-    if limit is None or rates.input is None or rates.output is None:
+    prompt = max_prompt_tokens(request) if _only_text(request) else candidate.max_input_tokens
+    output = _max_output_tokens(candidate, request)
+    if prompt is None or output is None:
         return None
-    prompt = max_prompt_tokens(request)
-    output = int(limit) * int(params.get("n") or 1)
-    tiers = [rates, *(tier for _, tier in rates.tiers)]
+    tiers = [rates, *(tier for above, tier in rates.tiers if prompt > above)]
+    if any(tier.input is None or tier.output is None for tier in tiers):
+        return None
     dearest_in = max(r for t in tiers for r in (t.input, t.cached, t.cache_write, t.cache_write_1h) if r is not None)
     dearest_out = max(r for t in tiers for r in (t.output, t.reasoning) if r is not None)
     return to_nano(prompt * dearest_in + output * dearest_out + (rates.per_request or 0))
@@ -229,6 +258,22 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
 
 def max_prompt_tokens(request: Request) -> int:
     """No tokenizer makes more input tokens than this of the request."""
-    extras = [request.params.get(name) for name in ("tools", "functions", "response_format")]
-    text = json.dumps([list(request.messages), [extra for extra in extras if extra]], ensure_ascii=False, default=str)
-    return len(text.encode("utf-8", "replace")) + _TOKENS_PER_MESSAGE * (len(request.messages) + 1)
+    extras = [extra for name in ("tools", "functions", "response_format") if (extra := request.params.get(name))]
+    text = json.dumps([list(request.messages), extras], ensure_ascii=False, default=str)
+    added = _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * len(request.messages) + (_TOKENS_FOR_TOOLS if extras else 0)
+    return len(text.encode("utf-8", "replace")) + added
+
+
+def _only_text(request: Request) -> bool:
+    """Whether the size of the messages says anything about their tokens; that of an image's URL does not."""
+    contents = (message.get("content") for message in request.messages)
+    parts = (part for content in contents if isinstance(content, list | tuple) for part in content)
+    return all(not isinstance(part, Mapping) or part.get("type") == "text" for part in parts)
+
+
+def _max_output_tokens(candidate: Candidate, request: Request) -> int | None:
+    """The most output tokens over all the answers that are asked for; None when that is not known."""
+    asked = [request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    limit = max((most for most in asked if isinstance(most, int) and most > 0), default=candidate.max_output_tokens)
+    answers = 1 if request.params.get("n") is None else request.params["n"]
+    return limit * answers if limit is not None and isinstance(answers, int) and answers > 0 else None

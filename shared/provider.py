@@ -122,7 +122,9 @@ def send(
 
 def count_tokens(
     candidate: Candidate,  # noqa: ARG001 - all are counted with one encoding so far
-    messages: Sequence[Mapping[str, Any]], text: str) -> Usage:
+    messages: Sequence[Mapping[str, Any]],
+    text: str,
+) -> Usage:
     """
     An estimate for a request whose provider gave no counts, made offline.
 

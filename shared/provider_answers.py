@@ -318,8 +318,14 @@ def anthropic_usage(usage: Mapping[str, Any]) -> Usage:
     prompt = usage.get("input_tokens")
     if (uncached := count(prompt)) is not None:
         prompt = uncached + (read or 0) + (written or 0)
-    thinking = _details(usage, "output_tokens_details").get("thinking_tokens")
-    return make_usage(prompt, usage.get("output_tokens"), cached=read, cache_write=written, reasoning=count(thinking))
+    return make_usage(
+        prompt,
+        usage.get("output_tokens"),
+        cached=read,
+        cache_write=written,
+        cache_write_1h=count(_details(usage, "cache_creation").get("ephemeral_1h_input_tokens")),
+        reasoning=count(_details(usage, "output_tokens_details").get("thinking_tokens")),
+    )
 
 
 def gemini_usage(usage: Mapping[str, Any]) -> Usage:
@@ -357,6 +363,7 @@ def make_usage(
     *,
     cached: int | None = None,
     cache_write: int | None = None,
+    cache_write_1h: int | None = None,
     reasoning: int | None = None,
 ) -> Usage:
     """
@@ -378,6 +385,8 @@ def make_usage(
     in_prompt, in_completion = counts
     if in_prompt is not None and (cached or 0) + (cache_write or 0) > in_prompt:
         cached = cache_write = None
+    if (cache_write_1h or 0) > (cache_write or 0):
+        cache_write_1h = None
     if in_completion is not None and (reasoning or 0) > in_completion:
         reasoning = None
     return Usage(
@@ -385,6 +394,7 @@ def make_usage(
         completion_tokens=in_completion,
         cached_tokens=cached,
         cache_write_tokens=cache_write,
+        cache_write_1h_tokens=cache_write_1h,
         reasoning_tokens=reasoning,
         source="provider",
     )

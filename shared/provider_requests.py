@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -50,6 +51,7 @@ _NOT_PARAMETERS = frozenset(
     }
 )
 _REPLICATE_IGNORES = frozenset({"tools", "tool_choice", "functions", "function_call"})
+_NO_NAME = re.compile(r"://|[\s\\?%]|(^|/)\.\.?(/|$)|^/")
 _REMOTE = re.compile(r"(?i)\s*(https?|gs|s3|ftp|file)://|\s*www\.")
 
 
@@ -156,7 +158,7 @@ def check_name(candidate: Candidate) -> None:
         ModelNotFound: It is no name of a model.
     """
     name = candidate.wire_model
-    if not name or len(name) > 300 or not name.isprintable() or re.search(r"://|\s|\\|(^|/)\.\.?(/|$)|^/", name):
+    if not name or len(name) > 300 or not name.isprintable() or _NO_NAME.search(name):
         shown = redact(name, limit=60)
         raise ModelNotFound(f"{shown!r} is not the name of a model", provider=candidate.provider, model=candidate.model)
 
@@ -168,11 +170,13 @@ def check_base(candidate: Candidate) -> None:
     Raises:
         ConfigurationError: It is no http or https URL.
     """
+    if candidate.api_base is None:
+        return
     try:
-        url = httpx.URL(candidate.api_base or "https://unused.invalid")
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
+        url, host = httpx.URL(candidate.api_base), urlsplit(candidate.api_base).hostname
+    except (httpx.InvalidURL, ValueError):
+        url, host = httpx.URL(), None
+    if url.scheme not in ("http", "https") or not host:
         raise _configuration(candidate, "has an api_base that is no http or https address")
 
 
@@ -250,7 +254,7 @@ def _parameters(
     params = check_parameters(candidate, request)
     extra_body, extra_headers = params.pop("extra_body", {}), params.pop("extra_headers", {})
     if not isinstance(extra_body, dict) or not isinstance(extra_headers, dict):
-        raise invalid(candidate, "extra_body and extra_headers must be objects")
+        raise invalid(candidate, f"extra_body and extra_headers for {candidate.model} must be objects")
     known = target.parameters
     refused = [name for name in params if known is not None and name not in known]
     if target.wire == "replicate":
@@ -303,6 +307,7 @@ def _openai(ask: _Ask) -> Outgoing:
 def _azure_url(ask: _Ask) -> str:
     import litellm
 
+    _keep_in_path(ask)
     url, version = httpx.URL(ask.base), provider_extra("azure").get("api_version")
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     query = dict(url.params)
@@ -313,6 +318,16 @@ def _azure_url(ask: _Ask) -> str:
     elif version:
         query.setdefault("api-version", version)
     return str(url.copy_with(path=f"{path}/chat/completions", params=query or None))
+
+
+def _keep_in_path(ask: _Ask) -> None:
+    """A name that goes into the path must not end it."""
+    if "#" in ask.model:
+        raise ModelNotFound(
+            f"{ask.candidate.model} is not the name of a model",
+            provider=ask.candidate.provider,
+            model=ask.candidate.model,
+        )
 
 
 def _azure_headers(ask: _Ask) -> dict[str, Any]:
@@ -351,6 +366,7 @@ def _gemini(ask: _Ask) -> Outgoing:
         litellm_params={},
         cached_content=None,
     )
+    _keep_in_path(ask)
     url, own = httpx.URL(_get_gemini_url("chat", ask.model, ask.stream)[0]), httpx.URL(ask.base)
     path = url.path if own.path in ("", "/") else f"{own.path.rstrip('/')}/models/{url.path.rpartition('/')[2]}"
     url = own.copy_with(path=path, params={**dict(own.params), **dict(url.params)} or None)
@@ -375,6 +391,7 @@ def _ollama(ask: _Ask) -> Outgoing:
 
 def _replicate(ask: _Ask) -> Outgoing:
     # Not by the config's transform_request: it downloads chat templates from Hugging Face.
+    _keep_in_path(ask)
     base = ask.base.rstrip("/")
     body: dict[str, Any] = {"input": {**_prompt(ask.messages), **ask.options}}
     name, _, version = ask.model.partition(":")
@@ -463,7 +480,9 @@ def _refusal(candidate: Candidate, error: Exception) -> InvalidRequest:
     """What LiteLLM's config found wrong with the request, in our words."""
     said = str(getattr(error, "message", "") or error)
     said = re.sub(r"^litellm\.\w+: ", "", said)
-    said = re.sub(r"\s*To drop unsupported params.*$|\n?Received Messages=.*$", "", said, flags=re.DOTALL)
+    said = re.sub(
+        r"\s*(To drop|If you want to use these) [^`]*`.*$|\n?Received Messages=.*$", "", said, flags=re.DOTALL
+    )
     return invalid(candidate, f"The request cannot be sent to {candidate.model}: {said or type(error).__name__}")
 
 

@@ -11,8 +11,8 @@ import anyio
 import httpx
 
 from shared.errors import LLMError
-from shared.provider_answers import Reading, take_cohere, take_ollama, take_openai, take_replicate
-from shared.provider_errors import from_body, from_response, from_transport, interrupted, invalid
+from shared.provider_answers import Reading, UnreadableError, take_cohere, take_ollama, take_openai, take_replicate
+from shared.provider_errors import from_response, from_transport, interrupted, invalid
 from shared.provider_foreign import anthropic_events, gemini_events, read_anthropic, read_gemini
 from shared.provider_requests import Outgoing
 from shared.provider_streams import StreamReader, read_body
@@ -172,19 +172,17 @@ class Predicted(Sending):
         self._timeout = timeout
         self._stream = stream
         self._reading = Reading()
-        self._seen: dict[str, Any] = {}
+        self._address: str | None = None
         if not stream:
             outgoing.headers["prefer"] = f"wait={max(1, min(60, int(timeout)))}"
 
     async def more(self) -> None:
         """Create the prediction, or look at it once more."""
-        url = None
-        if self._seen:
+        if self._address:
             await anyio.sleep(_POLL_S)
-            url = self._address()
         known = len(self._reading.pieces)
         try:
-            await self._look(url)
+            await self._look(self._address)
         except LLMError as error:
             if not any(self._reading.pieces):
                 raise
@@ -193,14 +191,6 @@ class Predicted(Sending):
             self.put(piece for piece in self._reading.pieces[known:] if piece)
         if self._reading.ended:
             await self.end(self._reading.answer())
-
-    def _address(self) -> str:
-        """Where the prediction is; not where the answer says, which could be anywhere."""
-        ident = self._seen.get("id")
-        if not isinstance(ident, str) or not ident.isalnum():
-            raise from_body(self._candidate, {"error": "A prediction without an id"}, status=200, began=True)
-        base = self._outgoing.url.partition("/models/")[0].partition("/deployments/")[0].removesuffix("/predictions")
-        return f"{base}/predictions/{ident}"
 
     async def _look(self, url: str | None) -> None:
         response = await post(self._candidate, self._outgoing, self._exchange, self._timeout, look_at=url)
@@ -213,7 +203,12 @@ class Predicted(Sending):
         read_body(self._candidate, self._reading, content, self._take)
 
     def _take(self, reading: Reading, body: Mapping[str, Any]) -> None:
-        self._seen = dict(body)
+        ident = body.get("id")
+        if not isinstance(ident, str) or not ident.isalnum():
+            raise UnreadableError("a prediction without an id")
+        # Not where the answer says that it is, which could be anywhere.
+        base = self._outgoing.url.partition("/models/")[0].partition("/deployments/")[0].removesuffix("/predictions")
+        self._address = f"{base}/predictions/{ident}"
         take_replicate(reading, body)
         if body.get("status") in _PREDICTION_OVER:
             reading.failure = {"error": f"The prediction {body['status']}"}

@@ -12,7 +12,7 @@ _PATTERNS = (
     re.compile(r"\bAIza[A-Za-z0-9_\-]{10,}"),
     re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._\-]{8,}"),
     re.compile(r"(?i)([?&](?:api[-_]?key|key|sig|signature|token|access_token|x-amz-[a-z-]+)=)[^&\s\"']+"),
-    re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
+    re.compile(r"://[^/\s:@]*:[^/\s@]+@"),
 )
 
 

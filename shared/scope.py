@@ -140,7 +140,8 @@ class _ScopeManager:
             **{name: value for name, value in changes.items() if value is not None and name != "keys"},
             keys=MappingProxyType({**outer.keys, **changes.get("keys", {})}),
             labels=MappingProxyType({**outer.labels, **self._labels}),
-            journal=Journal(),
+            # What a tool waits for, claims and cancels includes the scopes that it opens itself.
+            journal=outer.journal if outer.tool and not changes.get("tool") else Journal(),
         )
         self._entered.append((outer, _current.set(inner)))
         return inner

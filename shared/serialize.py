@@ -37,13 +37,13 @@ def jsonable(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case Decimal():
-            return str(value)
+            return str(value) if value.is_finite() else None
         case datetime() | date():
             return value.isoformat()
         case uuid.UUID() | Path():
             return str(value)
         case Mapping():
-            return {str(key): jsonable(item) for key, item in value.items()}
+            return {jsonable(str(key)): jsonable(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [jsonable(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

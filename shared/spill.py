@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from hashlib import sha256
@@ -44,7 +45,8 @@ class Spill:
 
     def add(self, entry: Entry) -> None:
         """Keep an entry, on disk when this returns; in memory only while no folder takes it."""
-        line = (to_json(entry) + "\n").encode()
+        # The line break in front ends a line that a full disk has cut off.
+        line = f"\n{to_json(entry)}\n".encode()
         with self._lock:
             self._wrote = True
             for path in self._paths:
@@ -86,13 +88,13 @@ class Spill:
     def _take_file(self, path: Path) -> Iterator[list[Entry]]:
         """Move the file aside, so that no other process replays it at the same time, and read it."""
         leftovers = sorted(path.parent.glob(f"{path.name}.*.replay")) if path.parent.is_dir() else []
-        aside = path.with_name(f"{path.name}.{os.getpid()}.replay")
+        aside = path.with_name(f"{path.name}.{time.time_ns()}-{os.getpid()}.replay")
         try:
             path.rename(aside)
             leftovers.append(aside)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
-        for file in dict.fromkeys(leftovers):
+        for file in leftovers:
             try:
                 lines = file.read_bytes().splitlines()
             except FileNotFoundError:
@@ -107,8 +109,11 @@ def _append(path: Path, line: bytes) -> None:
         if os.write(file, line) != len(line):
             raise OSError("the record was written only in part")
         os.fsync(file)
+        replayed = not path.exists() or not os.path.samestat(os.fstat(file), path.stat())
     finally:
         os.close(file)
+    if replayed:  # Another process moved the file aside meanwhile, and may have read it already.
+        _append(path, line)
 
 
 def _parse(line: bytes) -> Entry | None:

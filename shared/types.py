@@ -44,7 +44,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(min_length=1, description="Name to call the model by.")
-    provider: str = Field(min_length=1, description="Provider for reports, and for the wire when LiteLLM knows it.")
+    provider: str = Field(min_length=1, description="Provider, where litellm_model does not name one.")
     task_type: TaskType = Field(TaskType.CHAT_COMPLETION, description="What the model does.")
     cost_per_1k_input_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 input tokens.")
     cost_per_1k_output_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 output tokens.")
@@ -96,7 +96,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One model that may answer a call: what it was asked for as, and how to reach it."""
+    """
+    One model that may answer a call: what it was asked for as, and how to reach it.
+
+    `guarded`: requests go through our transport. `listed`: the operator named the model, not only the caller.
+    """
 
     requested: str
     model: str
@@ -109,6 +113,7 @@ class Candidate:
     api_key: str | None = field(default=None, repr=False)
     key_alias: str | None = None
     guarded: bool = True
+    listed: bool = False
     note: str | None = None
 
 

@@ -1,0 +1,383 @@
+"""What the host and its model see of our tools, through agency-swarm's own adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from agency_swarm import Agency, Agent
+from agency_swarm.tools import ToolFactory
+from agents import Model, ModelResponse, Usage, set_tracing_disabled
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+from pydantic import Field, ValidationError, field_validator
+
+from shared.analytics import get_llm_costs, record_event
+from shared.base_tool import BaseTool
+from shared.errors import ContentBlocked, RateLimitError
+from shared.ledger import Ledger
+from shared.ledger_query import attempts
+from shared.llm_client import LLMResponse, get_llm_client
+from shared.scope import current_scope, scope
+from shared.types import AnalyticsEvent, EventType
+from tests.provider_double import Double, Fault
+from tools import ALL_TOOLS, CostReport, TextGeneration
+
+MINI = "openai/gpt-5.4-mini"
+TRY_AGAIN = "An error occurred while running the tool. Please try again. Error: "
+
+set_tracing_disabled(True)
+
+
+def seen_by_model(tool: type[BaseTool], **arguments: Any) -> Any:
+    """What the model reads when it calls the tool with these arguments."""
+    adapted = ToolFactory.adapt_base_tool(tool)
+    return asyncio.run(adapted.on_invoke_tool(None, json.dumps(arguments)))  # type: ignore[arg-type]
+
+
+class GuideTool(BaseTool):
+    """Written as the guide has it: the client call, then record_event."""
+
+    prompt: str = Field(..., description="What to write.")
+
+    def _process(self) -> Any:
+        client = get_llm_client()
+        response: LLMResponse = client.chat_completion(messages=[{"role": "user", "content": self.prompt}], model=MINI)
+        record_event(
+            AnalyticsEvent(
+                event_type=EventType.LLM_COST,
+                tool_name=self.tool_name,
+                metadata={
+                    "model": response.model,
+                    "provider": response.provider,
+                    "cost": response.cost,
+                    "task_type": "text_generation",
+                },
+            )
+        )
+        return {"text": response.content, "model": response.model, "cost": response.cost}
+
+
+class AsyncGuideTool(BaseTool):
+    """The same with an asynchronous _process."""
+
+    prompt: str = Field(..., description="What to write.")
+
+    async def _process(self) -> Any:
+        response = await get_llm_client().achat_completion([{"role": "user", "content": self.prompt}], model=MINI)
+        record_event(
+            AnalyticsEvent(
+                event_type=EventType.LLM_COST,
+                tool_name=self.tool_name,
+                metadata={"model": response.model, "cost": response.cost},
+            )
+        )
+        return {"text": response.content, "cost": response.cost}
+
+
+@pytest.mark.parametrize("tool", [GuideTool, AsyncGuideTool])
+def test_guide_tool_counts_its_cost_once(hosted: Double, ledger: Ledger, tool: type[BaseTool]) -> None:
+    """A tool that calls the client and then records LLM_COST is on the bill once, many at a time."""
+
+    async def many() -> list[Any]:
+        adapted = ToolFactory.adapt_base_tool(tool)
+        calls = (adapted.on_invoke_tool(None, json.dumps({"prompt": f"number {i % 3}"})) for i in range(12))  # type: ignore[arg-type]
+        return await asyncio.gather(*calls)
+
+    results = [json.loads(result) for result in asyncio.run(many())]
+    costs = get_llm_costs(days=1)
+    assert costs["total_calls"] == len(hosted.billed) == 12
+    assert costs["total_cost_nano"] == round(sum(result["cost"] for result in results) * 1e9)
+    assert costs["cost_by_tool"] == {tool.__name__: costs["total_cost"]}
+    if tool is GuideTool:
+        assert all(row["metadata"] == {"task_type": "text_generation"} for row in attempts(ledger))
+
+
+def test_result_is_json_text(hosted: Double) -> None:
+    """A dict reaches the model as JSON text, with an unknown cost as null."""
+
+    class Unpriced(GuideTool):
+        """Its model has no known price."""
+
+        def _process(self) -> Any:
+            return {"cost": float("nan"), "text": "é"}
+
+    assert seen_by_model(Unpriced, prompt="x") == '{"cost": null, "text": "é"}'
+
+
+class Failing(BaseTool):
+    """Fails as it is told."""
+
+    how: str = Field(..., description="blocked, limited or broken")
+
+    def _process(self) -> Any:
+        if self.how == "blocked":
+            raise ContentBlocked("gpt-x refused the request", outcome="rejected")
+        if self.how == "limited":
+            raise RateLimitError("Rate limit exceeded for gpt-x", outcome="rejected")
+        raise ValidationError.from_exception_data("Inner", [])
+
+
+def test_failure_that_a_retry_cannot_heal_is_returned() -> None:
+    """Such a failure is a JSON answer, since a raised one invites the model to pay again."""
+    assert json.loads(seen_by_model(Failing, how="blocked")) == {
+        "error": "gpt-x refused the request. Nothing was charged. Rephrase the request.",
+        "error_type": "ContentBlocked",
+        "cost": 0.0,
+        "retry": False,
+    }
+
+
+def test_failure_that_a_retry_can_heal_is_raised() -> None:
+    """The host's own "try again" stands before it."""
+    expected = "Rate limit exceeded for gpt-x. Nothing was charged. Wait, or name fallback_models."
+    assert seen_by_model(Failing, how="limited") == TRY_AGAIN + expected
+
+
+def test_inner_validation_error_does_not_blame_the_arguments() -> None:
+    """A ValidationError from inside is not reported as bad arguments."""
+    assert "Invalid JSON input" not in seen_by_model(Failing, how="broken")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "prompt is required"),
+        ({"prompt": "x", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
+        ({"prompt": "SECRET-PROMPT", "api_base": "http://evil"}, "there is no argument api_base; the arguments are prompt"),
+        ({"prompt": ["SECRET-PROMPT"]}, "prompt: Input should be a valid string"),
+        ({"prompt": "x", "response_schema": "SECRET-PROMPT"}, 'must be a JSON Schema as text, such as {"type": "object"'),
+    ],
+    ids=["missing", "range", "unknown", "type", "schema"],
+)
+def test_bad_arguments_say_what_to_send(arguments: dict[str, Any], expected: str) -> None:
+    """The model is told what to send instead, without an echo of what it sent or a link to pydantic."""
+    seen = seen_by_model(TextGeneration, **arguments)
+    assert seen.startswith(TRY_AGAIN)
+    assert expected in seen
+    assert "SECRET-PROMPT" not in seen
+    assert "pydantic.dev" not in seen
+    assert len(seen) < 500
+
+
+def test_own_validator_message_is_passed_on() -> None:
+    """A tool's own validator speaks to the model word for word, braces included."""
+
+    class Picky(BaseTool):
+        """Takes only {x}."""
+
+        word: str = Field(..., description="The word.")
+
+        @field_validator("word")
+        @classmethod
+        def _is_x(cls, value: str) -> str:
+            if value != "{x}":
+                raise ValueError("word must be {x}")
+            return value
+
+        def _process(self) -> Any:
+            return "fine"
+
+    assert seen_by_model(Picky, word="y") == TRY_AGAIN + "word must be {x}"
+    assert seen_by_model(Picky, word="{x}") == "fine"
+
+
+@pytest.mark.parametrize("tool", ALL_TOOLS, ids=lambda tool: tool.__name__)
+def test_schema_has_only_the_tools_own_fields(tool: type[BaseTool]) -> None:
+    """The model sees the tool's own arguments and nothing of ours, each with a description, and a clean docstring."""
+    adapted = ToolFactory.adapt_base_tool(tool)
+    expected = {
+        "TextGeneration": {
+            "prompt",
+            "system_prompt",
+            "model",
+            "fallback_models",
+            "temperature",
+            "max_tokens",
+            "response_schema",
+        },
+        "CostReport": {"days", "group_by", "output_format"},
+    }
+    properties = adapted.params_json_schema["properties"]
+    assert set(properties) == expected[tool.__name__]
+    assert all(field["description"] for field in properties.values())
+    assert adapted.params_json_schema["additionalProperties"] is False
+    assert "\n    " not in adapted.description
+    assert 40 < len(adapted.description) < 500
+
+
+class Scripted(Model):
+    """An agent's model whose turns are scripted."""
+
+    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
+        self._calls = list(calls)
+        self.seen: list[str] = []
+
+    async def get_response(self, system_instructions: Any, input: Any, *_args: Any, **_kwargs: Any) -> ModelResponse:
+        self.seen = [str(item["output"]) for item in input if item.get("type") == "function_call_output"]
+        if not self._calls:
+            word = ResponseOutputText(type="output_text", text="done", annotations=[])
+            last: Any = ResponseOutputMessage(
+                id="m", type="message", role="assistant", status="completed", content=[word]
+            )
+            return ModelResponse(output=[last], usage=Usage(), response_id=None)
+        name, arguments = self._calls.pop(0)
+        number = f"c{len(self._calls)}"
+        call = ResponseFunctionToolCall(
+            type="function_call", id=number, call_id=number, name=name, arguments=json.dumps(arguments)
+        )
+        return ModelResponse(output=[call], usage=Usage(), response_id=None)
+
+    def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
+def ask_agency(*calls: tuple[str, dict[str, Any]], name: str = "Writer") -> list[str]:
+    """What an agent's model saw of the tools it called."""
+    model = Scripted(*calls)
+    agent = Agent(name=name, instructions="x", model=model, tools=[*ALL_TOOLS, GuideTool])
+    asyncio.run(Agency(agent).get_response("go"))
+    return model.seen
+
+
+def test_agent_writes_and_reports(hosted: Double, ledger: Ledger) -> None:
+    """In a real Agency the calls carry agent, run and tool, and CostReport shows this conversation's spend only."""
+    get_llm_client().chat_completion([{"role": "user", "content": "not the agent's"}], model=MINI)
+    written, report = ask_agency(("TextGeneration", {"prompt": "Hi"}), ("CostReport", {"output_format": "json"}))
+    [_, row] = list(attempts(ledger))
+    assert (row["agent"], row["tool"]) == ("Writer", "TextGeneration")
+    assert row["run"].startswith("agent_run_")
+    assert json.loads(written)["cost"] == row["cost_usd"]
+    assert json.loads(report)["total_cost_nano"] == row["cost_nano"]
+    assert get_llm_costs(days=1)["total_calls"] == 2
+
+
+def test_cost_report_keeps_to_its_labels(hosted: Double) -> None:
+    """Inside a scope with labels an agent sees the spend of these labels, and never another customer's."""
+    with scope(customer="acme"):
+        ask_agency(("TextGeneration", {"prompt": "Hi"}))
+        [again] = ask_agency(("CostReport", {"output_format": "json", "group_by": "customer"}))
+    with scope(customer="other"):
+        [foreign] = ask_agency(("CostReport", {"output_format": "json"}))
+    assert [group["name"] for group in json.loads(again)["groups"]] == ["acme"]
+    assert json.loads(foreign)["total_calls"] == 0
+    [unlabelled] = ask_agency(("CostReport", {"output_format": "json"}))
+    assert json.loads(unlabelled)["total_calls"] == 0
+
+
+@pytest.mark.parametrize("model", ["local/smollm2-135m", "ollama/llama3", "http://evil.test/v1", "no-such", "x" * 201])
+def test_agent_cannot_choose_any_model(hosted: Double, model: str) -> None:
+    """A name that an agent made up, or a model on the operator's own machine, is refused with nothing sent."""
+    [seen] = ask_agency(("TextGeneration", {"prompt": "Hi", "model": model}))
+    assert "Nothing was charged" in seen or "at most 200 characters" in seen
+    assert hosted.requests == []
+
+
+def test_schema_answer_is_asked_again_once(hosted: Double, ledger: Ledger) -> None:
+    """An answer that does not match response_schema is asked for once more, and both calls are on the bill."""
+    schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    hosted.reply("openai", text="Certainly!")
+    hosted.reply("openai", text='```json\n{"n": 5}\n```')
+    result = json.loads(seen_by_model(TextGeneration, prompt="Five", response_schema=schema))
+    assert result["data"] == {"n": 5}
+    rows = list(attempts(ledger))
+    assert result["cost"] == pytest.approx(sum(row["cost_usd"] for row in rows), abs=1e-12)
+    assert len(rows) == 2
+    assert "not JSON" in hosted.requests[1].body["messages"][-1]["content"]
+
+
+def test_schema_answer_that_never_matches(hosted: Double) -> None:
+    """After the second mismatch the agent is told what is wrong and what was charged."""
+    hosted.always("openai", text='{"n": "five"}')
+    schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    result = json.loads(seen_by_model(TextGeneration, prompt="Five", response_schema=schema))
+    assert result["error_type"] == "BadResponse"
+    assert "is not of type 'integer'" in result["error"]
+    assert result["cost"] > 0
+    assert result["retry"] is False
+    assert len(hosted.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "[1",
+        '"text"',
+        '{"type": "nonsense"}',
+        '{"$ref": "https://example.test/schema.json"}',
+        '{"$ref": "#"}',
+        '{"properties": {"a": {"pattern": "(a+)+$"}}}',
+        "[" * 5000,
+    ],
+)
+def test_hostile_schemas_are_refused(hosted: Double, schema: str) -> None:
+    """A schema that is none, fetches a URL, recurses for ever or holds a regular expression is refused unsent."""
+    assert "response_schema must be a JSON Schema" in seen_by_model(TextGeneration, prompt="x", response_schema=schema)
+    assert hosted.requests == []
+
+
+def test_property_called_pattern_is_fine(hosted: Double) -> None:
+    """A property may be called "pattern"; only the keyword is refused."""
+    hosted.always("openai", text='{"pattern": "stripes"}')
+    schema = '{"type": "object", "properties": {"pattern": {"type": "string"}}}'
+    result = json.loads(seen_by_model(TextGeneration, prompt="x", response_schema=schema))
+    assert result["data"] == {"pattern": "stripes"}
+
+
+def test_cancelled_tool_stops_its_calls(hosted: Double, ledger: Ledger) -> None:
+    """A tool with a blocking _process that the host cancels ends its call, and the attempt is settled."""
+    reply = hosted.reply("openai", fault=Fault.STALL_HEADERS)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(GuideTool(prompt="x").run())
+        await asyncio.to_thread(reply.gate.reached.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert hosted.requests[0].done.wait(5)
+    ledger.flush()
+    assert [row["status"] for row in attempts(ledger)] == ["cancelled"]
+
+
+def test_run_sync_is_trusted(hosted: Double, ledger: Ledger) -> None:
+    """A script runs a tool without an event loop; what it names is its own choice."""
+    result = json.loads(TextGeneration(prompt="Hi", model="openai/brand-new", fallback_models=[]).run_sync())
+    assert result["model"] == "openai/brand-new"
+    assert result["cost"] is None
+    assert "Unpriced calls: 1" in CostReport(days=1).run_sync()
+
+
+def test_events_of_a_run(hosted: Double, ledger: Ledger) -> None:
+    """Each run leaves TOOL_START and TOOL_SUCCESS or TOOL_ERROR."""
+    seen_by_model(TextGeneration, prompt="Hi")
+    seen_by_model(Failing, how="blocked")
+    with ledger.reading() as connection:
+        found = connection.exec_driver_sql("SELECT event_type, tool FROM event ORDER BY ts_us, event_id").all()
+    assert sorted(tuple(row) for row in found) == [
+        ("tool_error", "Failing"),
+        ("tool_start", "Failing"),
+        ("tool_start", "TextGeneration"),
+        ("tool_success", "TextGeneration"),
+    ]
+
+
+def test_context_of_other_hosts() -> None:
+    """Callers without a conversation of their own (MCP, HTTP) are kept apart from a person's scripts."""
+
+    class Who(BaseTool):
+        """Says who calls."""
+
+        def _process(self) -> Any:
+            inside = current_scope()
+            return [inside.tool, inside.agent, inside.conversation]
+
+    adapted = ToolFactory.adapt_base_tool(Who)
+
+    class Holder:
+        context: Any = {"a": 1}
+
+    assert asyncio.run(adapted.on_invoke_tool(Holder(), "{}")) == '["Who", null, "(no conversation)"]'  # type: ignore[arg-type]
+    assert asyncio.run(adapted.on_invoke_tool(None, "{}")) == '["Who", null, "(no conversation)"]'  # type: ignore[arg-type]

@@ -1,0 +1,246 @@
+"""Scopes: nested ones narrow, threads and tasks carry them, and what is recorded in them can be claimed once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import threading
+import uuid
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from shared.errors import ConfigurationError
+from shared.scope import Journal, RecordedCall, Scope, current_scope, scope
+
+
+@pytest.fixture(autouse=True)
+def in_a_context_of_its_own() -> Iterator[None]:
+    """No test leaves a scope behind."""
+    before = current_scope()
+    yield
+    assert current_scope() is before
+
+
+def test_outside_every_scope_nobody_is_known() -> None:
+    """Code outside a scope calls for nobody, with no limits and no keys."""
+    assert current_scope() == Scope()
+    assert current_scope().models is None
+    assert not current_scope().from_agent
+
+
+def test_a_nested_scope_keeps_what_it_does_not_say() -> None:
+    """Attribution, labels and keys come from outside unless the inner scope says otherwise, and go back after it."""
+    with scope(tool="T", agent="A", run="R", conversation="C", keys={"openai": "sk-1"}, customer="acme") as outer:
+        with scope(agent="B", keys={"anthropic": SecretStr("sk-2")}, team="red") as inner:
+            assert current_scope() is inner
+            assert (inner.tool, inner.agent, inner.run, inner.conversation) == ("T", "B", "R", "C")
+            assert dict(inner.labels) == {"customer": "acme", "team": "red"}
+            assert {name: key.get_secret_value() for name, key in inner.keys.items()} == {
+                "openai": "sk-1",
+                "anthropic": "sk-2",
+            }
+        assert current_scope() is outer
+        assert dict(outer.labels) == {"customer": "acme"}
+
+
+def test_an_inner_scope_cannot_allow_more_models() -> None:
+    """The allow-list inside is what both scopes allow, down to nothing at all; None keeps the outer one."""
+    with scope(models=["a", "b"]):
+        with scope(models=["b", "c"]) as inner:
+            assert inner.models == ("b",)
+            with scope(models=["c"]) as innermost:
+                assert innermost.models == ()
+        with scope() as unchanged:
+            assert unchanged.models == ("a", "b")
+    with scope(models=[]) as nothing:
+        assert nothing.models == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.none() | st.lists(st.sampled_from("abcdef")), max_size=5))
+def test_nesting_only_ever_narrows(lists: list[list[str] | None]) -> None:
+    """However scopes are nested, no model becomes allowed that an outer scope did not allow."""
+
+    def enter(rest: list[list[str] | None], allowed: set[str] | None) -> None:
+        if not rest:
+            return
+        with scope(models=rest[0]) as inner:
+            if rest[0] is not None:
+                allowed = set(rest[0]) & (set("abcdef") if allowed is None else allowed)
+            assert (None if inner.models is None else set(inner.models)) == allowed
+            enter(rest[1:], allowed)
+
+    enter(lists, None)
+
+
+def test_labels_and_keys_cannot_be_changed_afterwards() -> None:
+    """What a scope says stays as it was entered."""
+    with scope(customer="acme", keys={"openai": "sk-1"}) as inside:
+        for mapping in (inside.labels, inside.keys):
+            with pytest.raises(TypeError):
+                mapping["x"] = "y"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("value", ["", "x" * 201, 7, None, ["acme"], b"acme"], ids=repr)
+def test_a_label_is_a_short_text(value: Any) -> None:
+    """A label that is empty, long or no text is refused by name, without its value."""
+    with pytest.raises(ConfigurationError, match="'customer'"):
+        scope(customer=value)
+    with pytest.raises(ConfigurationError, match="1 to 200"):
+        scope(**{"n" * 61: "acme"})  # type: ignore[arg-type]
+
+
+def test_a_scope_never_shows_its_keys() -> None:
+    """Neither the repr nor the text of a scope holds a key."""
+    with scope(keys={"openai": "sk-visible", "cohere": SecretStr("sk-visible")}, customer="acme") as inside:
+        assert "visible" not in f"{inside!r} {inside} {inside.keys!r} {dict(inside.keys)!r}"
+
+
+def test_the_alias_of_a_scopes_own_key_is_its_labels() -> None:
+    """Reports name a customer's own key by the labels of the scope that brought it, never by the key."""
+    with scope(keys={"openai": "sk-1"}, team="red", customer="acme") as labelled:
+        assert labelled.key_alias("openai") == "customer=acme,team=red"
+        assert labelled.key_alias("anthropic") is None
+    with scope(keys={"openai": "sk-1"}) as plain:
+        assert plain.key_alias("openai") == "scope"
+
+
+def test_tasks_and_to_thread_carry_the_scope() -> None:
+    """Tasks started inside, and the threads they start, are inside; their own scopes do not leak out."""
+
+    async def work(name: str) -> tuple[str | None, str | None]:
+        with scope(agent=name):
+            await asyncio.sleep(0)
+            inside = await asyncio.to_thread(lambda: current_scope().agent)
+            return current_scope().tool, inside
+
+    async def main() -> list[tuple[str | None, str | None]]:
+        async with scope(tool="T"):
+            found = await asyncio.gather(*(work(f"a{number}") for number in range(5)))
+            assert current_scope().agent is None
+            return found
+
+    assert asyncio.run(main()) == [("T", f"a{number}") for number in range(5)]
+
+
+def test_a_thread_of_its_own_starts_outside() -> None:
+    """A bare thread is in no scope unless the context is carried into it by hand."""
+    with scope(customer="acme") as inside, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(current_scope).result() == Scope()
+        assert pool.submit(contextvars.copy_context().run, current_scope).result() is inside
+
+
+def test_a_scope_left_in_another_context_puts_back_the_outer_one() -> None:
+    """Web frameworks enter a generator in one context and close it in another; that is no error."""
+
+    def stream() -> Generator[Scope]:
+        with scope(customer="acme") as inside:
+            yield inside
+
+    def story() -> None:
+        with scope(team="red") as outer:
+            items = stream()
+            assert next(items).labels["customer"] == "acme"
+        elsewhere = contextvars.copy_context()
+        elsewhere.run(items.close)
+        assert elsewhere.run(current_scope) is outer
+
+    contextvars.copy_context().run(story)
+
+
+def test_one_manager_can_be_entered_again_and_copied() -> None:
+    """`scope(...)` can be kept and entered several times, nested as well; each time narrows what is around it."""
+    manager = scope(models=["a", "b"], customer="acme")
+    with scope(models=["b"]), manager as first, manager as second, copy.copy(manager) as third:
+        assert first.models == second.models == third.models == ("b",)
+    with manager as alone:
+        assert alone.models == ("a", "b")
+
+
+def test_an_exception_leaves_the_scope() -> None:
+    """The outer scope is back after an error inside."""
+    with pytest.raises(ZeroDivisionError), scope(customer="acme"):
+        raise ZeroDivisionError
+    assert current_scope() == Scope()
+
+
+def recorded(model: str = "m", cost: int | None = 5) -> RecordedCall:
+    """A call that the ledger holds."""
+    return RecordedCall(uuid.uuid4(), uuid.uuid4(), model, cost)
+
+
+def test_each_recorded_call_is_claimed_once_oldest_first() -> None:
+    """Two equal calls are two claims, no more; a claim for another model or cost takes nothing."""
+    journal, calls = Journal(), [recorded(), recorded(), recorded(cost=None)]
+    for call in calls:
+        journal.add(call)
+    assert journal.claim("m", 6) is None
+    assert journal.claim("other", 5) is None
+    assert [journal.claim("m", 5), journal.claim("m", 5), journal.claim("m", 5)] == [calls[0], calls[1], None]
+    assert journal.claim("m", None) is calls[2]
+
+
+def test_a_call_id_alone_decides() -> None:
+    """An event that names its call takes that one whatever else it says, and none when there is no such call."""
+    journal, calls = Journal(), [recorded(), recorded()]
+    for call in calls:
+        journal.add(call)
+    assert journal.claim("other", 9, uuid.uuid4()) is None
+    assert journal.claim("m", 5, uuid.uuid4()) is None
+    assert journal.claim("other", None, calls[1].call_id) is calls[1]
+    assert journal.claim("m", 5) is calls[0]
+
+
+def test_many_threads_claim_each_call_once() -> None:
+    """Claims from many threads at once never take the same call twice, nor leave one over."""
+    journal, calls = Journal(), [recorded() for _ in range(400)]
+    for call in calls:
+        journal.add(call)
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: journal.claim("m", 5), range(400)))
+    assert {call.call_id for call in claimed if call} == {call.call_id for call in calls}
+
+
+def test_a_tool_has_a_journal_of_its_own_and_shares_it_with_the_scopes_it_opens() -> None:
+    """What a tool does in an inner scope can be claimed, waited for and cancelled by the tool; others' calls cannot."""
+    with scope(customer="acme") as outer, scope(tool="T") as tool:
+        assert tool.journal is not outer.journal
+        with scope(step="one") as step:
+            assert step.journal is tool.journal
+            with scope(tool="Inner") as inner:
+                assert inner.journal is not tool.journal
+    with scope(a="1") as one, scope(b="2") as two:
+        assert one.journal is not two.journal
+
+
+def test_cancel_stops_what_is_under_way_and_nothing_else() -> None:
+    """A cancelled tool stops its synchronous calls; what had ended is left alone."""
+    journal = Journal()
+    running, ended = Future[None](), Future[None]()
+    for future in (running, ended):
+        journal.enter(future)
+    ended.set_result(None)
+    journal.cancel()
+    assert running.cancelled()
+    assert ended.result() is None
+    journal.cancel()
+
+
+def test_owed_writes_are_handed_over_once() -> None:
+    """Whoever asks for the writes that nobody waited for gets each of them once, from any thread."""
+    journal = Journal()
+    writes = [Future[None]() for _ in range(40)]
+    threads = [threading.Thread(target=journal.owe, args=(write,)) for write in writes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(map(id, journal.owed())) == set(map(id, writes))
+    assert journal.owed() == []

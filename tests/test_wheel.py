@@ -1,0 +1,257 @@
+"""The wheel: one package, in a project that has a `tools` folder and a `shared` module of its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+import agentswarm_tools
+from hatch_build import rewrite
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+TIMEOUT_S = 60
+
+# A user's web app, with names of its own; one path plays the provider.
+APP = """
+import json
+
+import shared
+import tools
+from agentswarm_tools import CostReport, LLMClient
+
+ANSWER = {
+    "id": "1", "object": "chat.completion", "created": 1, "model": "mine",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello from afar"}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
+}
+
+
+async def app(scope, receive, send):
+    if scope["path"].endswith("/chat/completions"):
+        result = ANSWER
+    else:
+        base = f"http://127.0.0.1:{scope['server'][1]}/v1"
+        messages = [{"role": "user", "content": "Hello"}]
+        answer = await LLMClient().achat_completion(messages, model="openai/mine", api_base=base, api_key="none")
+        report = json.loads(await CostReport(output_format="json").run())
+        result = {"content": answer.content, "calls": report["total_calls"], "own": [tools.OWN, shared.OWN]}
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": json.dumps(result).encode()})
+"""
+
+# What was loaded from where, printed as JSON by a program that uses the project's names and ours.
+LOADED = """
+import json
+import sys
+
+import shared
+import tools
+import agentswarm_tools
+from agentswarm_tools import *
+from agentswarm_tools.tools.TextGeneration import TextGeneration as Again
+
+assert Again is TextGeneration is agentswarm_tools.TextGeneration
+assert isinstance(get_llm_client(), LLMClient)
+assert TextGeneration in ALL_TOOLS and issubclass(TextGeneration, BaseTool)
+files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+print(json.dumps({"own": [tools.OWN, shared.OWN], "files": {name: file for name, file in files.items() if file}}))
+"""
+
+
+class Project(NamedTuple):
+    """A user's project: its folder, and the one that the wheel is installed in."""
+
+    folder: Path
+    site: Path
+
+    def environment(self) -> dict[str, str]:
+        """The wheel stands before the checkout that this virtual environment may have."""
+        return {**os.environ, "PYTHONPATH": str(self.site)}
+
+    def run(self, *command: str | Path) -> str:
+        """What a program that ends well prints."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=TIMEOUT_S)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The wheel beside a project that has taken both names, and has a tool of the same name too."""
+    project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("site"))
+    (project.folder / "tools").mkdir()
+    (project.folder / "tools" / "__init__.py").write_text("OWN = 'tools'\n")
+    (project.folder / "tools" / "TextGeneration.py").write_text("class TextGeneration: ...\n")
+    (project.folder / "shared.py").write_text("OWN = 'shared'\n")
+    (project.folder / "app.py").write_text(APP)
+    install: list[str | Path] = [
+        BIN / "uv",
+        "pip",
+        "install",
+        "--offline",
+        "--no-cache",
+        "--no-deps",
+        "--python",
+        sys.executable,
+    ]
+    subprocess.run([*install, "--target", project.site, wheel], check=True, capture_output=True, timeout=TIMEOUT_S)
+    return project
+
+
+def test_one_package(wheel: Path) -> None:
+    """The wheel installs one name, and under it every file of shared/ and tools/."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"agentswarm_tools"}
+    files = [file for folder in ("shared", "tools") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    ours = {f"agentswarm_tools/{file.relative_to(ROOT)}" for file in files if file.parent.name != "__pycache__"}
+    assert names >= ours | {"agentswarm_tools/__init__.py", "agentswarm_tools/__main__.py", "agentswarm_tools/py.typed"}
+
+
+def test_only_imports_differ(wheel: Path) -> None:
+    """An installed module is the checkout's, line for line, but for the prefix in its imports."""
+    archive = zipfile.ZipFile(wheel)
+    for name in (name for name in archive.namelist() if name.endswith(".py")):
+        inside = name.removeprefix("agentswarm_tools/")
+        source = ROOT / (inside if inside.startswith(("shared/", "tools/")) else name)
+        installed = archive.read(name).decode()
+        assert installed.replace("from agentswarm_tools.", "from ").replace(
+            "import agentswarm_tools.", "import "
+        ) == source.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(installed)):
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {module.partition(".")[0] for module in named} & {"shared", "tools"}, f"{name}: {named}"
+
+
+def test_both_are_used(project: Project) -> None:
+    """A project's own `tools` and `shared` stay its own, and no module of ours is loaded twice or from elsewhere."""
+    seen = json.loads(project.run(sys.executable, "-c", LOADED))
+    assert seen["own"] == ["tools", "shared"]
+    ours = {name: file for name, file in seen["files"].items() if file.startswith((str(project.site), f"{ROOT}/"))}
+    ours = {name: file for name, file in ours.items() if not file.startswith(str(BIN.parent))}
+    assert ours.keys() >= {"agentswarm_tools.shared.llm_client", "agentswarm_tools.tools.CostReport"}
+    assert {name.partition(".")[0] for name in ours} == {"agentswarm_tools"}
+    assert all(file.startswith(str(project.site)) for file in ours.values())
+    assert len(set(ours.values())) == len(ours)
+
+
+def test_command_line(project: Project) -> None:
+    """The module and the console script are the same program, and work from within such a project."""
+    assert "report" in project.run(sys.executable, "-m", "agentswarm_tools", "--help")
+    version = project.run(project.site / "bin" / "agentswarm-tools", "--version")
+    assert version.strip() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@pytest.fixture
+def served(project: Project) -> Iterator[str]:
+    """The URL of the project's web app, served by a real uvicorn."""
+    command: list[str | Path] = [BIN / "uvicorn", "app:app", "--port", "0", "--lifespan", "off", "--no-access-log"]
+    with subprocess.Popen(
+        command, cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True
+    ) as server:
+        watchdog = threading.Timer(TIMEOUT_S, server.kill)
+        watchdog.start()
+        try:
+            assert server.stderr is not None
+            said = []
+            for line in server.stderr:
+                said.append(line)
+                if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
+                    yield found[1]
+                    break
+            else:
+                pytest.fail(f"uvicorn did not start: {''.join(said)}")
+        finally:
+            watchdog.cancel()
+            server.terminate()
+
+
+def test_in_uvicorn(served: str) -> None:
+    """A web app that uvicorn imports from its folder calls a model and a tool of ours beside its own names."""
+    answer: dict[str, Any] = httpx.get(served, timeout=TIMEOUT_S).raise_for_status().json()
+    assert answer == {"content": "Hello from afar", "calls": 1, "own": ["tools", "shared"]}
+
+
+def test_exports() -> None:
+    """`agentswarm_tools` gives each name that it lists, to programs and to type checkers alike, and no other."""
+    assert sorted(agentswarm_tools.__all__) == agentswarm_tools.__all__
+    assert all(getattr(agentswarm_tools, name) is not None for name in agentswarm_tools.__all__)
+    assert set(agentswarm_tools.__all__) <= set(dir(agentswarm_tools))
+    tree = ast.parse(Path(agentswarm_tools.__file__).read_text(encoding="utf-8"))
+    typed = next(node for node in tree.body if isinstance(node, ast.If))
+    names = [alias.name for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(names) == agentswarm_tools.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = agentswarm_tools.Nothing
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("from shared.x import y", "from {0}.shared.x import y"),
+        ("from shared import (\n    x,\n    y,\n)", "from {0}.shared import (\n    x,\n    y,\n)"),
+        ("from  tools import A  # tools", "from  {0}.tools import A  # tools"),
+        ("import os, shared.x as x, tools as t", "import os, {0}.shared.x as x, {0}.tools as t"),
+        ("def f():\n    from shared import x\n", "def f():\n    from {0}.shared import x\n"),
+        ("if y:\r\n\tfrom shared import x\r\n", "if y:\r\n\tfrom {0}.shared import x\r\n"),
+        ("é = 'from shared import x'; from shared import x", "é = 'from shared import x'; from {0}.shared import x"),
+        ("from .x import y", None),
+        ("from shared_things import x", None),
+        ("import toolshed, sharedness.shared", None),
+        ("d['tools']; find_spec('shared')", None),
+        ('"""See shared.x and from shared import x."""', None),
+    ],
+)
+def test_rewrite(before: str, after: str | None) -> None:
+    """The build changes the imports of our modules, wherever they stand, and nothing else."""
+    assert rewrite(before.encode(), "x.py").decode() == (after or before).format("agentswarm_tools")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import shared.x",
+        "import shared",
+        "import os, tools.TextGeneration",
+        "from \\\n    shared.x import y",
+        "import_module('shared.x')",
+        "importlib.import_module('tools')",
+        "__import__('shared')",
+        "run([sys.executable, '-m', 'shared.cli'])",
+    ],
+)
+def test_rewrite_refuses(source: str) -> None:
+    """What the build cannot change stops it, with file, line and name."""
+    with pytest.raises(ValueError, match=r"^some\.py:[12]: .*(shared|tools)"):
+        rewrite(source.encode(), "some.py")
