@@ -54,7 +54,8 @@ clean: ## Remove what was fetched, built and cached
 .venv/.ready: requirements.lock pyproject.toml .python-version | $(filter .uv/bin/uv,$(UV))
 	@case "$$($(PY) --version 2>&1)" in \
 	  "Python $(PYTHON_VERSION)."*) ;; \
-	  *) $(UV) venv -q --allow-existing --python $(PYTHON_VERSION) .venv ;; \
+	  *) $(UV) venv -q --allow-existing --python $(PYTHON_VERSION) .venv || { \
+	    echo "There is no Python $(PYTHON_VERSION) here, and uv could not fetch one: please install it." >&2; exit 1; } ;; \
 	esac
 	@echo "Installing the locked packages into .venv; the first time that is about 250 MB and takes a minute or more." >&2
 	@quiet=-q; if [ -t 2 ]; then quiet=; fi; \

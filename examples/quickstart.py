@@ -20,16 +20,21 @@ from typing import Any
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
-with console.status("Loading agency-swarm (some seconds) ..."):
-    from agency_swarm import Agency, Agent
-    from agents import Model, ModelResponse, Usage, set_tracing_disabled
-    from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+console.print("Loading agency-swarm (some seconds) ...")
 
-    from shared import local_model
-    from shared.analytics import get_llm_costs, print_llm_costs
-    from shared.llm_client import LLMClient, ModelConfig
-    from shared.planning import LOCAL_MODEL, usable_models
-    from tools import CostReport, TextGeneration
+from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
+from agents import Model, ModelResponse, Usage, set_tracing_disabled  # noqa: E402
+from openai.types.responses import (  # noqa: E402
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseOutputText,
+)
+
+from shared import local_model  # noqa: E402
+from shared.analytics import get_llm_costs, print_llm_costs  # noqa: E402
+from shared.llm_client import LLMClient, ModelConfig  # noqa: E402
+from shared.planning import LOCAL_MODEL, usable_models  # noqa: E402
+from tools import CostReport, TextGeneration  # noqa: E402
 
 
 class ScriptedTurns(Model):
@@ -48,7 +53,9 @@ class ScriptedTurns(Model):
             )
         else:
             word = ResponseOutputText(type="output_text", text="Done: see above.", annotations=[])
-            item = ResponseOutputMessage(id="last", type="message", role="assistant", status="completed", content=[word])
+            item = ResponseOutputMessage(
+                id="last", type="message", role="assistant", status="completed", content=[word]
+            )
         return ModelResponse(output=[item], usage=Usage(), response_id=None)
 
     def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -138,8 +145,7 @@ def main() -> None:
         console.print(f"A key is set: {model} does the work.")
     else:
         console.print(f"No provider key is set: {model} does the work. It is tiny: expect nonsense, but real nonsense.")
-        with console.status("Loading the model ..."):
-            local_model.ensure_running()
+        local_model.ensure_running(on_progress=lambda line: console.print(f"{line} ..."))
     set_tracing_disabled(True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'demo.sqlite3'}"
@@ -151,8 +157,8 @@ def main() -> None:
             cost_per_1k_output_tokens=Decimal(0),
         )
         client = LLMClient(model_configs={unreachable.name: unreachable}, max_retries=0)
-        with console.status("Loading LiteLLM (some seconds) ..."):
-            written = asyncio.run(agent_writes(model, scripted=not keyed))
+        console.print("Loading LiteLLM at the first call (some seconds) ...")
+        written = asyncio.run(agent_writes(model, scripted=not keyed))
         responses = [stream(client, model), fall_back(client, model)]
         show_bill(responses, written)
     console.print(f"\nTook {time.monotonic() - began:.0f} s.")

@@ -18,7 +18,6 @@ from shared.scope import current_scope
 _GRACE_S = 5.0
 
 
-
 class _Running(NamedTuple):
     portal: BlockingPortal
     manager: AbstractContextManager[BlockingPortal]

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from shared import config, doctor
+from shared import doctor
 from shared.analytics import get_llm_costs
 from shared.errors import LLMError
 from shared.planning import chat_models, retired_models, usable_models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -40,6 +41,10 @@ BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "ollama_chat": ("OLLAMA_API_BASE", "OLLAMA_BASE_URL"),
     "cohere_chat": ("COHERE_API_BASE", "COHERE_BASE_URL"),
 }
+
+
+# Names of variables that hold secrets, and not where something lies (TIKTOKEN_CACHE_DIR).
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PATH|FILE|HOME)$)")
 
 
 class Settings(BaseSettings):
@@ -191,8 +196,7 @@ def provider_extra(provider: str) -> dict[str, str]:
 
 def secrets() -> tuple[str, ...]:
     """Every value in the environment that may be a secret, longest first, for redaction."""
-    marks = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-    found = {value.strip() for name, value in environment().items() if any(mark in name.upper() for mark in marks)}
+    found = {value.strip() for name, value in environment().items() if _SECRET_NAME.search(name.upper())}
     return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
 
 

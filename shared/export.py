@@ -64,19 +64,21 @@ def _write_json(file: TextIO, records: Iterable[Record]) -> int:
 
 def _write_lines(file: TextIO, records: Iterable[Record]) -> int:
     count = 0
-    for count, record in enumerate(records, start=1):
+    for record in records:
         file.write(to_json(record) + "\n")
+        count += 1
     return count
 
 
 def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
     writer: csv.DictWriter[str] | None = None
     count = 0
-    for count, record in enumerate(records, start=1):
+    for record in records:
         if writer is None:
             writer = csv.DictWriter(file, fieldnames=list(record))
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in record.items()})
+        count += 1
     return count
 
 

@@ -124,7 +124,7 @@ class Ledger:
             batch = [self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            self._commit([entry for entry, _ in batch])
+            self._commit([entry for entry, _ in batch if entry[0] != "nothing"])
             for _, done in batch:
                 done.set_result(None)
 
@@ -132,7 +132,8 @@ class Ledger:
         if time.monotonic() >= self._down_until:
             try:
                 self._replay()
-                self._apply(entries)
+                if entries:
+                    self._apply(entries)
                 return
             except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
                 if len(entries) > 1:
@@ -317,7 +318,7 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Mappin
     known = {"known": row["attempt_id"]}
     before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
     changes = [_rollup_row(row, sign=1)]
-    if before is None and connection.execute(write.insert_attempt, row).rowcount == 0:
+    if before is None and not _inserted(connection, write, row):
         # Another process has just put it there.
         before = connection.execute(_SELECT_BEFORE, known).mappings().one()
     if before is None:
@@ -327,6 +328,11 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Mappin
         if before["status"] != "started":
             changes.append(_rollup_row(dict(before), sign=-1))
     connection.execute(write.add_to_rollup, changes)
+
+
+def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
+    options = {"preserve_rowcount": True}
+    return connection.execute(write.insert_attempt, row, execution_options=options).rowcount == 1
 
 
 def _rollup_row(row: Mapping[str, Any], *, sign: int) -> Row:

@@ -262,8 +262,8 @@ def install(progress: Callable[[int, int], None] | None = None, *, find_links: P
 
 def _converse(process: subprocess.Popen[bytes], config: Mapping[str, Any]) -> dict[str, str]:
     """Give the child its settings; its answer is an `address`, an `error`, or nothing when it died."""
-    assert process.stdin is not None
-    assert process.stdout is not None
+    assert process.stdin is not None  # noqa: S101 - it was made with pipes
+    assert process.stdout is not None  # noqa: S101
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     try:

@@ -39,6 +39,7 @@ _LOCAL_WINDOW = 2048
 _CHAT_MODES = frozenset({"chat", "responses", "completion"})
 # Providers that act with the operator's own login, or pass the call on to somebody else.
 _PROXY_PROVIDERS = frozenset({"github_copilot", "chatgpt", "litellm_proxy", "oobabooga", "custom", "custom_openai"})
+_ENDPOINT_OF_NOBODY = frozenset({"custom", "custom_openai"})
 _PROVIDER_NAMES = {"cohere_chat": "cohere", "text-completion-openai": "openai", "vertex_ai_beta": "vertex_ai"}
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][\w./:@*+-]{0,199}")
 
@@ -228,8 +229,8 @@ def _custom(name: str, config: ModelConfig, api_base: str | None) -> Candidate:
         provider, wire_model = _PROVIDER_NAMES.get(prefix, prefix), rest
     else:
         provider, wire_model = config.provider, wire
-    own_base = api_base or config.api_base
-    if own_base is None and provider not in known_providers():
+    base = api_base or config.api_base or provider_base(provider)
+    if base is None and (provider not in known_providers() or provider in _ENDPOINT_OF_NOBODY):
         raise ConfigurationError(
             f"{name} has no endpoint",
             model=name,
@@ -242,7 +243,7 @@ def _custom(name: str, config: ModelConfig, api_base: str | None) -> Candidate:
         wire_model=wire_model,
         rates=rates_of_config(config),
         max_output_tokens=config.max_tokens,
-        api_base=own_base or provider_base(provider),
+        api_base=base,
     )
 
 

@@ -244,6 +244,8 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
     rates = candidate.rates
     if rates.source == "free":
         return 0
+    if rates.source == "unknown":
+        return None
     prompt = max_prompt_tokens(request) if _only_text(request) else candidate.max_input_tokens
     output = _max_output_tokens(candidate, request)
     if prompt is None or output is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ _MESSAGE_TOKENS = 4
 _SLICE = 20_000
 
 _import_lock = threading.Lock()
-_looked_up: set[tuple[str, str]] = set()
+_imported = threading.Event()
 
 
 async def ready(candidate: Candidate) -> Candidate:
@@ -38,8 +37,7 @@ async def ready(candidate: Candidate) -> Candidate:
     Raises:
         ConfigurationError: LiteLLM or the local model cannot run here.
     """
-    known = (candidate.provider, candidate.wire_model) in _looked_up
-    if candidate.provider == "local" or not known:
+    if candidate.provider == "local" or not _imported.is_set():
         return await anyio.to_thread.run_sync(_prepare, candidate)
     return _marked(candidate)
 
@@ -49,9 +47,7 @@ def _prepare(candidate: Candidate) -> Candidate:
     if candidate.provider == "local":
         server = local_model.ensure_running()
         candidate = replace(candidate, api_base=server.base_url, api_key=server.api_key)
-    marked = _marked(candidate)
-    _looked_up.add((candidate.provider, candidate.wire_model))
-    return marked
+    return _marked(candidate)
 
 
 def _marked(candidate: Candidate) -> Candidate:
@@ -67,13 +63,14 @@ def import_litellm() -> None:
         ConfigurationError: It cannot be imported.
     """
     with _import_lock:
-        if "litellm" in sys.modules:
+        if _imported.is_set():
             return
         with quiet_litellm():
             try:
-                import litellm  # noqa: F401 - for its side effects on sys.modules
+                import litellm  # noqa: F401 - only to have it imported
             except ImportError as error:
                 raise ConfigurationError(f"LiteLLM cannot be imported: {error}") from error
+        _imported.set()
 
 
 def guarded(provider: str, wire_model: str) -> bool:

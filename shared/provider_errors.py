@@ -179,7 +179,7 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
             message = f"{name} did not accept a connection in time"
         case httpx.TimeoutException():
             kind, message = ProviderTimeout, f"{name} did not answer in time ({candidate.model})"
-        case _ if not exchange.connected:
+        case _ if not exchange.sent:
             message = f"Could not connect to {name}: {_phase(error)}"
         case _ if exchange.status is not None:
             kind, message = BadResponse, f"The answer of {name} was cut short"
@@ -224,12 +224,11 @@ def blocked(candidate: Candidate, reason: str, *, billed: bool) -> ContentBlocke
 
 def interrupted(candidate: Candidate, cause: LLMError) -> StreamInterrupted:
     """`cause`, after text had already come."""
-    return StreamInterrupted(
-        cause.message,
-        provider=candidate.provider,
-        model=candidate.model,
-        status_code=cause.status_code,
+    error = StreamInterrupted(
+        cause.message, provider=candidate.provider, model=candidate.model, status_code=cause.status_code
     )
+    error.__cause__ = cause
+    return error
 
 
 def _classify(status: int, complaint: Complaint, headers: Mapping[str, str]) -> tuple[type[LLMError], Outcome]:
@@ -295,8 +294,10 @@ def _error(
         head = f"Rate limit exceeded for {model}"
     elif kind is QuotaExhausted:
         head = f"The {provider} account's credit or limit is used up ({model})"
-    elif kind is ModelNotFound:
+    elif kind is ModelNotFound and complaint.message:
         head = f"{provider} does not know the model {model}"
+    elif kind is ModelNotFound:
+        head = f"{provider} does not know the model {model}, or serves nothing at its address"
     elif kind is ContextTooLong:
         head = f"The input is too long for {model}"
     elif kind is ContentBlocked:

@@ -147,7 +147,9 @@ def _ask(
             )
         messages = target.config.translate_developer_role_to_system_role(messages=messages)
     json_mode, one_piece = bool(options.pop("json_mode", False)), bool(options.pop("fake_stream", False))
-    return _Ask(candidate, target, base, messages, options, stream and not one_piece, json_mode, stream_options)
+    # JSON by way of a tool, in OpenAI's shape, becomes text only when the call is whole.
+    stream = stream and not one_piece and not (json_mode and target.wire == "openai")
+    return _Ask(candidate, target, base, messages, options, stream, json_mode, stream_options)
 
 
 def check_name(candidate: Candidate) -> None:

@@ -71,7 +71,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         request.extensions["trace"] = exchange.trace
         response = await self._inner.handle_async_request(request)
         exchange.sent = exchange.connected = True
-        exchange.status, exchange.headers = response.status_code, response.headers
+        # The client would send a cookie along with the next request, which may be another customer's.
+        headers = httpx.Headers([pair for pair in response.headers.raw if pair[0].lower() != b"set-cookie"])
+        exchange.status, exchange.headers = response.status_code, headers
         try:
             _check(response)
         except Refused:
@@ -80,7 +82,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an async transport's contract
         return httpx.Response(
             response.status_code,
-            headers=response.headers,
+            headers=headers,
             stream=_CappedStream(response.stream, exchange),
             extensions=response.extensions,
         )
@@ -153,6 +155,6 @@ async def http_client() -> httpx.AsyncClient:
 
 async def _keep_open() -> AsyncGenerator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        transport=GuardedTransport(network()), follow_redirects=False, trust_env=False, timeout=None
+        transport=GuardedTransport(network()), follow_redirects=False, trust_env=False
     ) as client:
         yield client

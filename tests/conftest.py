@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-# agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back.
-import agency_swarm  # noqa: F401
 import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back.
+import agency_swarm  # noqa: F401
 import httpcore
 import httpx
 import pytest

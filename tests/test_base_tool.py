@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from agency_swarm import Agency, Agent
@@ -33,7 +33,7 @@ set_tracing_disabled(True)
 def seen_by_model(tool: type[BaseTool], **arguments: Any) -> Any:
     """What the model reads when it calls the tool with these arguments."""
     adapted = ToolFactory.adapt_base_tool(tool)
-    return asyncio.run(adapted.on_invoke_tool(None, json.dumps(arguments)))  # type: ignore[arg-type]
+    return asyncio.run(adapted.on_invoke_tool(None, json.dumps(arguments)))
 
 
 class GuideTool(BaseTool):
@@ -82,7 +82,7 @@ def test_guide_tool_counts_its_cost_once(hosted: Double, ledger: Ledger, tool: t
 
     async def many() -> list[Any]:
         adapted = ToolFactory.adapt_base_tool(tool)
-        calls = (adapted.on_invoke_tool(None, json.dumps({"prompt": f"number {i % 3}"})) for i in range(12))  # type: ignore[arg-type]
+        calls = (adapted.on_invoke_tool(None, json.dumps({"prompt": f"number {i % 3}"})) for i in range(12))
         return await asyncio.gather(*calls)
 
     results = [json.loads(result) for result in asyncio.run(many())]
@@ -145,9 +145,15 @@ def test_inner_validation_error_does_not_blame_the_arguments() -> None:
     [
         ({}, "prompt is required"),
         ({"prompt": "x", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
-        ({"prompt": "SECRET-PROMPT", "api_base": "http://evil"}, "there is no argument api_base; the arguments are prompt"),
+        (
+            {"prompt": "SECRET-PROMPT", "api_base": "http://evil"},
+            "there is no argument api_base; the arguments are prompt",
+        ),
         ({"prompt": ["SECRET-PROMPT"]}, "prompt: Input should be a valid string"),
-        ({"prompt": "x", "response_schema": "SECRET-PROMPT"}, 'must be a JSON Schema as text, such as {"type": "object"'),
+        (
+            {"prompt": "x", "response_schema": "SECRET-PROMPT"},
+            'must be a JSON Schema as text, such as {"type": "object"',
+        ),
     ],
     ids=["missing", "range", "unknown", "type", "schema"],
 )
@@ -214,8 +220,8 @@ class Scripted(Model):
         self._calls = list(calls)
         self.seen: list[str] = []
 
-    async def get_response(self, system_instructions: Any, input: Any, *_args: Any, **_kwargs: Any) -> ModelResponse:
-        self.seen = [str(item["output"]) for item in input if item.get("type") == "function_call_output"]
+    async def get_response(self, _instructions: Any = None, *_args: Any, **turn: Any) -> ModelResponse:
+        self.seen = [str(item["output"]) for item in turn["input"] if item.get("type") == "function_call_output"]
         if not self._calls:
             word = ResponseOutputText(type="output_text", text="done", annotations=[])
             last: Any = ResponseOutputMessage(
@@ -377,7 +383,7 @@ def test_context_of_other_hosts() -> None:
     adapted = ToolFactory.adapt_base_tool(Who)
 
     class Holder:
-        context: Any = {"a": 1}
+        context: ClassVar[Any] = {"a": 1}
 
-    assert asyncio.run(adapted.on_invoke_tool(Holder(), "{}")) == '["Who", null, "(no conversation)"]'  # type: ignore[arg-type]
-    assert asyncio.run(adapted.on_invoke_tool(None, "{}")) == '["Who", null, "(no conversation)"]'  # type: ignore[arg-type]
+    assert asyncio.run(adapted.on_invoke_tool(Holder(), "{}")) == '["Who", null, "(no conversation)"]'
+    assert asyncio.run(adapted.on_invoke_tool(None, "{}")) == '["Who", null, "(no conversation)"]'

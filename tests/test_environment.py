@@ -54,6 +54,8 @@ def test_litellm_is_none_of_the_compromised() -> None:
 
 def test_versions_are_the_locked_ones() -> None:
     """Every installed package that requirements.lock names has the version that it names."""
+    if not (ROOT / ".venv" / ".ready").exists():
+        pytest.skip("this environment was not made by `make`; `uv run` takes the newest versions in range")
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = [Requirement(line) for line in re.findall(r"^([^\s#-].*?)\s*\\?$", lock, re.MULTILINE)]
     assert len(locked) > 100, "requirements.lock could not be read"

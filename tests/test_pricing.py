@@ -233,8 +233,9 @@ def usages(draw: Callable[[Any], Any], prompt: int = 3000, completion: int = 300
 
 def add(one: Usage, other: Usage) -> Usage:
     """The counts of both together; what neither says is 0."""
-    counts = [field.name for field in fields(Usage) if field.name != "source"]
-    return replace(one, **{name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in counts})
+    names = [field.name for field in fields(Usage) if field.name != "source"]
+    counts: dict[str, Any] = {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in names}
+    return replace(one, **counts)
 
 
 @settings(max_examples=150, deadline=None)

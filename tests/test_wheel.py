@@ -31,7 +31,7 @@ import json
 
 import shared
 import tools
-from agentswarm_tools import CostReport, LLMClient
+from agentswarm_tools import CostReport, LLMClient, scope as calling
 
 ANSWER = {
     "id": "1", "object": "chat.completion", "created": 1, "model": "mine",
@@ -46,8 +46,9 @@ async def app(scope, receive, send):
     else:
         base = f"http://127.0.0.1:{scope['server'][1]}/v1"
         messages = [{"role": "user", "content": "Hello"}]
-        answer = await LLMClient().achat_completion(messages, model="openai/mine", api_base=base, api_key="none")
-        report = json.loads(await CostReport(output_format="json").run())
+        with calling(customer="acme"):
+            answer = await LLMClient().achat_completion(messages, model="openai/mine", api_base=base, api_key="none")
+            report = json.loads(await CostReport(output_format="json").run())
         result = {"content": answer.content, "calls": report["total_calls"], "own": [tools.OWN, shared.OWN]}
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": json.dumps(result).encode()})

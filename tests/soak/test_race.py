@@ -34,7 +34,8 @@ client = LLMClient(timeout=30)
 def work(number):
     with scope(customer=f"thread{number}"):
         for call in range(int(sys.argv[2])):
-            answer = client.chat_completion([{"role": "user", "content": "x" * (call + 1)}], model="openai/gpt-5.4-mini")
+            prompt = [{"role": "user", "content": "x" * (call + 1)}]
+            answer = client.chat_completion(prompt, model="openai/gpt-5.4-mini")
             os.write(1, f"{answer.metadata['call_id']} {round(answer.cost * 1e9)}\\n".encode())
 
 threads = [threading.Thread(target=work, args=(number,)) for number in range(int(sys.argv[1]))]
