@@ -18,7 +18,7 @@ import anyio.to_thread
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from shared import provider
-from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, ProviderTimeout, StreamInterrupted
+from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, Outcome, ProviderTimeout, StreamInterrupted
 from shared.ledger import Ledger, bucket_of, new_id, now_us, see_through
 from shared.planning import Plan, failure
 from shared.pricing import UNKNOWN, price, to_usd, upper_bound
@@ -84,7 +84,7 @@ class _Attempt:
     exchange: Exchange
     began: float = field(default_factory=time.monotonic)
     text: list[str] = field(default_factory=list)
-    outcome: str = "not_sent"
+    outcome: Outcome = "unknown"
 
 
 async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
@@ -242,17 +242,16 @@ async def _settle_answered(call: Call, attempt: _Attempt, answer: Answer) -> LLM
 
 async def _settle_failed(call: Call, attempt: _Attempt, error: BaseException) -> None:
     """Settle an attempt that said nothing."""
-    attempt.outcome = (
-        error.outcome if isinstance(error, LLMError) else "unknown" if attempt.exchange.sent else "not_sent"
-    )
-    attempt.row |= {
-        "error_type": error.error_type if isinstance(error, LLMError) else type(error).__name__,
-        "http_status": error.status_code if isinstance(error, LLMError) else attempt.exchange.status,
-    }
-    status = "failed" if isinstance(error, LLMError) else "cancelled"
-    if attempt.outcome in ("not_sent", "rejected"):
-        attempt.row |= {"cost_nano": 0, "cost_source": "free"}
-    await _settle(call, attempt, None, status, failed_calls=0 if isinstance(error, LLMError) else 1)
+    attempt.row |= {"error_type": type(error).__name__, "http_status": attempt.exchange.status}
+    if not isinstance(error, LLMError):
+        attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
+        await _settle(call, attempt, None, "cancelled", failed_calls=1)
+        return
+    attempt.outcome = error.outcome
+    attempt.row["http_status"] = error.status_code
+    counted = None if error.usage is None else Answer("", None, error.usage)
+    await _settle(call, attempt, counted, "failed")
+    error.cost = to_usd(attempt.row["cost_nano"])
     logger.debug("%s failed: %s", attempt.candidate.requested, attempt.row["error_type"])
 
 
@@ -274,7 +273,8 @@ async def _settle_interrupted(call: Call, attempt: _Attempt, error: BaseExceptio
 
     def settle() -> None:
         text = "".join(attempt.text)
-        usage = provider.count_tokens(attempt.candidate, call.request.messages, text)
+        usage = error.usage if isinstance(error, LLMError) else None
+        usage = usage or provider.count_tokens(attempt.candidate, call.request.messages, text)
         counts = {"failed_calls": 1} if by_provider else {"calls": 1}
         _finalise(call, attempt, Answer(text, None, usage), "interrupted" if by_provider else "cancelled", **counts)
         if call.ledger is not None:
@@ -326,8 +326,11 @@ def _finalise(
         "calls": calls,
         "failed_calls": failed_calls,
     }
-    if answer is not None:
+    if attempt.outcome in ("not_sent", "rejected"):
+        row |= {"cost_nano": 0, "cost_source": "free"}
+    elif answer is not None:
         row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
+    if answer is not None:
         row |= {name: getattr(answer.usage, name) for name in _COUNTS}
         row |= {
             "usage_source": answer.usage.source,

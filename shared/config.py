@@ -44,7 +44,7 @@ BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
 
 
 # Names of variables that hold secrets, and not where something lies (TIKTOKEN_CACHE_DIR).
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PATH|FILE|HOME)$)")
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PATH|HOME)$)")
 
 
 class Settings(BaseSettings):

@@ -3,6 +3,7 @@
 LLMError
  ├─ AuthenticationError      key missing, wrong or without permission      next model
  ├─ RateLimitError           too many requests                             retry, then next model
+ │   └─ RequestTooLarge      one request above the limit per minute        next model
  ├─ QuotaExhausted           the account's credit is used up               next model
  ├─ ModelNotFound            the provider does not know the model          next model
  │   └─ ModelRetired         the provider has shut the model down          next model
@@ -29,6 +30,8 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from shared.types import Usage
+
 Outcome = Literal["not_sent", "rejected", "unknown", "completed"]
 Action = Literal["retry", "next", "raise"]
 
@@ -52,9 +55,13 @@ class LLMError(Exception):
             `unknown` may have been billed, `completed` was billed.
 
         cost: US$ charged; NaN when unknown. Derived from `outcome` when None.
+
+        usage: What the provider counted nevertheless; None when it did not.
+
+        action: What the flow does next, where it is not what the class says.
     """
 
-    action: ClassVar[Action] = "raise"
+    action: Action = "raise"
     hint: ClassVar[str] = ""
 
     def __init__(
@@ -68,6 +75,8 @@ class LLMError(Exception):
         outcome: Outcome = "not_sent",
         cost: float | None = None,
         hint: str | None = None,
+        usage: Usage | None = None,
+        action: Action | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -78,6 +87,8 @@ class LLMError(Exception):
         self.outcome: Outcome = outcome
         self.cost = cost if cost is not None else (0.0 if outcome in ("not_sent", "rejected") else math.nan)
         self.next_step = self.hint if hint is None else hint
+        self.usage = usage
+        self.action: Action = type(self).action if action is None else action
 
     @property
     def retryable(self) -> bool:
@@ -105,28 +116,35 @@ class LLMError(Exception):
 class AuthenticationError(LLMError):
     """The key is missing, wrong, or may not use this model."""
 
-    action = "next"
+    action: Action = "next"
     hint = "Check the provider's API key and its permissions."
 
 
 class RateLimitError(LLMError):
     """The provider turned the request away for now."""
 
-    action = "retry"
+    action: Action = "retry"
     hint = "Wait, or name fallback_models."
+
+
+class RequestTooLarge(RateLimitError):
+    """One request is larger than the account's whole limit per minute; waiting cannot help."""
+
+    action: Action = "next"
+    hint = "Ask for less, or name fallback_models."
 
 
 class QuotaExhausted(LLMError):
     """The account's credit or monthly limit is used up."""
 
-    action = "next"
+    action: Action = "next"
     hint = "Top up the provider account, or name fallback_models of another provider."
 
 
 class ModelNotFound(LLMError):
     """Nobody knows a model of this name."""
 
-    action = "next"
+    action: Action = "next"
     hint = "See `agentswarm-tools models` for names, or give it as provider/model."
 
 
@@ -153,7 +171,7 @@ class InvalidRequest(LLMError):
 class ContextTooLong(InvalidRequest):
     """The input is larger than the model's context window."""
 
-    action = "next"
+    action: Action = "next"
     hint = "Shorten the input, or name a fallback model with a larger window."
 
 
@@ -166,7 +184,7 @@ class ContentBlocked(InvalidRequest):
 class ProviderUnavailable(LLMError):
     """The provider is down, unreachable, or failed inside."""
 
-    action = "retry"
+    action: Action = "retry"
     hint = "Try again later, or name fallback_models."
 
 
@@ -177,7 +195,7 @@ class Overloaded(ProviderUnavailable):
 class ProviderTimeout(LLMError):
     """The provider did not answer in time."""
 
-    action = "retry"
+    action: Action = "retry"
     hint = "Try again, allow a longer timeout, or name fallback_models."
 
 
@@ -196,7 +214,7 @@ class LocalOverload(LLMError):
 class BadResponse(LLMError):
     """The provider's answer cannot be read."""
 
-    action = "retry"
+    action: Action = "retry"
     hint = "Try again, or name fallback_models."
 
 

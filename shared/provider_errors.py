@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from shared.errors import (
+    Action,
     AuthenticationError,
     BadResponse,
     ContentBlocked,
@@ -30,11 +31,12 @@ from shared.errors import (
     ProviderUnavailable,
     QuotaExhausted,
     RateLimitError,
+    RequestTooLarge,
     StreamInterrupted,
 )
 from shared.redaction import redact
 from shared.transport import Exchange, Refused
-from shared.types import Candidate
+from shared.types import Candidate, Usage
 
 # Status that an error inside an HTTP 200 stands for, by the provider's own word for it.
 # Sources: Anthropic, OpenAI and Google API error references; real_traffic (read 2026-11-24).
@@ -111,11 +113,7 @@ class Complaint:
         return " ".join((*self.words, self.message)).lower()
 
 
-class RequestTooLarge(RateLimitError):
-    """One request is larger than the account's whole limit per minute; waiting cannot help."""
-
-    action = "next"  # type: ignore[assignment]  # RateLimitError does not declare it as Action
-    hint = "Ask for less, or name fallback_models."
+_BAD_CERTIFICATE = "its certificate is not valid"
 
 
 def from_response(candidate: Candidate, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
@@ -167,9 +165,10 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
     name = candidate.provider
     outcome: Outcome = "unknown" if exchange.sent else "not_sent"
     kind: type[LLMError] = ProviderUnavailable
+    action: Action | None = None
     match error:
         case Refused():
-            kind = BadResponse
+            kind, action = BadResponse, "next"
             if exchange.status is not None and 300 <= exchange.status < 400:
                 outcome = "rejected"
             message = f"The answer of {name} was refused: {error}"
@@ -180,7 +179,9 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
         case httpx.TimeoutException():
             kind, message = ProviderTimeout, f"{name} did not answer in time ({candidate.model})"
         case _ if not exchange.sent:
-            message = f"Could not connect to {name}: {_phase(error)}"
+            phase = _phase(error)
+            action = "next" if phase == _BAD_CERTIFICATE else None
+            message = f"Could not connect to {name}: {phase}"
         case _ if exchange.status is not None:
             kind, message = BadResponse, f"The answer of {name} was cut short"
         case _:
@@ -191,6 +192,7 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
         model=candidate.model,
         status_code=exchange.status,
         outcome=outcome,
+        action=action,
     )
 
 
@@ -211,14 +213,15 @@ def invalid(candidate: Candidate, what: str) -> InvalidRequest:
     return InvalidRequest(text, provider=candidate.provider, model=candidate.model, outcome="not_sent")
 
 
-def blocked(candidate: Candidate, reason: str, *, billed: bool) -> ContentBlocked:
-    """An answer that the provider's content rules held back."""
+def blocked(candidate: Candidate, reason: str, usage: Usage) -> ContentBlocked:
+    """An answer that the provider's content rules held back, and that is charged when it was counted."""
     return ContentBlocked(
         _sentence(f"{candidate.provider} refused to answer ({candidate.model})", reason, candidate),
         provider=candidate.provider,
         model=candidate.model,
         status_code=200,
-        outcome="completed" if billed else "unknown",
+        outcome="completed" if usage.source == "provider" else "unknown",
+        usage=usage,
     )
 
 
@@ -430,7 +433,7 @@ def _phase(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ssl.SSLCertVerificationError):
-            return "its certificate is not valid"
+            return _BAD_CERTIFICATE
         if isinstance(seen, ssl.SSLError):
             return "no secure connection could be agreed on"
         if isinstance(seen, socket.gaierror):

@@ -181,7 +181,7 @@ class StreamReader:
         else:
             yield from self._stray()
         if self.reading.blocked:
-            raise blocked(self._candidate, self.reading.refusal, billed=self.reading.usage.source == "provider")
+            raise blocked(self._candidate, self.reading.refusal, self.reading.usage)
 
     def answer(self) -> Answer:
         """What was read."""
@@ -285,4 +285,4 @@ def read_body(
     if not reading.began:
         raise bad_response(candidate, "an answer without a message")
     if reading.blocked:
-        raise blocked(candidate, reading.refusal, billed=reading.usage.source == "provider")
+        raise blocked(candidate, reading.refusal, reading.usage)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from shared.errors import LLMError, ProviderTimeout, ProviderUnavailable
+from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
 from shared.provider_answers import Reading, clean, openai_usage, take_tool_call
 from shared.provider_errors import bad_response, blocked, from_response, interrupted
 from shared.provider_requests import check_messages, check_name, check_parameters
@@ -57,7 +57,7 @@ class ThroughLiteLLM(Sending):
         if not self._reading.began:
             raise bad_response(self._candidate, "an answer without a message")
         if self._reading.blocked:
-            raise blocked(self._candidate, self._reading.refusal, billed=True)
+            raise blocked(self._candidate, self._reading.refusal, self._reading.usage)
         await self.end(self._reading.answer())
 
 
@@ -117,6 +117,10 @@ def _error(candidate: Candidate, error: Exception) -> LLMError:
     """LiteLLM's exception by its cause and its status; its class misleads."""
     common: Mapping[str, Any] = {"provider": candidate.provider, "model": candidate.model}
     for cause in _causes(error):
+        if isinstance(cause, ImportError):
+            missing = cause.name or "a package"
+            hint = f"Install what LiteLLM needs for {candidate.provider}: pip install {missing}"
+            return ConfigurationError(f"{candidate.provider} needs {missing}, which is missing", hint=hint, **common)
         if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
             return ProviderUnavailable(f"Could not connect to {candidate.provider}", outcome="not_sent", **common)
         if isinstance(cause, httpx.TimeoutException):

@@ -42,7 +42,7 @@ def started(**changes: Any) -> dict[str, Any]:
 def settled(row: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The row of an attempt that was answered."""
     answer = {"status": "ok", "cost_nano": 7000, "cost_source": "table", "prompt_tokens": 10, "completion_tokens": 20}
-    return (row or started()) | answer | {"duration_us": 5, "calls": 1} | changes
+    return (row or started(**changes)) | answer | {"duration_us": 5, "calls": 1} | changes
 
 
 def rows(ledger: Ledger, table: sa.Table = attempt) -> list[dict[str, Any]]:

@@ -220,7 +220,7 @@ class Scripted(Model):
         self._calls = list(calls)
         self.seen: list[str] = []
 
-    async def get_response(self, _instructions: Any = None, *_args: Any, **turn: Any) -> ModelResponse:
+    async def get_response(self, *_args: Any, **turn: Any) -> ModelResponse:
         self.seen = [str(item["output"]) for item in turn["input"] if item.get("type") == "function_call_output"]
         if not self._calls:
             word = ResponseOutputText(type="output_text", text="done", annotations=[])

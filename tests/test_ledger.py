@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared import ledger_query
 from shared.errors import StoreError
 from shared.ledger import Ledger, new_id
-from shared.ledger_query import held_nano
+from shared.ledger_query import UNALLOCATED, Filter, Window, held_nano
 from shared.ledger_schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
 from tests import postgres
 from tests.ledger_rows import NOON_US, assert_exact, only, rows, settled, started, sums, write
@@ -140,7 +142,25 @@ def test_events_and_metadata_are_kept_once(store: Ledger) -> None:
     assert only(store)["metadata"] == {"a": 1, "b": 2}
 
 
-IDS = [uuid.UUID(int=number) for number in range(4)]
+def test_a_report_reads_the_same_from_every_database(store: Ledger) -> None:
+    """Totals, groups, days, labels, filters and exports mean the same on SQLite and PostgreSQL."""
+    for number in range(6):
+        row = settled(ts_us=NOON_US + number * 10**9, cost_nano=10**number, conversation=f"c{number % 3}")
+        row["tool"] = "T" if number % 2 else None
+        write(store, "settle", row, **({"customer": "acme"} if number > 3 else {}))
+    write(store, "start", started(ts_us=NOON_US - 1))
+    span = Window(NOON_US - 1, NOON_US + 10**10, ZoneInfo("UTC"))
+    costs = ledger_query.costs(store, span, by="customer")
+    assert (costs["total_cost_nano"], costs["total_calls"], costs["total_tokens"]) == (111_111, 6, 180)
+    assert [(group["name"], group["cost"]) for group in costs["groups"]] == [("acme", 11e-5), (UNALLOCATED, 1111e-9)]
+    assert costs["cost_by_tool"] == {"T": 101_010e-9, UNALLOCATED: 10_101e-9}
+    assert ledger_query.costs(store, span, Filter({"customer": "acme"}), "tool")["total_cost_nano"] == 110_000
+    assert ledger_query.costs(store, span, Filter(conversation="c1", any_conversation=False))["total_cost_nano"] == 10
+    found = list(ledger_query.attempts(store, span))
+    assert [record["cost_nano"] for record in found] == [None, *(10**number for number in range(6))]
+    assert [record["labels"] for record in found if record["labels"]] == [{"customer": "acme"}] * 2
+
+
 figures = st.fixed_dictionaries(
     {
         "cost_nano": st.none() | st.integers(0, 2**60),

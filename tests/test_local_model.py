@@ -46,7 +46,8 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture
 def shared_server() -> Iterator[None]:
-    """Leave no server of `ensure_running` behind."""
+    """No server of `ensure_running` from before, and none left behind."""
+    local_model._stop()
     yield
     local_model._stop()
 
