@@ -280,8 +280,15 @@ async def _settle_interrupted(call: Call, attempt: _Attempt, error: BaseExceptio
         if call.ledger is not None:
             call.ledger.submit("settle", attempt.row, call.scope.labels).result()
 
-    # In a thread, because an event loop that is shutting down cancels whatever it waits for.
-    if await see_through(asyncio.get_running_loop().run_in_executor(None, settle)) or cancelled:
+    try:
+        # In a thread, because an event loop that is shutting down cancels whatever it waits for.
+        done = asyncio.get_running_loop().run_in_executor(None, settle)
+    except RuntimeError:
+        settle()  # Python itself is shutting down, and starts no more threads
+    else:
+        cancelled = await see_through(done) or cancelled
+        done.result()
+    if cancelled:
         raise asyncio.CancelledError
     if not isinstance(error, LLMError):
         return error

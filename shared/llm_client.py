@@ -247,7 +247,7 @@ class LLMStream:
 
     def __init__(self, items: AsyncGenerator[str | LLMResponse]) -> None:
         self._items = items
-        self._queue: asyncio.Queue[Any] = asyncio.Queue(1)
+        self._pipe = _Pipe()
         self._task: asyncio.Task[None] | None = None
         self._over = False
         self.response: LLMResponse | None = None
@@ -257,7 +257,11 @@ class LLMStream:
         return self
 
     def __next__(self) -> str:
-        chunk = None if self._over else background.run(self._receive)
+        try:
+            chunk = None if self._over else background.run(self._receive)
+        except BaseException:
+            self.close()
+            raise
         if chunk is None:
             raise StopIteration
         return chunk
@@ -274,19 +278,21 @@ class LLMStream:
     async def _receive(self) -> str | None:
         if self._task is None:
             # One task runs the flow from start to end, whatever becomes of its readers.
-            self._task = asyncio.create_task(_pump(self._items, self._queue))
+            self._task = asyncio.create_task(_pump(self._items, self._pipe))
+            _pumps.add(self._task)
+            self._task.add_done_callback(_pumps.discard)
         try:
-            item = await self._queue.get()
+            chunk = await self._pipe.get()
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        if isinstance(item, str):
-            self.text += item
-            return item
+        if chunk is not None:
+            self.text += chunk
+            return chunk
         self._over = True
-        if isinstance(item, BaseException):
-            raise item
-        self.response = item
+        if isinstance(self._pipe.last, BaseException):
+            raise self._pipe.last
+        self.response = self._pipe.last
         return None
 
     def close(self) -> None:
@@ -329,14 +335,47 @@ class LLMStream:
             loop.call_soon_threadsafe(self._task.cancel)
 
 
-async def _pump(items: AsyncGenerator[str | LLMResponse], queue: asyncio.Queue[Any]) -> None:
-    """Put what the flow yields into the queue; last its LLMResponse or its error."""
+# A task that nothing else holds could be collected before its stream has closed it.
+_pumps: set[asyncio.Task[None]] = set()
+
+
+class _Pipe:
+    """One chunk at a time from the flow to its reader; the end never waits for a reader."""
+
+    def __init__(self) -> None:
+        self._chunks: asyncio.Queue[str | None] = asyncio.Queue(1)
+        self._ended = False
+        self.last: LLMResponse | BaseException | None = None
+
+    async def put(self, chunk: str) -> None:
+        await self._chunks.put(chunk)
+
+    def end(self, last: LLMResponse | BaseException | None) -> None:
+        self.last, self._ended = last, True
+        if self._chunks.empty():
+            self._chunks.put_nowait(None)
+
+    async def get(self) -> str | None:
+        """The next chunk; None at the end."""
+        return None if self._ended and self._chunks.empty() else await self._chunks.get()
+
+
+async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:
+    """Put what the flow yields into the pipe; last its LLMResponse or its error."""
+    last: LLMResponse | BaseException | None = None
     try:
         async with aclosing(items):
             async for item in items:
-                await queue.put(item)
-    except Exception as error:  # noqa: BLE001 - it is raised again where the stream is read
-        await queue.put(error)
+                if isinstance(item, str):
+                    await pipe.put(item)
+                else:
+                    last = item
+    except BaseException as error:
+        last = error
+        if not isinstance(error, Exception):
+            raise
+    finally:
+        pipe.end(last)
 
 
 async def _answer(call: Call) -> LLMResponse:

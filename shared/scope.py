@@ -66,7 +66,8 @@ class Journal:
     def owe(self, write: Future[None]) -> None:
         """Remember a write that nobody has waited for yet."""
         with self._lock:
-            self._writes.append(write)
+            # Outside a tool nobody asks for them, and done is done.
+            self._writes = [*(earlier for earlier in self._writes if not earlier.done()), write]
 
     def owed(self) -> list[Future[None]]:
         """Writes that nobody has waited for, handed over to the caller."""

@@ -17,6 +17,7 @@ from pytest_socket import enable_socket, socket_allow_hosts
 
 from shared import llm_client, transport
 from shared.ledger import Ledger, get_ledger
+from tests import postgres
 from tests.provider_double import Double, dial
 
 pytest_plugins = ["tests.provider_double.fixtures"]
@@ -84,6 +85,22 @@ def dial_the_double(provider_double: Double) -> None:
         return inner
 
     transport.network = network
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server for all tests of this process."""
+    folder = postgres.programs()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed (initdb and pg_ctl were not found).")
+    with postgres.running(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty PostgreSQL database."""
+    return postgres.new_database(postgres_server)
 
 
 @pytest.fixture

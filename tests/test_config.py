@@ -89,6 +89,7 @@ def test_the_environment_wins_over_dotenv(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LITELLM_DEFAULT_TEXT_MODEL", "from/shell")
     found = load_settings()
     assert (found.default_text_model, found.verbose) == ("from/shell", True)
+    assert Settings(default_text_model="from/code").default_text_model == "from/code"
     assert provider_key("openai") == SecretStr("sk-dotenv")
 
 

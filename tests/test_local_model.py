@@ -308,7 +308,7 @@ def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure(serve) == 'The local model is not installed: run `pip install "agentswarm-tools[local]"`'
 
 
-@pytest.mark.usefixtures("data")
+@pytest.mark.usefixtures("data", "shared_server")
 def test_missing_model_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the model file, the message gives the install command; without the engine too, it gives both."""
     monkeypatch.setattr(local_model, "WHEEL_NAME", "not-installed")

@@ -170,6 +170,8 @@ def test_when_no_model_can_be_called_every_reason_is_given(monkeypatch: pytest.M
     with pytest.raises(AllModelsFailed, match="All 2 models failed") as caught:
         planned(HAIKU, ["no-such-model"])
     assert [type(error) for error in caught.value.failures] == [AuthenticationError, ModelNotFound]
+    with pytest.raises(AuthenticationError):
+        planned(HAIKU, [HAIKU])
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,17 @@ def test_a_bound_is_reached_by_the_dearest_answer() -> None:
     assert upper_bound(candidate(FREE), asked) == 0
 
 
+def test_a_bound_takes_every_tier_that_is_in_reach_and_the_larger_limit() -> None:
+    """A tier counts as soon as one prompt within the bound is above it; of two limits a provider may obey either."""
+    asked = request([{"role": "user", "content": "Hello"}], {"max_tokens": 100, "max_completion_tokens": 30})
+    prompt = max_prompt_tokens(asked)
+    dear = replace(RATES, tiers=(), input=Decimal(1), output=Decimal(2), reasoning=None)
+    in_reach = replace(RATES, tiers=((prompt - 1, dear),))
+    assert upper_bound(candidate(in_reach), asked) == (prompt * 1 + 100 * 2) * 10**9
+    out_of_reach = replace(RATES, tiers=((prompt, dear),))
+    assert upper_bound(candidate(out_of_reach), asked) == prompt * 6000 + 100 * 20000
+
+
 @pytest.mark.parametrize(
     ("rates", "params", "more"),
     [

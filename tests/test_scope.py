@@ -244,3 +244,7 @@ def test_owed_writes_are_handed_over_once() -> None:
         thread.join()
     assert set(map(id, journal.owed())) == set(map(id, writes))
     assert journal.owed() == []
+    for write in writes:
+        write.set_result(None)
+        journal.owe(write)
+    assert journal.owed() == writes[-1:]  # What is done is not kept for ever.
