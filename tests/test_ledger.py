@@ -31,10 +31,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty ledger on each database."""
+    postgresql = request.param == "postgresql"
+    url = request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    return str(url)
 
 
 @pytest.fixture
