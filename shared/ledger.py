@@ -361,7 +361,8 @@ def _storable_value(value: Any, length: int) -> Any:
 
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        # The scheme that hosters give out.
+        parsed = make_url(f"postgresql://{url.removeprefix('postgres://')}" if url.startswith("postgres://") else url)
         backend = parsed.get_backend_name()
     except (ArgumentError, SQLAlchemyError, ValueError):
         raise ConfigurationError(

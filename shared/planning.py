@@ -121,6 +121,8 @@ def plan(
             candidate = resolve(
                 name, catalogue=catalogue, settings=settings, scope=scope, api_base=own[0], service_tier=service_tier
             )
+            if candidate.model != name:  # a successor of what was asked for, which the lists must hold too
+                _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope)
             candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1])
             candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope))
             if not any(_same_endpoint(candidate, other) for other in candidates):

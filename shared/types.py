@@ -109,7 +109,7 @@ class Candidate:
     rates: Rates
     max_output_tokens: int | None = None
     max_input_tokens: int | None = None
-    api_base: str | None = None
+    api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     key_alias: str | None = None
     guarded: bool = True
@@ -145,8 +145,8 @@ class LLMResponse:
     """
     The answer to a call.
 
-    `cost` is US$ over all attempts of the call, NaN when any of it is unknown. `latency_ms` is that of the
-    attempt that answered. `usage` holds plain integers; a count that nobody gave is absent.
+    `cost` is US$ known to be spent over all attempts of the call, NaN when that of the answer is unknown.
+    `latency_ms` is that of the attempt that answered. `usage` holds plain integers; a count that nobody gave is absent.
     """
 
     content: str

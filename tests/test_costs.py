@@ -126,7 +126,7 @@ moments = st.integers(at("2026-10-23T20:00:00+00:00"), at("2026-10-26T04:00:00+0
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(moments, min_size=2, max_size=4, unique=True), st.sampled_from([BERLIN, KATHMANDU, UTC_ZONE]))
 def test_windows_add_up_wherever_they_are_cut(
     filled: tuple[Ledger, list[dict[str, Any]]], cuts: list[int], zone: ZoneInfo

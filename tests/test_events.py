@@ -238,7 +238,7 @@ anything = st.recursive(
 names = st.sampled_from(["model", "provider", "cost", "call_id", "prompt_tokens", "total_tokens"]) | st.text()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([*EventType, "other"]),
     st.dictionaries(names, anything, max_size=6),

@@ -62,7 +62,6 @@ def test_sqlite_is_durable_when_a_write_returns(tmp_path: Path) -> None:
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("mysql://me:hunter2@db/ledger", "names mysql, which is not supported"),
-        ("postgres://me:hunter2@db/ledger", "names postgres, which is not supported"),
     ],
 )
 def test_a_wrong_url_is_a_configuration_error(url: str, message: str) -> None:

@@ -305,7 +305,7 @@ def request(messages: list[dict[str, Any]], params: Mapping[str, Any]) -> Reques
     return Request(TaskType.CHAT_COMPLETION, messages, params)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rates_with(), messages, params, st.data())
 def test_no_request_costs_more_than_its_bound(
     rates: Rates, messages: list[dict[str, Any]], params: dict[str, Any], data: st.DataObject

@@ -90,7 +90,7 @@ secrets = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(secrets, names, st.text(max_size=40), st.text(max_size=40), st.integers(40, 400))
 def test_a_value_of_the_environment_never_survives(secret: str, name: str, before: str, after: str, limit: int) -> None:
     """Whatever a variable with a secret's name holds is masked in any text, cut or not."""

@@ -115,7 +115,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(values)
 def test_everything_plain_is_strict_json(value: Any) -> None:
     """Whatever is built of plain values is JSON that any strict parser and UTF-8 take."""
