@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
-from shared import llm_client, transport
+from shared import llm_client, provider, transport
 from shared.ledger import Ledger, get_ledger
 from tests import postgres
 from tests.provider_double import Double, dial
@@ -46,8 +46,11 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture(autouse=True, scope="session")
-def loopback_only() -> Iterator[None]:
-    """Any connection to another machine fails."""
+def loopback_only(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Any connection to another machine fails, unless a person records from a real endpoint."""
+    if pytestconfig.getoption("--live"):
+        yield
+        return
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
     yield
     enable_socket()
@@ -65,14 +68,18 @@ class _Dial(dial.AsyncBackend):
 @pytest.fixture
 def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
     """The provider double behind the real host names of all providers, with keys for them."""
-    for provider in ("OPENAI", "ANTHROPIC", "GEMINI", "COHERE", "MISTRAL", "GROQ", "DEEPSEEK", "XAI", "OPENROUTER"):
-        monkeypatch.setenv(f"{provider}_API_KEY", f"sk-test-{provider.lower()}-0123456789")
+    provider.import_litellm()  # takes seconds the first time, which a test's deadline must not pay for
+    for name in ("OPENAI", "ANTHROPIC", "GEMINI", "COHERE", "MISTRAL", "GROQ", "DEEPSEEK", "XAI", "OPENROUTER"):
+        monkeypatch.setenv(f"{name}_API_KEY", f"sk-test-{name.lower()}-0123456789")
     return double
 
 
 @pytest.fixture(autouse=True, scope="session")
-def dial_the_double(provider_double: Double) -> None:
+def dial_the_double(request: pytest.FixtureRequest) -> None:
     """No test can reach a provider: their names lead to the double, for every client of this process."""
+    if all(item.get_closest_marker("vcr") for item in request.session.items):
+        return  # cassettes need nobody
+    provider_double: Double = request.getfixturevalue("provider_double")
 
     def network() -> httpx.AsyncBaseTransport:
         inner = dial.async_transport(provider_double.address)
