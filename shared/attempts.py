@@ -177,7 +177,7 @@ async def _open(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answe
     """Start an attempt and wait for the first thing it says; the attempt is settled when that is an error."""
     if call.left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
-    ready = await provider.ready(candidate)
+    ready = await _ready(call, candidate)
     if call.scope.from_agent and not (ready.guarded or ready.listed):
         raise ModelNotAllowed(
             f"{candidate.requested} is not a model that agents may choose",
@@ -189,14 +189,25 @@ async def _open(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answe
     items = provider.send(ready, call.request, exchange=exchange, timeout=limit)
     attempt = _Attempt(ready, _row(call, ready), items, exchange)
     call.attempts.append(attempt)
-    if call.ledger is not None:
-        await call.ledger.write("start", attempt.row, call.scope.labels)
-    attempt.began = time.monotonic()
     try:
+        if call.ledger is not None:
+            await call.ledger.write("start", attempt.row, call.scope.labels)
+        attempt.began = time.monotonic()
         return attempt, await _next(call, attempt, limit)
     except BaseException as error:
         await _settle_failed(call, attempt, error)
         raise
+
+
+async def _ready(call: Call, candidate: Candidate) -> Candidate:
+    """What is slow before the first request (importing LiteLLM, starting the local model), within the deadline."""
+    try:
+        with anyio.fail_after(call.left()):
+            return await provider.ready(candidate)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"The deadline passed before {candidate.requested} could be asked", model=candidate.requested
+        ) from None
 
 
 async def _next(call: Call, attempt: _Attempt, limit: float) -> str | Answer:
@@ -387,9 +398,9 @@ def _row(call: Call, candidate: Candidate) -> dict[str, Any]:
 def _response(call: Call, attempt: _Attempt, answer: Answer) -> LLMResponse:
     row, candidate = attempt.row, attempt.candidate
     cost = to_usd(None if row["cost_nano"] is None else call.cost_nano)
-    call.scope.journal.add(
-        RecordedCall(call.call_id, row["attempt_id"], candidate.model, None if math.isnan(cost) else call.cost_nano)
-    )
+    if call.ledger is not None:
+        known = None if math.isnan(cost) else call.cost_nano
+        call.scope.journal.add(RecordedCall(call.call_id, row["attempt_id"], candidate.model, known))
     requested = call.plan.requested
     metadata: dict[str, Any] = {
         "requested_model": requested,

@@ -27,6 +27,7 @@ class _Running(NamedTuple):
 
 _lock = threading.Lock()
 _running: _Running | None = None
+_abandoned: list[_Running | None] = []
 
 
 def run[T](function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -81,13 +82,20 @@ def _stop() -> None:
 
 
 def can_wait_for(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether `loop` is the background loop, running in another thread than this one."""
-    return _running is not None and _running.loop is loop and _running.thread != threading.get_ident()
+    """Whether this thread may wait for `loop`: it is the background loop, and neither it nor the ledger needs us."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        ledgers = threading.current_thread().name == "agentswarm-ledger"
+        return not ledgers and _running is not None and _running.loop is loop
+    return False
 
 
 def _forget() -> None:
     """A forked process has the variable but not the thread."""
     global _running, _lock
+    # Kept, because letting go of it would wait for the thread that is not there.
+    _abandoned.append(_running)
     _running, _lock = None, threading.Lock()
     atexit.unregister(_stop)
 

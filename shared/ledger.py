@@ -89,7 +89,9 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
-        self.name = self._url.set(drivername=self._url.get_backend_name()).render_as_string(hide_password=True)
+        # Without the query, which may hold a password too.
+        shown = self._url.set(drivername=self._url.get_backend_name(), query={})
+        self.name = shown.render_as_string(hide_password=True)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._engine: Engine | None = None

@@ -29,6 +29,8 @@ __all__ = ["LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "
 logger = logging.getLogger("agentswarm_tools")
 
 Messages = Sequence[Mapping[str, Any]]
+# How long dropping an unfinished stream waits for it to be settled.
+_DROP_WAIT_S = 1.0
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -328,11 +330,18 @@ class LLMStream:
         # `for chunk in stream: break` leaves nobody else to settle the stream.
         if self._task is None or self._over:
             return
-        loop = self._task.get_loop()
+        task, loop, ended = self._task, self._task.get_loop(), threading.Event()
+        if loop.is_closed():
+            return
+
+        def stop() -> None:
+            task.add_done_callback(lambda _: ended.set())
+            task.cancel()
+
+        loop.call_soon_threadsafe(stop)
+        # Bounded, because the garbage collector may run anywhere, also where something is held that settling needs.
         if background.can_wait_for(loop):
-            self.close()
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(self._task.cancel)
+            ended.wait(_DROP_WAIT_S)
 
 
 # A task that nothing else holds could be collected before its stream has closed it.

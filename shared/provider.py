@@ -38,7 +38,7 @@ async def ready(candidate: Candidate) -> Candidate:
         ConfigurationError: LiteLLM or the local model cannot run here.
     """
     if candidate.provider == "local" or not _imported.is_set():
-        return await anyio.to_thread.run_sync(_prepare, candidate)
+        return await anyio.to_thread.run_sync(_prepare, candidate, abandon_on_cancel=True)
     return _marked(candidate)
 
 

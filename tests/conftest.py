@@ -46,11 +46,8 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture(autouse=True, scope="session")
-def loopback_only(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Any connection to another machine fails, unless a person records from a real endpoint."""
-    if pytestconfig.getoption("--live"):
-        yield
-        return
+def loopback_only() -> Iterator[None]:
+    """Any connection to another machine fails."""
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
     yield
     enable_socket()
@@ -75,11 +72,8 @@ def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def dial_the_double(request: pytest.FixtureRequest) -> None:
+def dial_the_double(provider_double: Double) -> None:
     """No test can reach a provider: their names lead to the double, for every client of this process."""
-    if all(item.get_closest_marker("vcr") for item in request.session.items):
-        return  # cassettes need nobody
-    provider_double: Double = request.getfixturevalue("provider_double")
 
     def network() -> httpx.AsyncBaseTransport:
         inner = dial.async_transport(provider_double.address)

@@ -17,9 +17,11 @@ from shared.llm_client import LLMResponse, get_llm_client
 
 _MAX_SCHEMA_CHARS = 20_000
 _MAX_TEXT_CHARS = 100_000
+# Keywords with which a schema of a few lines can keep a validator busy for hours.
+_COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
 _SCHEMA_HINT = (
     'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
-    '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref to elsewhere'
+    '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
 )
 
 
@@ -152,12 +154,12 @@ def _unfenced(text: str) -> str:
 
 
 def _has_pattern(schema: Any, *, names: bool = False) -> bool:
-    """Whether a schema holds a regular expression; `names` says that its keys are names of properties."""
+    """Whether a schema holds a regular expression or a reference; `names`: its keys are names of properties."""
     if isinstance(schema, list):
         return any(_has_pattern(part) for part in schema)
     if not isinstance(schema, dict):
         return False
-    if not names and ("patternProperties" in schema or "pattern" in schema):
+    if not names and not _COSTLY.isdisjoint(schema):
         return True
     named = ("properties", "$defs", "definitions", "dependentSchemas")
     return any(_has_pattern(part, names=not names and key in named) for key, part in schema.items())
