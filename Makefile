@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check soak bench docs lock clean
+.PHONY: help demo test record record-live check soak bench docs lock clean
 
 PY := .venv/bin/python
 PYTHON_VERSION := $(shell cat .python-version)
@@ -16,13 +16,19 @@ UV_NATIVE_TLS ?= 1
 export UV_SYSTEM_CERTS UV_NATIVE_TLS
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.ready ## An agent writes text, pays for it and reports the bill; with no key, on a local model
 	@$(PY) examples/quickstart.py
 
 test: .venv/.ready ## The whole test suite, without network
 	$(PY) -m pytest
+
+record: .venv/.ready ## Record the cassettes anew, from the provider double and the local model
+	$(PY) -m pytest -n0 --record-mode=all tests
+
+record-live: .venv/.ready ## Record a provider's cassettes from its real endpoint: PROVIDER=openai, with its key set
+	@$(PY) -m pytest -n0 --record-mode=all --live="$(PROVIDER)" tests
 
 check: .venv/.ready ## Lint, format and types
 	$(PY) -m ruff check

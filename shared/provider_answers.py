@@ -115,7 +115,17 @@ class Reading:
 
 
 def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = False) -> None:
-    """Read a chat completion, or one chunk of it, in OpenAI's shape."""
+    """Read a chat completion in OpenAI's shape."""
+    _take_openai(reading, body, ("message", "delta"), json_mode)
+
+
+def take_openai_event(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read one chunk of a chat completion in OpenAI's shape."""
+    # Perplexity's chunks also hold a `message`, which is all the text so far.
+    _take_openai(reading, body, ("delta", "message"), json_mode=False)
+
+
+def _take_openai(reading: Reading, body: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
     reading.identify(body)
     choices = body.get("choices")
     if isinstance(choices, list):
@@ -123,7 +133,7 @@ def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = 
             if not isinstance(choice, dict):
                 raise UnreadableError("a choice that is no object")
             if choice.get("index") in (0, None):
-                _take_choice(reading, choice, json_mode)
+                _take_choice(reading, choice, parts, json_mode)
     groq = body.get("x_groq")
     for usage in (groq.get("usage") if isinstance(groq, dict) else None, body.get("usage")):
         if isinstance(usage, dict):
@@ -131,14 +141,15 @@ def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = 
             reading.reported_cost = _reported_cost(usage)
 
 
-def _take_choice(reading: Reading, choice: Mapping[str, Any], json_mode: bool) -> None:
+def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
     reading.finish(choice.get("finish_reason"), choice.get("error"))
-    message = choice.get("message", choice.get("delta"))
+    message = choice.get(parts[0], choice.get(parts[1]))
     if message is None:
         return
     if not isinstance(message, dict):
         raise UnreadableError("a message that is no object")
     reading.began = True
+    whole = message is choice.get("message")
     _take_content(reading, message.get("content"))
     for key in ("reasoning_content", "reasoning"):
         if isinstance(thought := message.get(key), str) and thought:
@@ -147,7 +158,7 @@ def _take_choice(reading: Reading, choice: Mapping[str, Any], json_mode: bool) -
     if isinstance(refusal := message.get("refusal"), str):
         reading.refusal += clean(refusal)
     for extra in ("reasoning_details", "annotations", "audio", "images", "function_call"):
-        if message.get(extra) and "message" in choice:
+        if whole and message.get(extra):
             reading.extras[extra] = message[extra]
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():

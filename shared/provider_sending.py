@@ -11,7 +11,15 @@ import anyio
 import httpx
 
 from shared.errors import LLMError
-from shared.provider_answers import Reading, UnreadableError, take_cohere, take_ollama, take_openai, take_replicate
+from shared.provider_answers import (
+    Reading,
+    UnreadableError,
+    take_cohere,
+    take_ollama,
+    take_openai,
+    take_openai_event,
+    take_replicate,
+)
 from shared.provider_errors import from_response, from_transport, interrupted, invalid
 from shared.provider_foreign import anthropic_events, gemini_events, read_anthropic, read_gemini
 from shared.provider_requests import Outgoing
@@ -276,8 +284,8 @@ def _takers(outgoing: Outgoing) -> tuple[Take, Take]:
         case "ollama":
             return take_ollama, take_ollama
     if outgoing.json_mode:
-        return take_openai, lambda reading, body: take_openai(reading, body, json_mode=True)
-    return take_openai, take_openai
+        return take_openai_event, lambda reading, body: take_openai(reading, body, json_mode=True)
+    return take_openai_event, take_openai
 
 
 def _told(candidate: Candidate, answer: Answer) -> Answer:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import anyio
 import httpx
 
 from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
@@ -16,6 +18,8 @@ from shared.provider_sending import Sending
 from shared.provider_targets import NO_KEY
 from shared.transport import Exchange
 from shared.types import Candidate, Request, Usage
+
+_LOGGING_S = 1.0
 
 
 class ThroughLiteLLM(Sending):
@@ -49,9 +53,12 @@ class ThroughLiteLLM(Sending):
             raise (interrupted(self._candidate, told) if any(reading.pieces) else told) from error
 
     async def release(self) -> None:
-        """Close LiteLLM's stream."""
-        if self._request.stream and self._response is not None:
+        """Close LiteLLM's stream, and see its logging through."""
+        if self._response is None:
+            return
+        if self._request.stream:
             await self._response.aclose()
+        await _end_logging()
 
     async def _finish(self) -> None:
         if not self._reading.began:
@@ -82,6 +89,18 @@ async def _ask(candidate: Candidate, request: Request, timeout: float, exchange:
         num_retries=0,
         **params,
     )
+
+
+async def _end_logging() -> None:
+    """LiteLLM's logging worker belongs to one event loop; in the next it drops, loudly, what it still had to do."""
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    worker = GLOBAL_LOGGING_WORKER
+    if worker._bound_loop is not asyncio.get_running_loop():  # noqa: SLF001 - it has no other way to tell
+        return
+    with anyio.move_on_after(_LOGGING_S):
+        await worker.flush()
+        await worker.stop()
 
 
 def _take(reading: Reading, response: Any, part: str) -> str:

@@ -35,7 +35,7 @@ LAYERS = (
     ("llm_client", "analytics"),
     ("base_tool", "agent_model", "doctor"),
     ("tools",),
-    ("cli", "mcp_server"),
+    ("cli", "mcp_server", "pytest_plugin"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -303,3 +303,12 @@ def test_the_wrapper_remembers_what_came() -> None:
     source = inspect.getsource(CustomStreamWrapper.__init__)
     for mark in ("received_finish_reason", "intermittent_finish_reason", "chunks"):
         assert f"self.{mark}" in source, mark
+
+
+def test_the_logging_worker_can_be_seen_through() -> None:
+    """If this fails, LiteLLM logs in another way: what _end_logging does may be done differently, or no more."""
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    assert hasattr(GLOBAL_LOGGING_WORKER, "_bound_loop")
+    assert inspect.iscoroutinefunction(GLOBAL_LOGGING_WORKER.flush)
+    assert inspect.iscoroutinefunction(GLOBAL_LOGGING_WORKER.stop)

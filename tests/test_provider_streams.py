@@ -16,6 +16,7 @@ from shared.errors import LLMError
 from shared.provider_answers import (
     UnreadableError,
     take_openai,
+    take_openai_event,
 )
 from shared.provider_streams import Events, StreamReader
 from shared.types import Usage
@@ -201,7 +202,7 @@ def test_any_cut_of_the_bytes_gives_the_same_events(cuts: list[int]) -> None:
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_break_the_reader(data: bytes, stream: bool) -> None:
     """Whatever comes, it is an answer or one of our errors, and text that was told is never taken back."""
-    reader = StreamReader(candidate(), take_openai, take_openai, ndjson=stream)
+    reader = StreamReader(candidate(), take_openai_event, take_openai, ndjson=stream)
     told: list[str] = []
     failure: LLMError | None = None
     try:

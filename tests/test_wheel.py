@@ -174,6 +174,17 @@ def test_command_line(project: Project) -> None:
     assert version.strip() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
+def test_pytest_plugin(project: Project) -> None:
+    """pytest finds our fixtures where the wheel is installed, and the example of docs/testing.md passes there."""
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    example, settings = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (project.folder / "test_writer.py").write_text(example)
+    (project.folder / "conftest.py").write_text(settings)
+    said = project.run(sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "test_writer.py")
+    assert "models were scripted in 1 tests" in said
+    assert "1 passed" in said
+
+
 @pytest.fixture
 def served(project: Project) -> Iterator[str]:
     """The URL of the project's web app, served by a real uvicorn."""

@@ -1,0 +1,235 @@
+"""A pytest plugin for users' own tests: a ledger for one test, a scripted model, and cassettes without secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import httpx
+
+    from shared.ledger import Ledger
+    from shared.types import Candidate
+
+# Nothing of ours or of LiteLLM is imported before a fixture is asked for: pytest loads this file in every run.
+
+SECRET_HEADERS = (
+    "authorization",
+    "api-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "cookie",
+    "openai-organization",
+    "openai-project",
+    "proxy-authorization",
+)
+SECRET_QUERY = ("key", "api_key", "api-key", "token", "access_token", "sig", "signature")
+_RESPONSE_SECRETS = re.compile(
+    r"cookie|organi[sz]ation|project|request-id|^x-request|^date$|cf-ray|trace", re.IGNORECASE
+)
+_QUERY = re.compile(rf"([?&])({'|'.join(SECRET_QUERY)})=[^&#]*", re.IGNORECASE)
+
+type Scripted = str | Mapping[str, Any]
+_SCRIPTED = ("agentswarm_tools", "scripted")
+
+
+def scrub_request(request: Any) -> Any:
+    """A vcrpy request without keys, cookies and organisations, in its headers and in its address."""
+    request.headers = {name: value for name, value in request.headers.items() if name.lower() not in SECRET_HEADERS}
+    address = _QUERY.sub(r"\1", request.uri)
+    request.uri = re.sub(r"([?&])&+", r"\1", address).rstrip("?&")
+    return request
+
+
+def scrub_response(response: dict[str, Any]) -> dict[str, Any]:
+    """A vcrpy response without cookies, organisations and request ids."""
+    kept = {name: value for name, value in response["headers"].items() if not _RESPONSE_SECRETS.search(name)}
+    return {**response, "headers": kept}
+
+
+@pytest.fixture(scope="session")
+def agentswarm_vcr_config() -> dict[str, Any]:
+    """
+    Settings for pytest-recording under which no secret reaches a cassette.
+
+    Use it as your own `vcr_config`: `def vcr_config(agentswarm_vcr_config): return agentswarm_vcr_config`.
+    """
+    return {
+        "before_record_request": scrub_request,
+        "before_record_response": scrub_response,
+        "decode_compressed_response": True,
+        "match_on": ["method", "scheme", "host", "port", "path", "query", "body"],
+    }
+
+
+@pytest.fixture
+def agentswarm_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """A SQLite ledger of this test's own; the shared client is made anew, and both are gone after the test."""
+    from shared import llm_client
+    from shared.ledger import get_ledger
+
+    url = f"sqlite:///{tmp_path / 'agentswarm-ledger.sqlite3'}"
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
+    monkeypatch.setattr(llm_client, "_shared", None)
+    ledger = get_ledger(url)
+    yield ledger
+    ledger.flush()
+
+
+class Script:
+    """
+    Answers for every model that a test asks, in order; `asked` holds the requests, as OpenAI's API has them.
+
+    A text is a whole answer; a dict is a whole chat completion, or {"error": {...}} with an optional "status".
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.left: list[Scripted] = []
+
+    def __call__(self, *answers: Scripted) -> Script:
+        """Add answers."""
+        self.left += answers
+        return self
+
+    def calls(self, tool: str, **arguments: Any) -> Script:
+        """Add an answer in which the model calls a tool."""
+        call = {"id": f"call_{len(self.left)}", "type": "function"}
+        function = {"name": tool, "arguments": json.dumps(arguments)}
+        message = {"role": "assistant", "content": None, "tool_calls": [{**call, "function": function}]}
+        return self({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
+
+    def http_client(self) -> httpx.AsyncClient:
+        """An httpx client that is answered from here: `AsyncOpenAI(http_client=...)`."""
+        import httpx
+
+        return httpx.AsyncClient(transport=_transport(self))
+
+    def respond(self, body: dict[str, Any]) -> tuple[int, str, bytes]:
+        """Status, content type and body for one request."""
+        self.asked.append(body)
+        nothing = {"error": {"message": "The script of this test has no answer left"}, "status": 400}
+        answer: Any = self.left.pop(0) if self.left else nothing
+        if not isinstance(answer, str) and "error" in answer:
+            return int(answer.get("status", 500)), "application/json", json.dumps(answer).encode()
+        whole = _completion(body, answer)
+        if not body.get("stream"):
+            return 200, "application/json", json.dumps(whole).encode()
+        lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in _chunks(whole)]
+        return 200, "text/event-stream", "".join([*lines, "data: [DONE]\n\n"]).encode()
+
+
+@pytest.fixture
+def agentswarm_script(
+    agentswarm_ledger: Ledger,  # noqa: ARG001 - asked for to be there
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> Iterator[Script]:
+    """A scripted endpoint under every model name, without key or network: `agentswarm_script("Hello", ...)`."""
+    from shared import planning, provider, provider_requests, provider_sending
+    from shared.provider_targets import Target, find_target
+
+    script = Script()
+
+    def target(_provider: str, wire_model: str) -> Target | None:
+        return find_target("custom", wire_model)
+
+    def keyless(candidate: Candidate, *_: Any, **__: Any) -> Candidate:
+        return candidate
+
+    for module in (provider, provider_requests):
+        monkeypatch.setattr(module, "find_target", target)
+    monkeypatch.setattr(planning, "_with_key", keyless)
+    monkeypatch.setattr(provider_requests, "base_url", lambda *_: "http://scripted.invalid/v1")
+    monkeypatch.setattr(provider_requests, "check_key", lambda _: None)
+    monkeypatch.setattr(provider_sending, "http_client", clients_over(lambda: _transport(script)))
+    record_property(*_SCRIPTED)
+    yield script
+    if script.left:
+        pytest.fail(f"{len(script.left)} scripted answers were never asked for")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that models were scripted, so that nobody takes their answers for a provider's."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    count = sum(_SCRIPTED in getattr(r, "user_properties", ()) and r.when == "call" for r in reports)
+    if count:
+        terminalreporter.write_line(f"agentswarm-tools: models were scripted in {count} tests, no provider was asked")
+
+
+def clients_over(network: Callable[[], httpx.AsyncBaseTransport]) -> Callable[[], Any]:
+    """A stand-in for `shared.transport.http_client`: a guarded client per event loop over another network."""
+    import asyncio
+    from weakref import WeakKeyDictionary
+
+    import httpx
+
+    from shared.transport import GuardedTransport
+
+    clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+    async def http_client() -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in clients:
+            clients[loop] = httpx.AsyncClient(transport=GuardedTransport(network()), trust_env=False)
+        return clients[loop]
+
+    return http_client
+
+
+def _transport(script: Script) -> httpx.AsyncBaseTransport:
+    import httpx
+
+    class Body(httpx.AsyncByteStream):
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield self._content
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            status, kind, content = script.respond(json.loads(await request.aread()))
+            return httpx.Response(status, headers={"content-type": kind}, stream=Body(content))
+
+    return Transport()
+
+
+def _completion(body: Mapping[str, Any], answer: Scripted) -> dict[str, Any]:
+    """An answer as OpenAI's API would give it, with counts that tell words where it has none."""
+    if isinstance(answer, str):
+        message = {"role": "assistant", "content": answer}
+        answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    prompt = sum(_words(message.get("content")) for message in body.get("messages", ()))
+    words = sum(_words(choice.get("message", {}).get("content")) for choice in answer.get("choices", ()))
+    usage = {"prompt_tokens": prompt, "completion_tokens": words, "total_tokens": prompt + words}
+    head = {"id": "chatcmpl-scripted", "object": "chat.completion", "created": 0, "model": body.get("model")}
+    return {**head, "usage": usage, **answer}
+
+
+def _words(content: Any) -> int:
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return sum(_words(part.get("text")) for part in content if isinstance(part, Mapping))
+    return len(str(content or "").split())
+
+
+def _chunks(whole: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A chat completion as the chunks of a stream: a word each, the end, then the usage."""
+    head = {**{key: whole.get(key) for key in ("id", "created", "model")}, "object": "chat.completion.chunk"}
+    for choice in list(whole.get("choices", ()))[:1]:
+        message = dict(choice.get("message", {}))
+        words = re.findall(r"\s*\S+|\s+$", message.pop("content", None) or "")
+        if message.get("tool_calls"):
+            message["tool_calls"] = [{"index": n, **call} for n, call in enumerate(message["tool_calls"])]
+        for delta in [message, *({"content": word} for word in words)]:
+            yield {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": choice.get("finish_reason")}]}
+    if whole.get("usage"):
+        yield {**head, "choices": [], "usage": whole["usage"]}

@@ -1,0 +1,130 @@
+"""Deliberate bugs, each with the test that must catch it; tests/README.md lists them and the soak applies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One bug: in which file, what is replaced by what, and who notices."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    caught_by: str
+
+    def applied(self) -> str:
+        """The file's text with the bug in it."""
+        text = (ROOT / self.file).read_text(encoding="utf-8")
+        assert text.count(self.before) == 1, f"{self.name}: {self.file} no longer holds, once: {self.before}"
+        return text.replace(self.before, self.after)
+
+
+def _answers(case: str) -> str:
+    return f"tests/test_recorded_answers.py::test_answers[{case}]"
+
+
+def _errors(case: str) -> str:
+    return f"tests/test_recorded_errors.py::test_errors[{case}]"
+
+
+_WAYS = "tests/test_recorded_ways.py::"
+
+MUTATIONS = (
+    Mutation(
+        "wrong usage key",
+        "shared/provider_answers.py",
+        'usage.get("prompt_tokens"), usage.get("completion_tokens")',
+        'usage.get("prompt_tokens"), usage.get("output_tokens")',
+        _answers("openai-plain"),
+    ),
+    Mutation(
+        "dropped stream chunk",
+        "shared/provider_sending.py",
+        "self.pieces.extend(texts)",
+        "self.pieces.extend(list(texts)[1:])",
+        _answers("anthropic-stream"),
+    ),
+    Mutation(
+        "swapped error class",
+        "shared/provider_errors.py",
+        "    if status in (404, 410):\n        return ModelNotFound\n",
+        "    if status in (404, 410):\n        return AuthenticationError\n",
+        _errors("mistral-404"),
+    ),
+    Mutation(
+        "price x10",
+        "shared/pricing.py",
+        "return int((exact * NANO).to",
+        "return int((exact * 10 * NANO).to",
+        _answers("gemini-plain"),
+    ),
+    Mutation(
+        "fallback order",
+        "shared/attempts.py",
+        "for candidate in call.plan.candidates:",
+        "for candidate in reversed(call.plan.candidates):",
+        _WAYS + "test_fallback",
+    ),
+    Mutation(
+        "cached tokens counted twice",
+        "shared/pricing.py",
+        "fresh = prompt - cached - written - written_1h",
+        "fresh = prompt - written - written_1h",
+        _answers("openai-cached"),
+    ),
+    Mutation(
+        "one more retry after an unknown outcome",
+        "shared/attempts.py",
+        "_MAX_ATTEMPTS_UNKNOWN = 2",
+        "_MAX_ATTEMPTS_UNKNOWN = 3",
+        _WAYS + "test_unknown_outcome_is_asked_once_more",
+    ),
+    Mutation(
+        "lost settle",
+        "shared/attempts.py",
+        '    await _settle(call, attempt, answer, "ok", calls=1)\n',
+        '    _finalise(call, attempt, answer, "ok", calls=1)\n',
+        _WAYS + "test_retry",
+    ),
+    Mutation(
+        "key leaks to another endpoint",
+        "shared/planning.py",
+        "if api_key is not None or api_base is not None:",
+        "if api_key is not None:",
+        "tests/test_llm_client.py::test_own_endpoint_never_gets_the_environment_key",
+    ),
+    Mutation(
+        "wrong finish reason",
+        "shared/provider_answers.py",
+        'self.finish_reason = _FINISH.get(reason.lower(), "stop")',
+        'self.finish_reason = "stop"',
+        _answers("cohere-length"),
+    ),
+    Mutation(
+        "time to wait ignored",
+        "shared/provider_errors.py",
+        "    retry_after = _retry_after(headers)\n",
+        "    retry_after = None\n",
+        _errors("groq-429"),
+    ),
+    Mutation(
+        "usage of a stream not asked for",
+        "shared/provider_requests.py",
+        '{**ask.stream_options, "include_usage": True}',
+        "{**ask.stream_options}",
+        _answers("openai-stream"),
+    ),
+    Mutation(
+        "unknown price is zero",
+        "shared/pricing.py",
+        '    if nano is None:\n        return None, "unknown"\n',
+        '    if nano is None:\n        return 0, "unknown"\n',
+        "tests/test_llm_client.py::test_unknown_price_is_not_zero",
+    ),
+)
