@@ -4,87 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import threading
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from shared import provider
-from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, Outcome, ProviderTimeout, StreamInterrupted
-from shared.ledger import Ledger, bucket_of, new_id, now_us, see_through
-from shared.planning import Plan, failure
-from shared.pricing import UNKNOWN, price, to_usd, upper_bound
-from shared.scope import RecordedCall, Scope
+from shared.calls import Attempt, Call, finalise, new_row, response_of
+from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, ProviderTimeout, StreamInterrupted
+from shared.ledger import see_through
+from shared.planning import failure
+from shared.pricing import UNKNOWN, to_usd
 from shared.transport import Exchange
-from shared.types import Answer, Candidate, LLMResponse, Request, TaskType, Usage
+from shared.types import Answer, Candidate, LLMResponse, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
 IDLE_TIMEOUT_S = 30.0
 MAX_RETRY_AFTER_S = 30.0
-_LEASE_S = 900
-_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 _MAX_ATTEMPTS_UNKNOWN = 2
 _backoff = wait_random_exponential(multiplier=0.5, max=8.0)
-
-
-class Meter:
-    """Nano-dollars that a client has spent, counted from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.nano = 0
-
-    def add(self, nano: int) -> None:
-        """Count what an attempt cost."""
-        with self._lock:
-            self.nano += nano
-
-
-@dataclass(slots=True)
-class Call:
-    """One call under way, and what its attempts have come to so far."""
-
-    request: Request
-    plan: Plan
-    scope: Scope
-    ledger: Ledger | None
-    timeout: float
-    max_retries: int
-    meter: Meter
-    deadline_at: float = math.inf
-    call_id: uuid.UUID = field(default_factory=new_id)
-    attempts: list[_Attempt] = field(default_factory=list)
-
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return self.deadline_at - time.monotonic()
-
-    @property
-    def cost_nano(self) -> int:
-        """Nano-dollars known to be spent on the call so far."""
-        return sum(attempt.row["cost_nano"] or 0 for attempt in self.attempts)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One request for the call: its row in the ledger, and the stream of what comes back."""
-
-    candidate: Candidate
-    row: dict[str, Any]
-    items: AsyncGenerator[str | Answer]
-    exchange: Exchange
-    began: float = field(default_factory=time.monotonic)
-    text: list[str] = field(default_factory=list)
-    outcome: Outcome = "unknown"
 
 
 async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
@@ -120,13 +63,13 @@ async def refuse(call: Call, error: LLMError) -> None:
     """Record a call that no model was asked for."""
     model = error.model or "(refused)"
     candidate = Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN)
-    row = _row(call, candidate) | {"status": "refused", "cost_nano": 0, "cost_source": "free", "failed_calls": 1}
+    row = new_row(call, candidate) | {"status": "refused", "cost_nano": 0, "cost_source": "free", "failed_calls": 1}
     row["error_type"] = error.error_type
     if call.ledger is not None:
         await call.ledger.write("settle", row, call.scope.labels)
 
 
-async def _first_item(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answer]:
+async def _first_item(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer]:
     """The first thing that a model says; until then it may be asked again, and after it never."""
 
     def again(error: BaseException) -> bool:
@@ -173,7 +116,7 @@ async def _sleep(call: Call, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def _open(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answer]:
+async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer]:
     """Start an attempt and wait for the first thing it says; the attempt is settled when that is an error."""
     if call.left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
@@ -187,7 +130,7 @@ async def _open(call: Call, candidate: Candidate) -> tuple[_Attempt, str | Answe
     exchange = Exchange()
     limit = min(call.timeout, call.left())
     items = provider.send(ready, call.request, exchange=exchange, timeout=limit)
-    attempt = _Attempt(ready, _row(call, ready), items, exchange)
+    attempt = Attempt(ready, new_row(call, ready), items, exchange)
     call.attempts.append(attempt)
     try:
         if call.ledger is not None:
@@ -210,7 +153,7 @@ async def _ready(call: Call, candidate: Candidate) -> Candidate:
         ) from None
 
 
-async def _next(call: Call, attempt: _Attempt, limit: float) -> str | Answer:
+async def _next(call: Call, attempt: Attempt, limit: float) -> str | Answer:
     """The next item within `limit` seconds, and within the deadline."""
     try:
         with anyio.fail_after(min(limit, call.left())):
@@ -225,7 +168,7 @@ async def _next(call: Call, attempt: _Attempt, limit: float) -> str | Answer:
         ) from None
 
 
-async def _answer(call: Call, attempt: _Attempt, first: str | Answer) -> AsyncGenerator[str | LLMResponse]:
+async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGenerator[str | LLMResponse]:
     """Pass on what the model says, and settle the attempt once, however it ends."""
     item = first
     attempt.row["first_chunk_us"] = round((time.monotonic() - attempt.began) * 1e6)
@@ -242,16 +185,16 @@ async def _answer(call: Call, attempt: _Attempt, first: str | Answer) -> AsyncGe
     yield await _settle_answered(call, attempt, item)
 
 
-async def _settle_answered(call: Call, attempt: _Attempt, answer: Answer) -> LLMResponse:
+async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
     if answer.usage.source != "provider":
         count = provider.count_tokens
         usage = await anyio.to_thread.run_sync(count, attempt.candidate, call.request.messages, answer.text)
         answer = replace(answer, usage=usage)
     await _settle(call, attempt, answer, "ok", calls=1)
-    return _response(call, attempt, answer)
+    return response_of(call, attempt, answer)
 
 
-async def _settle_failed(call: Call, attempt: _Attempt, error: BaseException) -> None:
+async def _settle_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
     """Settle an attempt that said nothing."""
     attempt.row |= {"error_type": type(error).__name__, "http_status": attempt.exchange.status}
     if not isinstance(error, LLMError):
@@ -266,7 +209,7 @@ async def _settle_failed(call: Call, attempt: _Attempt, error: BaseException) ->
     logger.debug("%s failed: %s", attempt.candidate.requested, attempt.row["error_type"])
 
 
-async def _settle_interrupted(call: Call, attempt: _Attempt, error: BaseException) -> BaseException:
+async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException) -> BaseException:
     """
     Settle a stream that ended before its end: broken off by the provider, or by its reader.
 
@@ -287,7 +230,7 @@ async def _settle_interrupted(call: Call, attempt: _Attempt, error: BaseExceptio
         usage = error.usage if isinstance(error, LLMError) else None
         usage = usage or provider.count_tokens(attempt.candidate, call.request.messages, text)
         counts = {"failed_calls": 1} if by_provider else {"calls": 1}
-        _finalise(call, attempt, Answer(text, None, usage), "interrupted" if by_provider else "cancelled", **counts)
+        finalise(call, attempt, Answer(text, None, usage), "interrupted" if by_provider else "cancelled", **counts)
         if call.ledger is not None:
             call.ledger.submit("settle", attempt.row, call.scope.labels).result()
 
@@ -325,127 +268,9 @@ async def _close_as_failed(call: Call, error: LLMError) -> None:
 
 
 async def _settle(
-    call: Call, attempt: _Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
+    call: Call, attempt: Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
 ) -> None:
     """Make the attempt's row final, and see it into the ledger."""
-    _finalise(call, attempt, answer, status, calls=calls, failed_calls=failed_calls)
+    finalise(call, attempt, answer, status, calls=calls, failed_calls=failed_calls)
     if call.ledger is not None:
         await call.ledger.write("settle", attempt.row, call.scope.labels)
-
-
-def _finalise(
-    call: Call, attempt: _Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
-) -> None:
-    """Fill in what became of the attempt, and its price."""
-    row = attempt.row
-    row |= {
-        "status": status,
-        "duration_us": round((time.monotonic() - attempt.began) * 1e6),
-        "calls": calls,
-        "failed_calls": failed_calls,
-    }
-    if attempt.outcome in ("not_sent", "rejected"):
-        row |= {"cost_nano": 0, "cost_source": "free"}
-    elif answer is not None:
-        row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
-    if answer is not None:
-        row |= {name: getattr(answer.usage, name) for name in _COUNTS}
-        row |= {
-            "usage_source": answer.usage.source,
-            "finish_reason": answer.finish_reason,
-            "response_model": answer.response_model,
-            "response_id": answer.response_id,
-            "http_status": attempt.exchange.status,
-        }
-    known = any(other.row["unpriced_calls"] for other in call.attempts if other is not attempt)
-    row["unpriced_calls"] = int(row["cost_nano"] is None and not known)
-    call.meter.add(row["cost_nano"] or 0)
-
-
-def _row(call: Call, candidate: Candidate) -> dict[str, Any]:
-    """The attempt's row as it starts."""
-    now = now_us()
-    scope = call.scope
-    return {
-        "attempt_id": new_id(),
-        "call_id": call.call_id,
-        "attempt_number": len(call.attempts) + 1,
-        "ts_us": now,
-        "bucket": bucket_of(now),
-        "status": "started",
-        "operation": call.request.task.value,
-        "provider": candidate.provider,
-        "requested_model": candidate.requested,
-        "model": candidate.model,
-        "tool": scope.tool,
-        "agent": scope.agent,
-        "run": scope.run,
-        "conversation": scope.conversation,
-        "key_alias": candidate.key_alias,
-        "stream": call.request.stream,
-        "usage_source": "unknown",
-        "cost_nano": None,
-        "cost_source": "unknown",
-        "price_version": candidate.rates.version,
-        "bound_nano": upper_bound(candidate, call.request),
-        "lease_us": now + int((_LEASE_S + call.timeout) * 1e6),
-        "calls": 0,
-        "failed_calls": 0,
-        "unpriced_calls": 0,
-    }
-
-
-def _response(call: Call, attempt: _Attempt, answer: Answer) -> LLMResponse:
-    row, candidate = attempt.row, attempt.candidate
-    cost = to_usd(None if row["cost_nano"] is None else call.cost_nano)
-    if call.ledger is not None:
-        known = None if math.isnan(cost) else call.cost_nano
-        call.scope.journal.add(RecordedCall(call.call_id, row["attempt_id"], candidate.model, known))
-    requested = call.plan.requested
-    metadata: dict[str, Any] = {
-        "requested_model": requested,
-        "response_model": answer.response_model,
-        "fallback_used": candidate.requested != requested,
-        "attempts": [_summary(a) for a in call.attempts],
-        "finish_reason": answer.finish_reason,
-        "response_id": answer.response_id,
-        "call_id": str(call.call_id),
-        "cost_source": row["cost_source"],
-        "usage_source": row["usage_source"],
-        "price_version": row["price_version"],
-        "guarded": candidate.guarded,
-    }
-    if candidate.note:
-        metadata["note"] = candidate.note
-    if tool_calls := answer.message.get("tool_calls"):
-        metadata["tool_calls"] = tool_calls
-    return LLMResponse(
-        content=answer.text,
-        model=candidate.model,
-        provider=candidate.provider,
-        usage=_usage(answer.usage),
-        cost=cost,
-        latency_ms=row["duration_us"] / 1000,
-        metadata=metadata,
-    )
-
-
-def _summary(attempt: _Attempt) -> dict[str, Any]:
-    row = attempt.row
-    return {
-        "model": row["model"],
-        "provider": row["provider"],
-        "status": row["status"],
-        "error_type": row.get("error_type"),
-        "http_status": row.get("http_status"),
-        "cost": to_usd(row["cost_nano"]),
-        "latency_ms": row["duration_us"] / 1000,
-    }
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    """The counts that somebody gave, as plain integers."""
-    counts = {name: count for name in _COUNTS if (count := getattr(usage, name)) is not None}
-    if {"prompt_tokens", "completion_tokens"} <= counts.keys():
-        counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
-    return counts

@@ -89,7 +89,7 @@ MUTATIONS = (
         "lost settle",
         "shared/attempts.py",
         '    await _settle(call, attempt, answer, "ok", calls=1)\n',
-        '    _finalise(call, attempt, answer, "ok", calls=1)\n',
+        '    finalise(call, attempt, answer, "ok", calls=1)\n',
         _WAYS + "test_retry",
     ),
     Mutation(

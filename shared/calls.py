@@ -1,0 +1,191 @@
+"""One call and its attempts: what is known of each, as the ledger keeps it and as the caller gets it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.errors import Outcome
+from shared.ledger import Ledger, bucket_of, new_id, now_us
+from shared.planning import Plan
+from shared.pricing import price, to_usd, upper_bound
+from shared.scope import RecordedCall, Scope
+from shared.transport import Exchange
+from shared.types import Answer, Candidate, LLMResponse, Request, Usage
+
+_LEASE_S = 900
+_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+class Meter:
+    """Nano-dollars that a client has spent, counted from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.nano = 0
+
+    def add(self, nano: int) -> None:
+        """Count what an attempt cost."""
+        with self._lock:
+            self.nano += nano
+
+
+@dataclass(slots=True)
+class Call:
+    """One call under way, and what its attempts have come to so far."""
+
+    request: Request
+    plan: Plan
+    scope: Scope
+    ledger: Ledger | None
+    timeout: float
+    max_retries: int
+    meter: Meter
+    deadline_at: float = math.inf
+    call_id: uuid.UUID = field(default_factory=new_id)
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline_at - time.monotonic()
+
+    @property
+    def cost_nano(self) -> int:
+        """Nano-dollars known to be spent on the call so far."""
+        return sum(attempt.row["cost_nano"] or 0 for attempt in self.attempts)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request for the call: its row in the ledger, and the stream of what comes back."""
+
+    candidate: Candidate
+    row: dict[str, Any]
+    items: AsyncGenerator[str | Answer]
+    exchange: Exchange
+    began: float = field(default_factory=time.monotonic)
+    text: list[str] = field(default_factory=list)
+    outcome: Outcome = "unknown"
+
+
+def finalise(
+    call: Call, attempt: Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
+) -> None:
+    """Fill in what became of the attempt, and its price."""
+    row = attempt.row
+    row |= {
+        "status": status,
+        "duration_us": round((time.monotonic() - attempt.began) * 1e6),
+        "calls": calls,
+        "failed_calls": failed_calls,
+    }
+    if attempt.outcome in ("not_sent", "rejected"):
+        row |= {"cost_nano": 0, "cost_source": "free"}
+    elif answer is not None:
+        row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
+    if answer is not None:
+        row |= {name: getattr(answer.usage, name) for name in _COUNTS}
+        row |= {
+            "usage_source": answer.usage.source,
+            "finish_reason": answer.finish_reason,
+            "response_model": answer.response_model,
+            "response_id": answer.response_id,
+            "http_status": attempt.exchange.status,
+        }
+    known = any(other.row["unpriced_calls"] for other in call.attempts if other is not attempt)
+    row["unpriced_calls"] = int(row["cost_nano"] is None and not known)
+    call.meter.add(row["cost_nano"] or 0)
+
+
+def new_row(call: Call, candidate: Candidate) -> dict[str, Any]:
+    """The attempt's row as it starts."""
+    now = now_us()
+    scope = call.scope
+    return {
+        "attempt_id": new_id(),
+        "call_id": call.call_id,
+        "attempt_number": len(call.attempts) + 1,
+        "ts_us": now,
+        "bucket": bucket_of(now),
+        "status": "started",
+        "operation": call.request.task.value,
+        "provider": candidate.provider,
+        "requested_model": candidate.requested,
+        "model": candidate.model,
+        "tool": scope.tool,
+        "agent": scope.agent,
+        "run": scope.run,
+        "conversation": scope.conversation,
+        "key_alias": candidate.key_alias,
+        "stream": call.request.stream,
+        "usage_source": "unknown",
+        "cost_nano": None,
+        "cost_source": "unknown",
+        "price_version": candidate.rates.version,
+        "bound_nano": upper_bound(candidate, call.request),
+        "lease_us": now + int((_LEASE_S + call.timeout) * 1e6),
+        "calls": 0,
+        "failed_calls": 0,
+        "unpriced_calls": 0,
+    }
+
+
+def response_of(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    row, candidate = attempt.row, attempt.candidate
+    cost = to_usd(None if row["cost_nano"] is None else call.cost_nano)
+    if call.ledger is not None:
+        known = None if math.isnan(cost) else call.cost_nano
+        call.scope.journal.add(RecordedCall(call.call_id, row["attempt_id"], candidate.model, known))
+    requested = call.plan.requested
+    metadata: dict[str, Any] = {
+        "requested_model": requested,
+        "response_model": answer.response_model,
+        "fallback_used": candidate.requested != requested,
+        "attempts": [_summary(a) for a in call.attempts],
+        "finish_reason": answer.finish_reason,
+        "response_id": answer.response_id,
+        "call_id": str(call.call_id),
+        "cost_source": row["cost_source"],
+        "usage_source": row["usage_source"],
+        "price_version": row["price_version"],
+        "guarded": candidate.guarded,
+    }
+    if candidate.note:
+        metadata["note"] = candidate.note
+    if tool_calls := answer.message.get("tool_calls"):
+        metadata["tool_calls"] = tool_calls
+    return LLMResponse(
+        content=answer.text,
+        model=candidate.model,
+        provider=candidate.provider,
+        usage=_usage(answer.usage),
+        cost=cost,
+        latency_ms=row["duration_us"] / 1000,
+        metadata=metadata,
+    )
+
+
+def _summary(attempt: Attempt) -> dict[str, Any]:
+    row = attempt.row
+    return {
+        "model": row["model"],
+        "provider": row["provider"],
+        "status": row["status"],
+        "error_type": row.get("error_type"),
+        "http_status": row.get("http_status"),
+        "cost": to_usd(row["cost_nano"]),
+        "latency_ms": row["duration_us"] / 1000,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    """The counts that somebody gave, as plain integers."""
+    counts = {name: count for name in _COUNTS if (count := getattr(usage, name)) is not None}
+    if {"prompt_tokens", "completion_tokens"} <= counts.keys():
+        counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
+    return counts
