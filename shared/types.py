@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 UsageSource = Literal["provider", "counted", "unknown"]
+PictureFormat = Literal["png", "jpeg", "webp", "gif"]
 CostSource = Literal["provider", "table", "config", "counted", "bound", "reported", "free", "unknown"]
 
 
@@ -115,6 +116,17 @@ class Candidate:
     guarded: bool = True
     listed: bool = False
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image whose bytes were decoded and found to be what `format` says; `source` names it to people and agents."""
+
+    data: bytes = field(repr=False)
+    format: PictureFormat
+    width: int
+    height: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
