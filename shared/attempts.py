@@ -5,28 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import anyio.to_thread
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared import provider
+from shared import provider, slots
 from shared.calls import Attempt, Call, finalise, new_row, response_of
-from shared.errors import DeadlineExceeded, LLMError, ModelNotAllowed, ProviderTimeout, StreamInterrupted
+from shared.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    LLMError,
+    ModelNotAllowed,
+    ProviderTimeout,
+    StreamInterrupted,
+)
+from shared.health import health
 from shared.ledger import see_through
 from shared.planning import failure
-from shared.pricing import UNKNOWN, to_usd
+from shared.pricing import UNKNOWN, max_prompt_tokens, only_text, to_usd
+from shared.rota import Rota
 from shared.transport import Exchange
 from shared.types import Answer, Candidate, LLMResponse, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
 IDLE_TIMEOUT_S = 30.0
-MAX_RETRY_AFTER_S = 30.0
 _MAX_ATTEMPTS_UNKNOWN = 2
+_COUNT_TOLERANCE = 1.25
+# How long a row may take to be committed once the deadline has passed.
+_GRACE_S = 0.03
 _backoff = wait_random_exponential(multiplier=0.5, max=8.0)
 
 
@@ -40,23 +52,20 @@ async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
-    failures = list(call.plan.skipped)
-    for candidate in call.plan.candidates:
-        try:
-            attempt, first = await _first_item(call, candidate)
-        except LLMError as error:
-            failures.append(error)
-            if error.action == "raise":
-                await _close_as_failed(call, error)
-                raise
-            continue
+    rota = Rota(call.plan.candidates, health, max_retries=call.max_retries)
+    try:
+        attempt, first = await _first_item(call, rota)
+    except LLMError as error:
+        failures = [*call.plan.skipped, *rota.errors]
+        final = error if _ends_call(call, error) or len(failures) == 1 else failure(failures)
+        await _close_as_failed(call, final)
+        raise final from None
+    try:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
                 yield item
-        return
-    final = failures[0] if len(failures) == 1 else failure(failures)
-    await _close_as_failed(call, final)
-    raise final
+    finally:
+        attempt.leave()
 
 
 async def refuse(call: Call, error: LLMError) -> None:
@@ -65,37 +74,40 @@ async def refuse(call: Call, error: LLMError) -> None:
     candidate = Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN)
     row = new_row(call, candidate) | {"status": "refused", "cost_nano": 0, "cost_source": "free", "failed_calls": 1}
     row["error_type"] = error.error_type
-    if call.ledger is not None:
-        await call.ledger.write("settle", row, call.scope.labels)
+    await _write(call, "settle", row)
 
 
-async def _first_item(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer]:
-    """The first thing that a model says; until then it may be asked again, and after it never."""
+async def _first_item(call: Call, rota: Rota) -> tuple[Attempt, str | Answer]:
+    """The first thing that any model says; until then models may be asked again, and after it never."""
 
     def again(error: BaseException) -> bool:
-        return isinstance(error, LLMError) and _may_repeat(call, candidate, error)
-
-    def wait(state: RetryCallState) -> float:
-        asked = _retry_after(state)
-        return _backoff(state) if asked is None else asked
-
-    def stop(state: RetryCallState) -> bool:
-        too_long = (_retry_after(state) or 0.0) > min(MAX_RETRY_AFTER_S, call.left())
-        return too_long or state.attempt_number > call.max_retries
+        return isinstance(error, LLMError) and rota.left and not _ends_call(call, error)
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(again),
-        wait=wait,
-        stop=stop,
-        sleep=lambda seconds: _sleep(call, seconds),
+        wait=lambda state: rota.wait(_backoff(state)),
+        stop=stop_never,
+        sleep=lambda seconds: _sleep(call, rota, seconds),
         reraise=True,
     )
-    return await retrying(_open, call, candidate)
+    return await retrying(_open_next, call, rota)
 
 
-def _retry_after(state: RetryCallState) -> float | None:
-    error = state.outcome.exception() if state.outcome else None
-    return error.retry_after if isinstance(error, LLMError) else None
+async def _open_next(call: Call, rota: Rota) -> tuple[Attempt, str | Answer]:
+    """Ask the model whose turn it is, and take note of how it did."""
+    turn = rota.next()
+    try:
+        await _check_room(call, turn.candidate)
+        opened = await _open(call, turn.candidate)
+    except LLMError as error:
+        health.failed(turn.candidate, error)
+        rota.failed(turn, error, may_repeat=_may_repeat(call, turn.candidate, error), seconds_left=call.left())
+        raise
+    except BaseException:
+        health.stopped(turn.candidate)
+        raise
+    health.answered(turn.candidate)
+    return opened
 
 
 def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
@@ -104,15 +116,48 @@ def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
         return False
     if error.outcome in ("not_sent", "rejected"):
         return True
-    if call.request.task is TaskType.IMAGE_GENERATION:
-        return False
     asked = [a for a in call.attempts if a.candidate.requested == candidate.requested and a.outcome == "unknown"]
-    return len(asked) < _MAX_ATTEMPTS_UNKNOWN
+    return len(asked) < _MAX_ATTEMPTS_UNKNOWN and call.request.task is not TaskType.IMAGE_GENERATION
 
 
-async def _sleep(call: Call, seconds: float) -> None:
+def _ends_call(call: Call, error: LLMError) -> bool:
+    """Whether no other model is asked after this: the request is at fault, or images may be on their way."""
+    paid_images = call.request.task is TaskType.IMAGE_GENERATION and error.outcome in ("unknown", "completed")
+    return error.action == "raise" or paid_images
+
+
+async def _check_room(call: Call, candidate: Candidate) -> None:
+    """
+    Leave out a model whose window is known to be too small.
+
+    Raises:
+        ContextTooLong: The input is longer, or was already too long for a window of this size.
+    """
+    window = candidate.max_input_tokens
+    if window is None:
+        return
+    if window <= call.too_small:
+        raise ContextTooLong(
+            f"{candidate.requested} takes {window:,} tokens, and the input was too long for {call.too_small:,}",
+            provider=candidate.provider,
+            model=candidate.requested,
+        )
+    if max_prompt_tokens(call.request) <= window or not only_text(call.request):
+        return
+    count = (await anyio.to_thread.run_sync(provider.count_tokens, candidate, call.request.messages, "")).prompt_tokens
+    # Counted with one encoding for all; near the limit the provider's own count decides.
+    if count is not None and count > window * _COUNT_TOLERANCE:
+        raise ContextTooLong(
+            f"The input has about {count:,} tokens, and {candidate.requested} takes {window:,}",
+            provider=candidate.provider,
+            model=candidate.requested,
+        )
+
+
+async def _sleep(call: Call, rota: Rota, seconds: float) -> None:
     if seconds >= call.left():
-        raise DeadlineExceeded("The deadline passes before the next attempt could start")
+        causes = "; ".join(error.message for error in rota.errors)
+        raise DeadlineExceeded(f"The deadline passes before a model may be asked again ({causes})")
     await asyncio.sleep(seconds)
 
 
@@ -127,19 +172,49 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
             model=candidate.requested,
             hint="It is reached without this package's guard, so the operator must list it first.",
         )
-    exchange = Exchange()
-    limit = min(call.timeout, call.left())
-    items = provider.send(ready, call.request, exchange=exchange, timeout=limit)
-    attempt = Attempt(ready, new_row(call, ready), items, exchange)
-    call.attempts.append(attempt)
+    leave = await slots.enter(ready.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left()))
+    attempt = _new_attempt(call, ready, leave)
     try:
-        if call.ledger is not None:
-            await call.ledger.write("start", attempt.row, call.scope.labels)
+        await _start(call, attempt)
         attempt.began = time.monotonic()
-        return attempt, await _next(call, attempt, limit)
+        return attempt, await _next(call, attempt, call.timeout)
     except BaseException as error:
+        leave()
+        if isinstance(error, ContextTooLong):
+            call.too_small = max(call.too_small, ready.max_input_tokens or 0)
         await _settle_failed(call, attempt, error)
         raise
+
+
+def _new_attempt(call: Call, candidate: Candidate, leave: Callable[[], None]) -> Attempt:
+    exchange = Exchange()
+    limit = max(min(call.timeout, call.left()), 0.001)
+    items = provider.send(candidate, call.request, exchange=exchange, timeout=limit)
+    attempt = Attempt(candidate, new_row(call, candidate), items, exchange, leave)
+    call.attempts.append(attempt)
+    return attempt
+
+
+async def _start(call: Call, attempt: Attempt) -> None:
+    """
+    Commit the attempt's row, before anything is sent.
+
+    Raises:
+        DeadlineExceeded: The ledger took longer than the call has.
+    """
+    if not await _write(call, "start", attempt.row):
+        raise DeadlineExceeded(
+            "The deadline passed while the ledger was busy",
+            provider=attempt.candidate.provider,
+            model=attempt.candidate.requested,
+        )
+
+
+async def _write(call: Call, kind: str, row: Mapping[str, Any]) -> bool:
+    """See a row into the ledger; the deadline ends the waiting, and False tells so, but never the writing."""
+    if call.ledger is None:
+        return True
+    return await call.ledger.write(kind, dict(row), call.scope.labels, patience=max(call.left(), _GRACE_S))
 
 
 async def _ready(call: Call, candidate: Candidate) -> Candidate:
@@ -222,6 +297,8 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
     except asyncio.CancelledError:
         cancelled = True
     by_provider = isinstance(error, LLMError)
+    if isinstance(error, LLMError):
+        health.failed(attempt.candidate, error)
     attempt.row["error_type"] = None if isinstance(error, GeneratorExit) else type(error).__name__
     attempt.row["http_status"] = error.status_code if isinstance(error, LLMError) else attempt.exchange.status
 
@@ -263,8 +340,7 @@ async def _close_as_failed(call: Call, error: LLMError) -> None:
         return
     last = call.attempts[-1]
     last.row["failed_calls"] = 1
-    if call.ledger is not None:
-        await call.ledger.write("settle", last.row, call.scope.labels)
+    await _write(call, "settle", last.row)
 
 
 async def _settle(
@@ -272,5 +348,4 @@ async def _settle(
 ) -> None:
     """Make the attempt's row final, and see it into the ledger."""
     finalise(call, attempt, answer, status, calls=calls, failed_calls=failed_calls)
-    if call.ledger is not None:
-        await call.ledger.write("settle", attempt.row, call.scope.labels)
+    await _write(call, "settle", attempt.row)

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +46,12 @@ class Call:
     timeout: float
     max_retries: int
     meter: Meter
+    max_concurrency: int | None = None
     deadline_at: float = math.inf
     call_id: uuid.UUID = field(default_factory=new_id)
     attempts: list[Attempt] = field(default_factory=list)
+    # The largest window, in tokens, that the input was found to be too long for.
+    too_small: int = 0
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -68,6 +71,7 @@ class Attempt:
     row: dict[str, Any]
     items: AsyncGenerator[str | Answer]
     exchange: Exchange
+    leave: Callable[[], None]
     began: float = field(default_factory=time.monotonic)
     text: list[str] = field(default_factory=list)
     outcome: Outcome = "unknown"

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         description="The only models that may be called, fallbacks included, separated by commas. Unset: no limit "
         "for code, known hosted models for agents.",
     )
+    max_concurrency: int | None = Field(
+        None,
+        ge=1,
+        validation_alias="AGENTSWARM_MAX_CONCURRENCY",
+        description="Most requests that one event loop has under way to one provider. Unset: no limit of its own.",
+    )
     prices: Path | None = Field(
         None,
         validation_alias="AGENTSWARM_PRICES",

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import importlib.util
 import logging
+import math
 import os
 import secrets
 import sqlite3
@@ -59,18 +60,19 @@ def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
     return any(low <= version < high for low, high in _SAFE_WAL)
 
 
-async def see_through(done: asyncio.Future[Any]) -> bool:
+async def see_through(done: asyncio.Future[Any], patience: float = math.inf) -> bool:
     """
-    Wait for `done` even when the waiting task is cancelled meanwhile.
+    Wait for `done`, at most `patience` seconds, even when the waiting task is cancelled meanwhile.
 
     Returns:
         Whether it was; raise CancelledError when all that must happen has happened.
     """
     cancelled = False
+    until = time.monotonic() + patience
     with anyio.CancelScope(shield=True):
-        while not done.done():
+        while not done.done() and (left := until - time.monotonic()) > 0:
             try:
-                await asyncio.wait([done])
+                await asyncio.wait([done], timeout=None if math.isinf(left) else left)
             except asyncio.CancelledError:
                 cancelled = True
     return cancelled
@@ -152,10 +154,17 @@ class Ledger:
             for kind, row, labels in entries:
                 _apply(connection, kind, row, labels)
 
-    async def write(self, kind: str, row: Row, labels: Mapping[str, str]) -> None:
-        """Submit an entry and wait for it off the event loop, even when the caller is cancelled meanwhile."""
-        if await see_through(asyncio.wrap_future(self.submit(kind, row, labels))):
+    async def write(self, kind: str, row: Row, labels: Mapping[str, str], *, patience: float = math.inf) -> bool:
+        """
+        Submit an entry and wait for it off the event loop, even when the caller is cancelled meanwhile.
+
+        Returns:
+            Whether it is committed; False when that takes longer than `patience` seconds, and comes later.
+        """
+        done = asyncio.wrap_future(self.submit(kind, row, labels))
+        if await see_through(done, patience):
             raise asyncio.CancelledError
+        return done.done()
 
     def _went_down(self, error: Exception) -> None:
         self._down_until = time.monotonic() + _RETRY_AFTER_S

@@ -209,6 +209,7 @@ class LLMClient:
             timeout=timeout,
             max_retries=self._max_retries,
             meter=self._meter,
+            max_concurrency=self._settings.max_concurrency,
             deadline_at=math.inf if deadline is None else time.monotonic() + _seconds("deadline", deadline),
         )
         try:

@@ -245,6 +245,7 @@ def _custom(name: str, config: ModelConfig, api_base: str | None) -> Candidate:
         wire_model=wire_model,
         rates=rates_of_config(config),
         max_output_tokens=config.max_tokens,
+        max_input_tokens=config.max_input_tokens,
         api_base=base,
     )
 

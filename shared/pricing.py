@@ -246,7 +246,7 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
         return 0
     if rates.source == "unknown":
         return None
-    prompt = max_prompt_tokens(request) if _only_text(request) else candidate.max_input_tokens
+    prompt = max_prompt_tokens(request) if only_text(request) else candidate.max_input_tokens
     output = _max_output_tokens(candidate, request)
     if prompt is None or output is None:
         return None
@@ -266,7 +266,7 @@ def max_prompt_tokens(request: Request) -> int:
     return len(text.encode("utf-8", "replace")) + added
 
 
-def _only_text(request: Request) -> bool:
+def only_text(request: Request) -> bool:
     """Whether the size of the messages says anything about their tokens; that of an image's URL does not."""
     contents = (message.get("content") for message in request.messages)
     parts = (part for content in contents if isinstance(content, list | tuple) for part in content)

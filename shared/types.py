@@ -51,6 +51,7 @@ class ModelConfig(BaseModel):
     cost_per_1k_output_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 output tokens.")
     cost_per_image: Decimal | None = Field(None, ge=0, description="US$ per image.")
     max_tokens: int | None = Field(None, gt=0, description="Most tokens that the model writes in one answer.")
+    max_input_tokens: int | None = Field(None, gt=0, description="Most tokens that the model reads: its window.")
     litellm_model: str | None = Field(None, description='Name on the wire, as "provider/model".')
     api_base: str | None = Field(None, description="Base URL of the endpoint that serves the model.")
     api_key_env: str | None = Field(None, description="Environment variable that holds its key.")

@@ -16,6 +16,7 @@ import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
 from shared import llm_client, provider, transport
+from shared.health import health
 from shared.ledger import Ledger, get_ledger
 from tests import postgres
 from tests.provider_double import Double, dial
@@ -41,6 +42,7 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
     monkeypatch.chdir(home)
     monkeypatch.setattr(llm_client, "_shared", None)
+    health.reset()
     yield
     get_ledger.cache_clear()
 
