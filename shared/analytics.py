@@ -46,6 +46,7 @@ def record_event(event: AnalyticsEvent) -> None:
     if ledger is None:
         return
     scope = current_scope()
+    write: Future[Any]
     if event.event_type == EventType.LLM_COST:
         write = _cost_write(ledger, event, scope)
     else:
@@ -141,7 +142,7 @@ def _ledger() -> Ledger | None:
     return get_ledger(config.database_url(settings)) if settings.cost_tracking else None
 
 
-def _cost_write(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[None]:
+def _cost_write(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Any]:
     cost = _cost_nano(event.metadata.get("cost"))
     model = event.metadata.get("model")
     recorded = scope.journal.claim(model, cost, _uuid(event.metadata.get("call_id")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -17,19 +17,22 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_
 from shared import provider, slots
 from shared.calls import Attempt, Call, finalise, new_row, response_of
 from shared.errors import (
+    BudgetExceeded,
     ContextTooLong,
     DeadlineExceeded,
     LLMError,
     ModelNotAllowed,
     ProviderTimeout,
+    StoreError,
     StreamInterrupted,
 )
 from shared.health import health
+from shared.holds import GRACE_S, hidden, hold, warn_when_near
 from shared.ledger import see_through
+from shared.ledger_accounts import Verdict
 from shared.planning import failure
 from shared.pricing import UNKNOWN, max_prompt_tokens, only_text, to_usd
 from shared.rota import Rota
-from shared.transport import Exchange
 from shared.types import Answer, Candidate, LLMResponse, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
@@ -37,8 +40,7 @@ logger = logging.getLogger("agentswarm_tools")
 IDLE_TIMEOUT_S = 30.0
 _MAX_ATTEMPTS_UNKNOWN = 2
 _COUNT_TOLERANCE = 1.25
-# How long a row may take to be committed once the deadline has passed.
-_GRACE_S = 0.03
+_REFUSALS = (BudgetExceeded, StoreError)
 _backoff = wait_random_exponential(multiplier=0.5, max=8.0)
 
 
@@ -57,7 +59,7 @@ async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
         attempt, first = await _first_item(call, rota)
     except LLMError as error:
         failures = [*call.plan.skipped, *rota.errors]
-        final = error if _ends_call(call, error) or len(failures) == 1 else failure(failures)
+        final = error if _ends_call(call, error) else _verdict(failures)
         await _close_as_failed(call, final)
         raise final from None
     try:
@@ -68,13 +70,19 @@ async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
         attempt.leave()
 
 
+def _verdict(failures: Sequence[LLMError]) -> LLMError:
+    """The error of a call whose every model failed: its own where all failed alike for want of money."""
+    alone = len(failures) == 1 or all(isinstance(each, BudgetExceeded) for each in failures)
+    return failures[0] if alone else failure(failures)
+
+
 async def refuse(call: Call, error: LLMError) -> None:
     """Record a call that no model was asked for."""
     model = error.model or "(refused)"
     candidate = Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN)
     row = new_row(call, candidate) | {"status": "refused", "cost_nano": 0, "cost_source": "free", "failed_calls": 1}
     row["error_type"] = error.error_type
-    await _write(call, "settle", row)
+    await _write(call, row)
 
 
 async def _first_item(call: Call, rota: Rota) -> tuple[Attempt, str | Answer]:
@@ -173,11 +181,14 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
             hint="It is reached without this package's guard, so the operator must list it first.",
         )
     leave = await slots.enter(ready.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left()))
-    attempt = _new_attempt(call, ready, leave)
+    attempt = Attempt(ready, call.request, new_row(call, ready), leave)
+    call.attempts.append(attempt)
     try:
-        await _start(call, attempt)
+        await hold(call, attempt)
         attempt.began = time.monotonic()
-        return attempt, await _next(call, attempt, call.timeout)
+        limit = max(min(call.timeout, call.left()), GRACE_S)
+        attempt.items = provider.send(ready, attempt.request, exchange=attempt.exchange, timeout=limit)
+        return attempt, await _next(call, attempt, attempt.items, limit)
     except BaseException as error:
         leave()
         if isinstance(error, ContextTooLong):
@@ -186,35 +197,15 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
         raise
 
 
-def _new_attempt(call: Call, candidate: Candidate, leave: Callable[[], None]) -> Attempt:
-    exchange = Exchange()
-    limit = max(min(call.timeout, call.left()), 0.001)
-    items = provider.send(candidate, call.request, exchange=exchange, timeout=limit)
-    attempt = Attempt(candidate, new_row(call, candidate), items, exchange, leave)
-    call.attempts.append(attempt)
-    return attempt
-
-
-async def _start(call: Call, attempt: Attempt) -> None:
-    """
-    Commit the attempt's row, before anything is sent.
-
-    Raises:
-        DeadlineExceeded: The ledger took longer than the call has.
-    """
-    if not await _write(call, "start", attempt.row):
-        raise DeadlineExceeded(
-            "The deadline passed while the ledger was busy",
-            provider=attempt.candidate.provider,
-            model=attempt.candidate.requested,
-        )
-
-
-async def _write(call: Call, kind: str, row: Mapping[str, Any]) -> bool:
-    """See a row into the ledger; the deadline ends the waiting, and False tells so, but never the writing."""
+async def _write(call: Call, row: Mapping[str, Any]) -> Verdict | None:
+    """See a settled row into the ledger; the deadline ends the waiting, but never the writing."""
     if call.ledger is None:
-        return True
-    return await call.ledger.write(kind, dict(row), call.scope.labels, patience=max(call.left(), _GRACE_S))
+        return None
+    patience = max(call.left(), GRACE_S)
+    try:
+        return await call.ledger.write("settle", dict(row), call.scope.labels, limits=call.limits, patience=patience)
+    except TimeoutError:
+        return None
 
 
 async def _ready(call: Call, candidate: Candidate) -> Candidate:
@@ -228,11 +219,11 @@ async def _ready(call: Call, candidate: Candidate) -> Candidate:
         ) from None
 
 
-async def _next(call: Call, attempt: Attempt, limit: float) -> str | Answer:
+async def _next(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
     """The next item within `limit` seconds, and within the deadline."""
     try:
         with anyio.fail_after(min(limit, call.left())):
-            return await anext(attempt.items)
+            return await anext(items)
     except TimeoutError:
         kind = DeadlineExceeded if call.left() <= 0 else ProviderTimeout
         raise kind(
@@ -246,12 +237,13 @@ async def _next(call: Call, attempt: Attempt, limit: float) -> str | Answer:
 async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGenerator[str | LLMResponse]:
     """Pass on what the model says, and settle the attempt once, however it ends."""
     item = first
+    assert attempt.items is not None, "what has answered was asked"  # noqa: S101
     attempt.row["first_chunk_us"] = round((time.monotonic() - attempt.began) * 1e6)
     try:
         while isinstance(item, str):
             attempt.text.append(item)
             yield item
-            item = await _next(call, attempt, min(IDLE_TIMEOUT_S, call.timeout))
+            item = await _next(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
     except BaseException as error:
         interrupted = await _settle_interrupted(call, attempt, error)
         if interrupted is error:
@@ -265,8 +257,15 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
         count = provider.count_tokens
         usage = await anyio.to_thread.run_sync(count, attempt.candidate, call.request.messages, answer.text)
         answer = replace(answer, usage=usage)
-    await _settle(call, attempt, answer, "ok", calls=1)
-    return response_of(call, attempt, answer)
+    verdict = await _settle(call, attempt, answer, "ok", calls=1)
+    return response_of(call, attempt, answer, _left_nano(call, verdict))
+
+
+def _left_nano(call: Call, verdict: Verdict | None) -> int | None:
+    """What is left of the tightest budget that the caller may know of."""
+    standings = verdict.standings if verdict is not None else ()
+    warn_when_near(standings)
+    return min((each.left_nano for each in standings if not hidden(call, each.limit)), default=None)
 
 
 async def _settle_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
@@ -279,7 +278,7 @@ async def _settle_failed(call: Call, attempt: Attempt, error: BaseException) -> 
     attempt.outcome = error.outcome
     attempt.row["http_status"] = error.status_code
     counted = None if error.usage is None else Answer("", None, error.usage)
-    await _settle(call, attempt, counted, "failed")
+    await _settle(call, attempt, counted, "refused" if isinstance(error, _REFUSALS) else "failed")
     error.cost = to_usd(attempt.row["cost_nano"])
     logger.debug("%s failed: %s", attempt.candidate.requested, attempt.row["error_type"])
 
@@ -293,7 +292,8 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
     """
     cancelled = False
     try:
-        await attempt.items.aclose()
+        if attempt.items is not None:
+            await attempt.items.aclose()
     except asyncio.CancelledError:
         cancelled = True
     by_provider = isinstance(error, LLMError)
@@ -340,12 +340,12 @@ async def _close_as_failed(call: Call, error: LLMError) -> None:
         return
     last = call.attempts[-1]
     last.row["failed_calls"] = 1
-    await _write(call, "settle", last.row)
+    await _write(call, last.row)
 
 
 async def _settle(
     call: Call, attempt: Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
-) -> None:
+) -> Verdict | None:
     """Make the attempt's row final, and see it into the ledger."""
     finalise(call, attempt, answer, status, calls=calls, failed_calls=failed_calls)
-    await _write(call, "settle", attempt.row)
+    return await _write(call, attempt.row)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.budget import Limit
 from shared.errors import Outcome
 from shared.ledger import Ledger, bucket_of, new_id, now_us
 from shared.planning import Plan
@@ -46,6 +47,7 @@ class Call:
     timeout: float
     max_retries: int
     meter: Meter
+    limits: tuple[Limit, ...] = ()
     max_concurrency: int | None = None
     deadline_at: float = math.inf
     call_id: uuid.UUID = field(default_factory=new_id)
@@ -68,10 +70,13 @@ class Attempt:
     """One request for the call: its row in the ledger, and the stream of what comes back."""
 
     candidate: Candidate
+    request: Request
     row: dict[str, Any]
-    items: AsyncGenerator[str | Answer]
-    exchange: Exchange
     leave: Callable[[], None]
+    exchange: Exchange = field(default_factory=Exchange)
+    items: AsyncGenerator[str | Answer] | None = None
+    # Output tokens that a budget has left room for, where that is less than the model would write.
+    cut_to: int | None = None
     began: float = field(default_factory=time.monotonic)
     text: list[str] = field(default_factory=list)
     outcome: Outcome = "unknown"
@@ -139,7 +144,13 @@ def new_row(call: Call, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def response_of(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None = None) -> LLMResponse:
+    """
+    What the caller gets.
+
+    Args:
+        left_nano: Nano-dollars left of the tightest budget that the caller may know of; None where there is none.
+    """
     row, candidate = attempt.row, attempt.candidate
     cost = to_usd(None if row["cost_nano"] is None else call.cost_nano)
     if call.ledger is not None:
@@ -161,6 +172,10 @@ def response_of(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
     }
     if candidate.note:
         metadata["note"] = candidate.note
+    if attempt.cut_to is not None:
+        metadata["output_cut_to_tokens"] = attempt.cut_to
+    if left_nano is not None:
+        metadata["remaining_budget_usd"] = to_usd(left_nano)
     if tool_calls := answer.message.get("tool_calls"):
         metadata["tool_calls"] = tool_calls
     return LLMResponse(

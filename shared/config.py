@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -82,6 +82,18 @@ class Settings(BaseSettings):
         description="The ledger, as a SQLAlchemy URL (SQLite or PostgreSQL). Unset: a SQLite file in the "
         "user data folder.",
         repr=False,
+    )
+    budget_usd: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias="AGENTSWARM_BUDGET_USD",
+        description="US$ that all calls recorded in the ledger may cost together in a window. Unset: no limit.",
+    )
+    budget_window: Literal["run", "hour", "day", "month", "total"] = Field(
+        "month",
+        validation_alias="AGENTSWARM_BUDGET_WINDOW",
+        description="The window: run, hour, day, month or total.",
     )
     timezone: str | None = Field(
         None,

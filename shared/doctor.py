@@ -10,7 +10,8 @@ from typing import Literal
 
 from shared import config, local_model, provider
 from shared.errors import LLMError
-from shared.ledger import Ledger, get_ledger, wal_is_safe
+from shared.ledger import Ledger, get_ledger
+from shared.ledger_engine import wal_is_safe
 from shared.planning import usable_models
 
 _EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}

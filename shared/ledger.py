@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import importlib.util
 import logging
 import math
 import os
 import secrets
-import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import anyio
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from shared.errors import ConfigurationError, StoreError
+from shared import ledger_accounts as accounts
+from shared.budget import Limit
+from shared.errors import StoreError
+from shared.ledger_accounts import Verdict
+from shared.ledger_engine import create_engine, parse_url, spill_folder
 from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, migrate, rollup
 from shared.spill import Entry, Spill
 
@@ -36,12 +37,8 @@ logger = logging.getLogger("agentswarm_tools")
 
 Row = dict[str, Any]
 
-BUSY_TIMEOUT_S = 30
 _RETRY_AFTER_S = 5.0
 _LASTING = frozenset({"start", "settle", "event", "metadata"})
-# Releases without the WAL-reset bug; elsewhere several processes on one WAL file can lose committed pages.
-# Source: sqlite.org, release notes of 3.51.3 (read 2026-11-23).
-_SAFE_WAL = (((3, 51, 3), (99,)), ((3, 50, 7), (3, 51)), ((3, 44, 6), (3, 45)))
 
 
 def new_id() -> uuid.UUID:
@@ -53,11 +50,6 @@ def new_id() -> uuid.UUID:
 def now_us() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1000
-
-
-def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite may use write-ahead logging with several processes."""
-    return any(low <= version < high for low, high in _SAFE_WAL)
 
 
 async def see_through(done: asyncio.Future[Any], patience: float = math.inf) -> bool:
@@ -90,31 +82,41 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = _parse(url)
+        self._url = parse_url(url)
         # Without the query, which may hold a password too.
         shown = self._url.set(drivername=self._url.get_backend_name(), query={})
         self.name = shown.render_as_string(hide_password=True)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._engine: Engine | None = None
-        self._queue: SimpleQueue[tuple[Entry, Future[None]]] = SimpleQueue()
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._spill = Spill(_spill_folder(self._url), self.name)
+        self._spill = Spill(spill_folder(self._url), self.name)
         self._down_until = 0.0
         self._warned = False
+        self._has_budgets = False
 
     # Writing
 
-    def submit(self, kind: str, row: Row, labels: Mapping[str, str]) -> Future[None]:
+    def submit(
+        self, kind: str, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None = None
+    ) -> Future[Verdict | None]:
         """
         Hand an entry to the ledger's own thread; the future is done when it is committed.
 
         Args:
             kind: "start" or "settle" an attempt, "event", or "metadata" for an attempt.
+
+            limits: With these the future holds a Verdict; a "start" that they refuse is not written. They are joined
+                by the limits that the ledger keeps. None: whatever is known of limits, the entry is written.
+
+        Raises (the future):
+            StoreError: The ledger cannot be written, and a start is under a limit that only it can keep.
         """
-        done: Future[None] = Future()
+        done: Future[Verdict | None] = Future()
         done.set_running_or_notify_cancel()  # Nobody who waits for the write can take it back.
-        self._queue.put(((kind, _storable(row, _LENGTHS), _storable(labels)), done))
+        entry = (kind, _storable(row, _LENGTHS), _storable(labels))
+        self._queue.put(_Item(entry, None if limits is None else tuple(limits), done))
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
@@ -128,43 +130,74 @@ class Ledger:
             batch = [self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            self._commit([entry for entry, _ in batch if entry[0] != "nothing"])
-            for _, done in batch:
-                done.set_result(None)
+            self._commit(batch)
 
-    def _commit(self, entries: list[Entry]) -> None:
+    def _commit(self, items: list[_Item]) -> None:
         if time.monotonic() >= self._down_until:
             try:
                 self._replay()
-                if entries:
-                    self._apply(entries)
-                return
+                entries = [item for item in items if item.entry[0] != "nothing"]
+                verdicts = dict(zip(map(id, entries), self._apply(entries) if entries else (), strict=True))
             except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
-                if len(entries) > 1:
-                    for entry in entries:
-                        self._commit([entry])
+                if len(items) > 1:
+                    for item in items:
+                        self._commit([item])
                     return
                 self._went_down(error)
-        for entry in entries:
-            if entry[0] in _LASTING:
-                self._spill.add(entry)
+            else:
+                for item in items:
+                    item.done.set_result(verdicts.get(id(item)))
+                return
+        for item in items:
+            self._set_aside(item)
 
-    def _apply(self, entries: list[Entry]) -> None:
+    def _set_aside(self, item: _Item) -> None:
+        """Keep for later what the ledger does not take; what only the ledger could allow is refused."""
+        if item.entry[0] == "start" and (item.limits or (item.limits is not None and self._has_budgets)):
+            item.done.set_exception(
+                StoreError(
+                    f"The ledger {self.name} cannot be written, so no budget can be kept",
+                    hint="Mend the ledger, or call without a budget.",
+                )
+            )
+            return
+        if item.entry[0] in _LASTING:
+            self._spill.add(item.entry)
+        item.done.set_result(None)
+
+    def _apply(self, items: list[_Item]) -> list[Verdict | None]:
         with self.writing() as connection:
-            for kind, row, labels in entries:
-                _apply(connection, kind, row, labels)
+            verdicts = [_apply(connection, *item.entry, item.limits) for item in items]
+        if any(item.limits is not None for item in items):
+            self._has_budgets = any(verdict is not None and verdict.standings for verdict in verdicts)
+        return verdicts
 
-    async def write(self, kind: str, row: Row, labels: Mapping[str, str], *, patience: float = math.inf) -> bool:
+    async def write(
+        self,
+        kind: str,
+        row: Row,
+        labels: Mapping[str, str],
+        *,
+        limits: Sequence[Limit] | None = None,
+        patience: float = math.inf,
+    ) -> Verdict | None:
         """
         Submit an entry and wait for it off the event loop, even when the caller is cancelled meanwhile.
 
         Returns:
-            Whether it is committed; False when that takes longer than `patience` seconds, and comes later.
+            What `submit` gives; it has no standings where the ledger only sets the entry aside.
+
+        Raises:
+            TimeoutError: That takes longer than `patience` seconds, and comes later.
+
+            StoreError: See `submit`.
         """
-        done = asyncio.wrap_future(self.submit(kind, row, labels))
+        done = asyncio.wrap_future(self.submit(kind, row, labels, limits))
         if await see_through(done, patience):
             raise asyncio.CancelledError
-        return done.done()
+        if not done.done():
+            raise TimeoutError
+        return done.result()
 
     def _went_down(self, error: Exception) -> None:
         self._down_until = time.monotonic() + _RETRY_AFTER_S
@@ -177,7 +210,9 @@ class Ledger:
     def _replay(self) -> None:
         """Write what waited in the spill file; an entry that is already there changes nothing."""
         for entries in self._spill.take():
-            self._apply(entries)
+            with self.writing() as connection:
+                for entry in entries:
+                    _apply(connection, *entry, None)
 
     # Reading
 
@@ -236,6 +271,9 @@ class Ledger:
     def writing(self) -> Iterator[Connection]:
         """A connection that holds the write lock from the start."""
         with self._open().connect().execution_options(ledger_write=True) as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                # One writer at a time, as SQLite has it: a budget is checked and taken from in one piece.
+                connection.execute(_ONE_WRITER)
             yield connection
 
     def _unreadable(self, error: Exception) -> StoreError:
@@ -257,7 +295,7 @@ class Ledger:
     def _open(self) -> Engine:
         with self._opening:
             if self._engine is None:
-                engine = _create_engine(self._url)
+                engine = create_engine(self._url)
                 try:
                     with engine.connect().execution_options(ledger_write=True) as connection, connection.begin():
                         migrate(connection)
@@ -266,6 +304,15 @@ class Ledger:
                     raise
                 self._engine = engine
             return self._engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An entry on its way to the database."""
+
+    entry: Entry
+    limits: tuple[Limit, ...] | None
+    done: Future[Verdict | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +330,16 @@ _MAX_LABEL = 200
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE is PostgreSQL's; SQLite's writers have the whole database to themselves.
 _SELECT_BEFORE = (
-    sa.select(attempt.c.status, attempt.c.bucket, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS)))
+    sa.select(
+        attempt.c.status, attempt.c.bucket, attempt.c.bound_nano, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS))
+    )
     .where(_KNOWN)
     .with_for_update()
 )
 _SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN).with_for_update()
 _SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN).with_for_update()
 _UPDATE = sa.update(attempt).where(_KNOWN)
+_ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
 
 
 @lru_cache(maxsize=2)
@@ -305,14 +355,16 @@ def _statements(dialect: str) -> _Statements:
     )
 
 
-def _apply(connection: Connection, kind: str, row: Row, labels: Mapping[str, str]) -> None:
+def _apply(
+    connection: Connection, kind: str, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
+) -> Verdict | None:
     write = _statements(connection.dialect.name)
     match kind:
         case "start":
-            connection.execute(write.insert_attempt, row)
-            _add_labels(connection, write, row["attempt_id"], labels)
+            return _start(connection, write, row, labels, limits)
         case "settle":
             _settle(connection, write, row, labels)
+            return None if limits is None else Verdict(accounts.stand(connection, row, labels, limits))
         case "expire":
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
                 _settle(connection, write, row, labels)
@@ -322,6 +374,18 @@ def _apply(connection: Connection, kind: str, row: Row, labels: Mapping[str, str
             known = {"known": row["attempt_id"]}
             before = connection.scalar(_SELECT_METADATA, known) or {}
             connection.execute(_UPDATE, known | {"metadata": before | row["metadata"]})
+    return None
+
+
+def _start(
+    connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
+) -> Verdict | None:
+    """Write the row of an attempt that begins, unless a limit has no room for the most that it can cost."""
+    verdict = None if limits is None else accounts.check(connection, row, labels, limits)
+    if (verdict is None or verdict.refused_by is None) and _inserted(connection, write, row):
+        _add_labels(connection, write, row["attempt_id"], labels)
+        accounts.move(connection, None, row, labels)
+    return verdict
 
 
 def _settle(connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str]) -> None:
@@ -339,6 +403,7 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Mappin
         if before["status"] != "started":
             changes.append(_rollup_row(dict(before), sign=-1))
     connection.execute(write.add_to_rollup, changes)
+    accounts.move(connection, None if before is None else dict(before), row, labels)
 
 
 def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
@@ -368,64 +433,6 @@ def _storable_value(value: Any, length: int) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None
     return value
-
-
-def _parse(url: str) -> URL:
-    try:
-        # The scheme that hosters give out.
-        parsed = make_url(f"postgresql://{url.removeprefix('postgres://')}" if url.startswith("postgres://") else url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, SQLAlchemyError, ValueError):
-        raise ConfigurationError(
-            "AGENTSWARM_DATABASE_URL is not a database URL", hint="Give sqlite:///path or postgresql://host/name."
-        ) from None
-    if backend == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise ConfigurationError(
-                "AGENTSWARM_DATABASE_URL names no file", hint="Give sqlite:///path/to/ledger.sqlite3."
-            )
-        return parsed.set(drivername="sqlite+pysqlite")
-    if backend != "postgresql":
-        raise ConfigurationError(
-            f"AGENTSWARM_DATABASE_URL names {backend}, which is not supported", hint="Use SQLite or PostgreSQL."
-        )
-    if importlib.util.find_spec("psycopg") is None:
-        raise ConfigurationError(
-            "PostgreSQL needs psycopg", hint='Install it with: pip install "agentswarm-tools[postgres]"'
-        )
-    return parsed.set(drivername="postgresql+psycopg")
-
-
-def _spill_folder(url: URL) -> Path | None:
-    """Beside a SQLite file; None where there is no such folder."""
-    if url.get_backend_name() != "sqlite" or url.database is None:
-        return None
-    return Path(url.database).absolute().parent
-
-
-def _create_engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        return sa.create_engine(url, pool_pre_ping=True)
-    path = Path(url.database or "").absolute()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-    connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe() else 'TRUNCATE'}").fetchall()
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once: upgrading a read lock later can fail without waiting."""
-    write = connection.get_execution_options().get("ledger_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _short(error: Exception) -> str:

@@ -9,7 +9,7 @@ from shared.errors import StoreError
 
 BUCKET_S = 900  # Every zone's offset since 2015 is a multiple of 15 minutes, so local days are whole buckets.
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 
 metadata = sa.MetaData()
 
@@ -100,6 +100,32 @@ rollup = sa.Table(
     sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
     *(sa.Column(name, sa.String(250), primary_key=True) for name in DIMENSIONS),
     *(sa.Column(name, sa.BigInteger, nullable=False) for name in SUMS),
+)
+
+budget = sa.Table(
+    "budget",
+    metadata,
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("limit_nano", sa.BigInteger, nullable=False),
+    sa.Column("window", sa.String(20), nullable=False),
+    sa.Column("scope", sa.String(60), nullable=False),
+    sa.Column("tz", sa.String(60)),
+    sa.Column("warn_at", sa.Float, nullable=False),
+    sa.Column("on_exceed", sa.String(20), nullable=False),
+    sa.Column("on_unknown_price", sa.String(20), nullable=False),
+)
+
+account_kind = sa.Table("account_kind", metadata, sa.Column("dimensions", sa.Text, primary_key=True))
+
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("dimensions", sa.Text, primary_key=True),
+    sa.Column("whose", sa.String(250), primary_key=True),
+    sa.Column("since_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("until_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("counted_nano", sa.BigInteger, nullable=False),
+    sa.Index("ix_account_until", "until_us"),
 )
 
 event = sa.Table(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from shared import attempts, background, config, export
+from shared.budget import Budget, Limit, budgets_of
 from shared.calls import Call, Meter
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
 from shared.ledger import Ledger, get_ledger
@@ -47,6 +48,8 @@ class LLMClient:
 
         deadline: Seconds for a whole call over all its attempts; None for no limit of its own.
 
+        budget: What may be spent, one Budget or several, beside those of Settings, of the scope and of the ledger.
+
     Raises:
         ConfigurationError: A setting is wrong.
     """
@@ -59,6 +62,7 @@ class LLMClient:
         max_retries: int = 2,
         timeout: float = 60.0,
         deadline: float | None = None,
+        budget: Budget | Sequence[Budget] | None = None,
     ) -> None:
         settings = config.load_settings()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
@@ -70,6 +74,9 @@ class LLMClient:
         self._database = config.database_url(settings) if tracking else None
         if self._database is not None:
             get_ledger(self._database)
+        self._limits = _limits(settings, budget)
+        if self._limits and self._database is None:
+            raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
         self._max_retries = max_retries
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
@@ -209,11 +216,14 @@ class LLMClient:
             timeout=timeout,
             max_retries=self._max_retries,
             meter=self._meter,
+            limits=(*self._limits, *current_scope().limits),
             max_concurrency=self._settings.max_concurrency,
             deadline_at=math.inf if deadline is None else time.monotonic() + _seconds("deadline", deadline),
         )
         try:
             _check(request, fallback_models)
+            if call.limits and call.ledger is None:
+                raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
             call.plan = plan(
                 model,
                 fallback_models,
@@ -270,6 +280,17 @@ def _check(request: Request, fallback_models: Sequence[str] | None) -> None:
 
 
 _MESSAGE_HINT = 'Give [{"role": "user", "content": "Hello"}].'
+
+
+_TRACKING_HINT = "Set LITELLM_COST_TRACKING=true, or leave out the budget."
+
+
+def _limits(settings: config.Settings, budget: Budget | Sequence[Budget] | None) -> tuple[Limit, ...]:
+    """The budget of Settings, and the client's own."""
+    budgets = budgets_of(budget)
+    if settings.budget_usd is not None:
+        budgets = (Budget(settings.budget_usd, settings.budget_window, tz=settings.timezone), *budgets)
+    return tuple(Limit(each) for each in budgets)
 
 
 def _within(value: Any, low: float, high: float) -> bool:

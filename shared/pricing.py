@@ -27,6 +27,7 @@ _TOKENS_PER_MESSAGE = 16
 # Anthropic, by its page on tool use), kept generous.
 _TOKENS_PER_REQUEST = 256
 _TOKENS_FOR_TOOLS = 1024
+_MANY = 1_000_000
 _PRICES = ("input_cost_per_token", "input_cost_per_request", "output_cost_per_", "cache_")
 _THRESHOLD = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
@@ -258,6 +259,24 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
     return to_nano(prompt * dearest_in + output * dearest_out + (rates.per_request or 0))
 
 
+def affordable_output(candidate: Candidate, request: Request, nano: int) -> int | None:
+    """
+    The most output tokens with which one attempt costs at most so much; None when no bound is known.
+
+    It is also no more than the model writes, nor than its window has room for beside the input.
+    """
+    fixed = upper_bound(candidate, replace(request, params={**request.params, "max_tokens": 0}))
+    one_more = upper_bound(candidate, replace(request, params={**request.params, "max_tokens": _MANY}))
+    if fixed is None or one_more is None:
+        return None
+    limits = [(nano - fixed) * _MANY // (one_more - fixed)] if one_more > fixed else []
+    if candidate.max_output_tokens is not None:
+        limits.append(candidate.max_output_tokens)
+    if candidate.max_input_tokens is not None and only_text(request):
+        limits.append(candidate.max_input_tokens - max_prompt_tokens(request))
+    return min(limits, default=None)
+
+
 def max_prompt_tokens(request: Request) -> int:
     """No tokenizer makes more input tokens than this of the request."""
     extras = [extra for name in ("tools", "functions", "response_format") if (extra := request.params.get(name))]
@@ -276,6 +295,6 @@ def only_text(request: Request) -> bool:
 def _max_output_tokens(candidate: Candidate, request: Request) -> int | None:
     """The most output tokens over all the answers that are asked for; None when that is not known."""
     asked = [request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
-    limit = max((most for most in asked if isinstance(most, int) and most > 0), default=candidate.max_output_tokens)
+    limit = max((most for most in asked if isinstance(most, int) and most >= 0), default=candidate.max_output_tokens)
     answers = 1 if request.params.get("n") is None else request.params["n"]
     return limit * answers if limit is not None and isinstance(answers, int) and answers > 0 else None

@@ -14,10 +14,12 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from shared.budget import Budget, Limit, budgets_of
 from shared.errors import ConfigurationError
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _NO_KEYS: Mapping[str, SecretStr] = MappingProxyType({})
+_OWN = frozenset({"keys", "budgets"})
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Journal:
         self._lock = threading.Lock()
         self._unclaimed: deque[RecordedCall] = deque(maxlen=1000)
         self._running: set[Future[Any]] = set()
-        self._writes: list[Future[None]] = []
+        self._writes: list[Future[Any]] = []
 
     def add(self, call: RecordedCall) -> None:
         """Remember a recorded call until an event claims it."""
@@ -63,13 +65,13 @@ class Journal:
                     return call
         return None
 
-    def owe(self, write: Future[None]) -> None:
+    def owe(self, write: Future[Any]) -> None:
         """Remember a write that nobody has waited for yet."""
         with self._lock:
             # Outside a tool nobody asks for them, and done is done.
             self._writes = [*(earlier for earlier in self._writes if not earlier.done()), write]
 
-    def owed(self) -> list[Future[None]]:
+    def owed(self) -> list[Future[Any]]:
         """Writes that nobody has waited for, handed over to the caller."""
         with self._lock:
             writes, self._writes = self._writes, []
@@ -104,6 +106,7 @@ class Scope:
     labels: Mapping[str, str] = _NO_LABELS
     models: tuple[str, ...] | None = None
     keys: Mapping[str, SecretStr] = field(default=_NO_KEYS, repr=False)
+    limits: tuple[Limit, ...] = ()
     from_agent: bool = False
     journal: Journal = field(default_factory=Journal, repr=False, compare=False)
 
@@ -138,9 +141,10 @@ class _ScopeManager:
             changes["models"] = tuple(name for name in changes["models"] if name in outer.models)
         inner = replace(
             outer,
-            **{name: value for name, value in changes.items() if value is not None and name != "keys"},
+            **{name: value for name, value in changes.items() if value is not None and name not in _OWN},
             keys=MappingProxyType({**outer.keys, **changes.get("keys", {})}),
-            labels=MappingProxyType({**outer.labels, **self._labels}),
+            labels=MappingProxyType(labels := {**outer.labels, **self._labels}),
+            limits=(*outer.limits, *(Limit(each, tuple(sorted(labels))) for each in changes.get("budgets", ()))),
             # What a tool waits for, claims and cancels includes the scopes that it opens itself.
             journal=outer.journal if outer.tool and not changes.get("tool") else Journal(),
         )
@@ -169,6 +173,7 @@ class _ScopeManager:
 
 def scope(
     *,
+    budget: Budget | Sequence[Budget] | None = None,
     models: Sequence[str] | None = None,
     keys: Mapping[str, SecretStr | str] | None = None,
     tool: str | None = None,
@@ -182,6 +187,9 @@ def scope(
     Say who is calling, for everything inside `with` or `async with`; nested scopes narrow.
 
     Args:
+        budget: What everything with this scope's labels may cost, also in other scopes, threads and processes; those
+            of the scopes around it go on to hold.
+
         models: The only models that may be called inside, fallbacks included. None: as outside.
 
         keys: Provider keys to use inside, by provider name. They are never recorded.
@@ -199,6 +207,7 @@ def scope(
         if not isinstance(value, str) or not value or len(value) > 200 or len(name) > 60:
             raise ConfigurationError(f"Label {name[:60]!r} must be a text of 1 to 200 characters")
     changes = {
+        "budgets": budgets_of(budget),
         "models": tuple(models) if models is not None else None,
         "keys": {p: k if isinstance(k, SecretStr) else SecretStr(k) for p, k in (keys or {}).items()},
         "tool": tool,

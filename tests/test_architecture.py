@@ -18,11 +18,12 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("types", "serialize"),
     ("errors",),
-    ("config", "export", "report", "spill"),
-    ("scope", "budget", "transport", "redaction", "health"),
+    ("config", "export", "report", "spill", "budget"),
+    ("scope", "transport", "redaction", "health"),
     ("background", "pricing", "rota", "slots"),
     ("planning", "media", "local_model"),
     ("ledger_schema",),
+    ("ledger_accounts", "ledger_engine"),
     ("ledger",),
     ("ledger_query", "calls"),
     ("provider_answers", "provider_errors", "provider_targets"),
@@ -31,6 +32,7 @@ LAYERS = (
     ("provider_sending",),
     ("provider_unguarded",),
     ("provider",),
+    ("holds",),
     ("attempts", "llm_stream"),
     ("llm_client", "analytics"),
     ("base_tool", "agent_model", "doctor"),
@@ -45,7 +47,7 @@ EDGES = {
     "litellm": PROVIDER | {"pricing"},
     "agency_swarm": {"base_tool", "agent_model"},
     "agents": {"base_tool", "agent_model"},
-    "sqlalchemy": {"ledger", "ledger_schema", "ledger_query"},
+    "sqlalchemy": {name for name in LEVEL if name.startswith("ledger")},
 }
 LAZY = {"litellm"}  # it takes seconds
 PRINTS = {("cli", None), ("analytics", "print_llm_costs")}

@@ -190,11 +190,11 @@ def test_what_waits_is_committed_together(store: Ledger, monkeypatch: pytest.Mon
     apply, sizes = store._apply, []
     entered, gate = threading.Event(), threading.Event()
 
-    def slow(entries: Any) -> None:
+    def slow(entries: Any) -> Any:
         entered.set()
         assert gate.wait(30)
         sizes.append(len(entries))
-        apply(entries)
+        return apply(entries)
 
     monkeypatch.setattr(store, "_apply", slow)
     first = store.submit("settle", settled(), {})

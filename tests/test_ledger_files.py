@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import ledger as module
+from shared import ledger_engine as module
 from shared.errors import ConfigurationError, StoreError
-from shared.ledger import Ledger, get_ledger, new_id, now_us, wal_is_safe
+from shared.ledger import Ledger, get_ledger, new_id, now_us
+from shared.ledger_engine import wal_is_safe
 from tests.ledger_rows import rows, settled, write
 
 

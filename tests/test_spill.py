@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared import ledger as ledger_module
+from shared import ledger_engine
 from shared.errors import StoreError
 from shared.ledger import Ledger
 from shared.ledger_schema import event
@@ -41,7 +42,7 @@ def store(home: Path) -> Iterator[Ledger]:
     """A ledger that gives up on a lock at once, and tries again at once when it is told to."""
     ledger = Ledger(f"sqlite:///{home / 'ledger.sqlite3'}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0)
+        patch.setattr(ledger_engine, "BUSY_TIMEOUT_S", 0)
         yield ledger
     ledger._down_until = 0
     ledger.close()

@@ -1,0 +1,143 @@
+"""What may be spent: the declaration of a budget, and the span of time that it covers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo
+
+from shared.errors import ConfigurationError
+
+Window = Literal["run", "hour", "day", "month", "total"]
+OnExceed = Literal["refuse", "downgrade"]
+OnUnknownPrice = Literal["refuse", "allow"]
+
+FOREVER_US = 2**62
+MAX_LIMIT_USD = 1_000_000_000
+_NANO = 1_000_000_000
+_HOUR_US = 3_600_000_000
+_COLUMNS = ("agent", "tool", "run")
+_LABEL = re.compile(r"[A-Za-z_]\w{0,59}")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """
+    A limit that no call can break: what a call can cost at most is held before it is sent.
+
+    Args:
+        limit_usd: US$, 0 or more.
+
+        window: What it is a limit for: one run (of an agent, else of this process), an hour, a day, a month of the
+            calendar, or all time.
+
+        scope: Whose spending counts together: "global" for everybody's, "agent", "tool" or "run" for each one's own,
+            else the name of a label, for each of its values.
+
+        tz: IANA time zone in which days and months begin. None: UTC. Hours are always those of UTC.
+
+        warn_at: Share of the limit, above 0 and up to 1, from which on a warning is logged.
+
+        on_exceed: "refuse" raises BudgetExceeded; "downgrade" asks the next model of the caller's that fits.
+
+        on_unknown_price: "refuse" a model whose price nobody knows, or "allow" it, uncounted.
+
+    Raises:
+        ConfigurationError: One of them is not what it must be.
+    """
+
+    limit_usd: float
+    window: Window = "month"
+    scope: str = "global"
+    tz: str | None = None
+    warn_at: float = 0.8
+    on_exceed: OnExceed = "refuse"
+    on_unknown_price: OnUnknownPrice = "refuse"
+
+    def __post_init__(self) -> None:
+        for name, known in (("window", Window), ("on_exceed", OnExceed), ("on_unknown_price", OnUnknownPrice)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigurationError(f"A budget's {name} must be one of {', '.join(get_args(known))}")
+        if not _is_number(self.limit_usd) or not 0 <= self.limit_usd <= MAX_LIMIT_USD:
+            raise ConfigurationError("A budget's limit_usd must be US$, 0 or more")
+        if not _is_number(self.warn_at) or not 0 < self.warn_at <= 1:
+            raise ConfigurationError("A budget's warn_at must be above 0 and at most 1")
+        if not isinstance(self.scope, str) or not _LABEL.fullmatch(self.scope):
+            raise ConfigurationError("A budget's scope must be global, agent, tool, run or the name of a label")
+        try:
+            ZoneInfo(self.tz or "UTC")
+        except (KeyError, ValueError, OSError, TypeError):
+            raise ConfigurationError("A budget's tz must be an IANA time zone such as Europe/Berlin") from None
+
+    @property
+    def limit_nano(self) -> int:
+        """The limit in nano-dollars, rounded down."""
+        return int(Decimal(repr(self.limit_usd)) * _NANO)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What an attempt's spending is told apart by; none for everybody's."""
+        names = {self.scope if self.scope in _COLUMNS else f"label:{self.scope}"} if self.scope != "global" else set()
+        return tuple(sorted(names | ({"run"} if self.window == "run" else set())))
+
+    def span(self, ts_us: int) -> tuple[int, int]:
+        """First microsecond since 1970, and the first that is over, of the window that `ts_us` lies in."""
+        if self.window in ("run", "total"):
+            return 0, FOREVER_US
+        if self.window == "hour":
+            since = ts_us - ts_us % _HOUR_US
+            return since, since + _HOUR_US
+        moment = datetime.fromtimestamp(ts_us // 1_000_000, UTC).astimezone(ZoneInfo(self.tz or "UTC"))
+        start = moment.replace(hour=0, minute=0, second=0, fold=0)
+        if self.window == "day":
+            return _us(start), _us(start + timedelta(days=1))
+        start = start.replace(day=1)
+        return _us(start), _us((start + timedelta(days=32)).replace(day=1))
+
+    def __str__(self) -> str:
+        per = {"run": "a run", "hour": "an hour", "day": "a day", "month": "a month", "total": "in all"}[self.window]
+        whose = "" if self.scope == "global" else f" for each {self.scope}"
+        return f"${self.limit_usd:,.2f} {per}{whose}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """
+    A budget, and whose spending it limits.
+
+    `labels` are the names of those of the scope that declared it; each of their values has the limit to itself.
+    """
+
+    budget: Budget
+    labels: tuple[str, ...] = ()
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What spending is told apart by under this limit."""
+        return tuple(sorted({*self.budget.dimensions, *(f"label:{name}" for name in self.labels)}))
+
+
+def budgets_of(given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:
+    """
+    None, one or several budgets as a tuple.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    found = () if given is None else (given,) if isinstance(given, Budget) else tuple(given)
+    if not all(isinstance(each, Budget) for each in found):
+        raise ConfigurationError("budget must be a Budget, or a list of them", hint="Give Budget(5.0).")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _us(moment: datetime) -> int:
+    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

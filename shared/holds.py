@@ -1,0 +1,155 @@
+"""What an attempt can cost at most, held in the ledger before it is sent; its answer is cut to what is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+from shared.budget import Limit
+from shared.calls import Attempt, Call
+from shared.errors import BudgetExceeded, DeadlineExceeded
+from shared.ledger_accounts import Standing, Verdict
+from shared.pricing import affordable_output, to_usd, upper_bound
+from shared.types import Candidate, Request, TaskType
+
+logger = logging.getLogger("agentswarm_tools")
+
+# How long a row may take to be committed once the deadline has passed.
+GRACE_S = 0.03
+# Fewer tokens of answer than this are not worth paying for.
+MIN_OUTPUT_TOKENS = 64
+# How often the answer is cut anew when others take what was left meanwhile.
+_MAX_CUTS = 5
+_MAX_WARNED = 1000
+_warned: set[tuple[str, int]] = set()
+
+
+async def hold(call: Call, attempt: Attempt) -> None:
+    """
+    Commit the attempt's row, before anything is sent, with the most that it can cost.
+
+    Where a budget has less left, the answer is cut to it, unless the caller said how long it may be.
+
+    Raises:
+        BudgetExceeded: A budget has no room for it.
+
+        DeadlineExceeded: The ledger took longer than the call has.
+
+        StoreError: There is a budget, and the ledger that keeps it cannot be written.
+    """
+    for cuts in count():
+        verdict = await _start(call, attempt)
+        if verdict is None or verdict.refused_by is None:
+            _bind(attempt, verdict)
+            return
+        if cuts == _MAX_CUTS or not _cut(call, attempt, verdict):
+            raise _exceeded(call, attempt, verdict.refused_by, verdict.reason or "")
+
+
+def _cut(call: Call, attempt: Attempt, verdict: Verdict) -> bool:
+    """Shorten the answer to what is left; False where that does not help."""
+    if verdict.reason != "no room" or not _may_cut(call.request):
+        return False
+    tokens = affordable_output(attempt.candidate, call.request, min(each.left_nano for each in verdict.standings))
+    if tokens is None or tokens < MIN_OUTPUT_TOKENS:
+        return False
+    attempt.cut_to = tokens
+    attempt.request = _with_output(call.request, tokens)
+    attempt.row["bound_nano"] = upper_bound(attempt.candidate, attempt.request)
+    return True
+
+
+async def _start(call: Call, attempt: Attempt) -> Verdict | None:
+    if call.ledger is None:
+        return None
+    try:
+        return await call.ledger.write(
+            "start", dict(attempt.row), call.scope.labels, limits=call.limits, patience=max(call.left(), GRACE_S)
+        )
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "The deadline passed while the ledger was busy",
+            provider=attempt.candidate.provider,
+            model=attempt.candidate.requested,
+        ) from None
+
+
+def _bind(attempt: Attempt, verdict: Verdict | None) -> None:
+    """Under a budget the answer's length is sent along, since the bound holds only for what the provider was told."""
+    candidate = attempt.candidate
+    if verdict is None or not verdict.standings or candidate.rates.source == "free" or not _may_cut(attempt.request):
+        return
+    most = affordable_output(candidate, attempt.request, attempt.row["bound_nano"] or 0)
+    if most is not None and most >= MIN_OUTPUT_TOKENS:
+        attempt.request = _with_output(attempt.request, most)
+
+
+def _may_cut(request: Request) -> bool:
+    """Whether the length of the answer is ours to choose."""
+    asked = (request.params.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    return request.task is not TaskType.IMAGE_GENERATION and all(each is None for each in asked)
+
+
+def _with_output(request: Request, tokens: int) -> Request:
+    return replace(request, params={**request.params, "max_tokens": tokens})
+
+
+def _exceeded(call: Call, attempt: Attempt, standing: Standing, reason: str) -> BudgetExceeded:
+    terms, name = standing.limit.budget, attempt.candidate.requested
+    hint: str | None = None
+    if reason == "unknown price":
+        message = f"Nobody knows the price of {name}, and a budget applies"
+        hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
+    elif reason != "no room":
+        message, hint = f"A budget applies, and {reason}", "Set the clock."
+    elif hidden(call, standing.limit):
+        message, hint = f"A budget of the operator's has no room for {name}", _that_fits(call, standing)
+    else:
+        message = (
+            f"{name} could cost ${to_usd(attempt.row['bound_nano']):.6f}, and ${to_usd(standing.left_nano):.6f} is left"
+            f" of {terms}{_of(standing)}, calls under way counted at their most"
+        )
+        hint = _that_fits(call, standing)
+    return BudgetExceeded(
+        message,
+        provider=attempt.candidate.provider,
+        model=name,
+        hint=hint,
+        action="next" if terms.on_exceed == "downgrade" else "raise",
+    )
+
+
+def hidden(call: Call, limit: Limit) -> bool:
+    """Whether a limit counts what others spend too, who are none of an agent's business."""
+    own = any(dimension.startswith("label:") for dimension in limit.dimensions)
+    return call.scope.from_agent and bool(call.scope.labels) and not own
+
+
+def _of(standing: Standing) -> str:
+    whose = [f"{d.removeprefix('label:')}={v}" for d, v in zip(standing.limit.dimensions, standing.whose, strict=True)]
+    return f" ({', '.join(whose)})" if whose else ""
+
+
+def _that_fits(call: Call, standing: Standing) -> str | None:
+    """The dearest of the caller's models that would fit."""
+    bounds = {candidate.requested: _least_bound(candidate, call.request) for candidate in call.plan.candidates}
+    fitting = {name: bound for name, bound in bounds.items() if bound is not None and bound <= standing.left_nano}
+    return f"{max(fitting, key=lambda name: fitting[name])} would fit." if fitting else None
+
+
+def _least_bound(candidate: Candidate, request: Request) -> int | None:
+    return upper_bound(candidate, _with_output(request, MIN_OUTPUT_TOKENS) if _may_cut(request) else request)
+
+
+def warn_when_near(standings: Sequence[Standing]) -> None:
+    """Say once, for each budget and window, that it is nearly used up."""
+    for each in standings:
+        terms, name = each.limit.budget, f"{each.limit.budget}{_of(each)}"
+        near = each.counted_nano >= terms.warn_at * terms.limit_nano
+        if near and (name, each.since_us) not in _warned:
+            if len(_warned) >= _MAX_WARNED:
+                _warned.clear()
+            _warned.add((name, each.since_us))
+            logger.warning("A budget is nearly used up: $%.6f is left of %s.", to_usd(each.left_nano), name)
