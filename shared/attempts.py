@@ -27,7 +27,7 @@ from shared.errors import (
     StreamInterrupted,
 )
 from shared.health import health
-from shared.holds import GRACE_S, hidden, hold, warn_when_near
+from shared.holds import GRACE_S, hold, warn_when_near
 from shared.ledger import see_through
 from shared.ledger_accounts import Verdict
 from shared.planning import failure
@@ -265,7 +265,7 @@ def _left_nano(call: Call, verdict: Verdict | None) -> int | None:
     """What is left of the tightest budget that the caller may know of."""
     standings = verdict.standings if verdict is not None else ()
     warn_when_near(standings)
-    return min((each.left_nano for each in standings if not hidden(call, each.limit)), default=None)
+    return min((each.left_nano for each in standings if call.scope.may_see(each.limit)), default=None)
 
 
 async def _settle_failed(call: Call, attempt: Attempt, error: BaseException) -> None:

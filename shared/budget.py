@@ -102,7 +102,7 @@ class Budget:
     def __str__(self) -> str:
         per = {"run": "a run", "hour": "an hour", "day": "a day", "month": "a month", "total": "in all"}[self.window]
         whose = "" if self.scope == "global" else f" for each {self.scope}"
-        return f"${self.limit_usd:,.2f} {per}{whose}"
+        return f"{_amount(self.limit_usd)} {per}{whose}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,12 @@ class Limit:
         return tuple(sorted({*self.budget.dimensions, *(f"label:{name}" for name in self.labels)}))
 
 
+def _amount(usd: float) -> str:
+    """US$ with cents, and with what is smaller only where there is any."""
+    cents, _, rest = f"{usd:,.9f}".partition(".")
+    return f"${cents}.{rest.rstrip('0').ljust(2, '0')}"
+
+
 def budgets_of(given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:
     """
     None, one or several budgets as a tuple.
@@ -129,10 +135,10 @@ def budgets_of(given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:
     Raises:
         ConfigurationError: It is something else.
     """
-    found = () if given is None else (given,) if isinstance(given, Budget) else tuple(given)
-    if not all(isinstance(each, Budget) for each in found):
+    found = () if given is None else (given,) if isinstance(given, Budget) else given
+    if not isinstance(found, list | tuple) or not all(isinstance(each, Budget) for each in found):
         raise ConfigurationError("budget must be a Budget, or a list of them", hint="Give Budget(5.0).")
-    return found
+    return tuple(found)
 
 
 def _is_number(value: object) -> bool:

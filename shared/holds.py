@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
-from shared.budget import Limit
 from shared.calls import Attempt, Call
 from shared.errors import BudgetExceeded, DeadlineExceeded
 from shared.ledger_accounts import Standing, Verdict
@@ -104,12 +103,12 @@ def _exceeded(call: Call, attempt: Attempt, standing: Standing, reason: str) -> 
         hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
     elif reason != "no room":
         message, hint = f"A budget applies, and {reason}", "Set the clock."
-    elif hidden(call, standing.limit):
+    elif not call.scope.may_see(standing.limit):
         message, hint = f"A budget of the operator's has no room for {name}", _that_fits(call, standing)
     else:
         message = (
             f"{name} could cost ${to_usd(attempt.row['bound_nano']):.6f}, and ${to_usd(standing.left_nano):.6f} is left"
-            f" of {terms}{_of(standing)}, calls under way counted at their most"
+            f" of {standing}, calls under way counted at their most"
         )
         hint = _that_fits(call, standing)
     return BudgetExceeded(
@@ -119,17 +118,6 @@ def _exceeded(call: Call, attempt: Attempt, standing: Standing, reason: str) -> 
         hint=hint,
         action="next" if terms.on_exceed == "downgrade" else "raise",
     )
-
-
-def hidden(call: Call, limit: Limit) -> bool:
-    """Whether a limit counts what others spend too, who are none of an agent's business."""
-    own = any(dimension.startswith("label:") for dimension in limit.dimensions)
-    return call.scope.from_agent and bool(call.scope.labels) and not own
-
-
-def _of(standing: Standing) -> str:
-    whose = [f"{d.removeprefix('label:')}={v}" for d, v in zip(standing.limit.dimensions, standing.whose, strict=True)]
-    return f" ({', '.join(whose)})" if whose else ""
 
 
 def _that_fits(call: Call, standing: Standing) -> str | None:
@@ -146,7 +134,7 @@ def _least_bound(candidate: Candidate, request: Request) -> int | None:
 def warn_when_near(standings: Sequence[Standing]) -> None:
     """Say once, for each budget and window, that it is nearly used up."""
     for each in standings:
-        terms, name = each.limit.budget, f"{each.limit.budget}{_of(each)}"
+        terms, name = each.limit.budget, str(each)
         near = each.counted_nano >= terms.warn_at * terms.limit_nano
         if near and (name, each.since_us) not in _warned:
             if len(_warned) >= _MAX_WARNED:

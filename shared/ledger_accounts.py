@@ -19,7 +19,8 @@ Labels = Mapping[str, str]
 
 # Clocks of machines that share a ledger may differ so much, and no more while a budget counts hours or days.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
-_KEPT_US = 40 * 24 * 3600 * 1_000_000
+_DAY_US = 24 * 3600 * 1_000_000
+_KEPT_US = 40 * _DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Standing:
     def left_nano(self) -> int:
         """Nano-dollars that may still be spent; never below 0."""
         return max(0, self.limit.budget.limit_nano - self.counted_nano)
+
+    def __str__(self) -> str:
+        named = zip(self.limit.dimensions, self.whose, strict=True)
+        whose = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
+        return f"{self.limit.budget}{f' ({", ".join(whose)})' if whose else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,25 @@ def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Lim
     return Verdict(standings)
 
 
-def stand(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[Standing, ...]:
-    """How every limit stands that an attempt such as `row` is under."""
-    return tuple(_standing(connection, each, row, labels) for each in dict.fromkeys((*limits, *stored(connection))))
+def stand(
+    connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit], *, keep: bool = True
+) -> tuple[Standing, ...]:
+    """
+    How every limit stands that an attempt such as `row` is under.
+
+    Args:
+        keep: Whether to keep running totals that are new, which only a writer can.
+    """
+    all_limits = dict.fromkeys((*limits, *stored(connection)))
+    return tuple(_standing(connection, each, row, labels, keep=keep) for each in all_limits)
+
+
+def recent(connection: Connection, standing: Standing, now_us: int) -> tuple[int, int]:
+    """Nano-dollars that count since a day ago, or since the window began, and how many microseconds that is."""
+    since_us = max(standing.since_us, now_us - _DAY_US)
+    dimensions = standing.limit.dimensions
+    first = connection.scalar(sa.select(sa.func.min(attempt.c.ts_us)).where(attempt.c.ts_us >= since_us))
+    return _sum(connection, dimensions, standing.whose, since_us, now_us + 1), now_us - (first or now_us)
 
 
 def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
@@ -148,14 +170,15 @@ def _clock_behind(connection: Connection, ts_us: int) -> int | None:
     return ahead // 1_000_000 if ahead > CLOCK_TOLERANCE_US else None
 
 
-def _standing(connection: Connection, limit: Limit, row: Row, labels: Labels) -> Standing:
+def _standing(connection: Connection, limit: Limit, row: Row, labels: Labels, *, keep: bool) -> Standing:
     since_us, until_us = limit.budget.span(row["ts_us"])
     whose = _whose(limit.dimensions, row, labels)
     key = {"dimensions": _key(limit.dimensions), "whose": _digest(whose), "since_us": since_us, "until_us": until_us}
     found = connection.scalar(sa.select(account.c.counted_nano).where(*(account.c[n] == v for n, v in key.items())))
     if found is None:
         found = _sum(connection, limit.dimensions, whose, since_us, until_us)
-        _open(connection, limit.dimensions, key | {"counted_nano": found}, row["ts_us"])
+        if keep:
+            _open(connection, limit.dimensions, key | {"counted_nano": found}, row["ts_us"])
     return Standing(limit, whose, int(found), since_us, until_us)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -13,8 +13,11 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from shared import ledger_accounts as accounts
+from shared.budget import Limit
 from shared.errors import InvalidRequest
 from shared.ledger import Ledger
+from shared.ledger_accounts import Standing
 from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, label, rollup
 from shared.pricing import to_usd
 
@@ -47,6 +50,14 @@ class Filter:
     def everything(self) -> bool:
         """Whether nothing is left out."""
         return not self.labels and self.any_conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """How a limit stands, and the seconds that what is left lasts at the rate of the last day; None: nothing spent."""
+
+    standing: Standing
+    lasts_s: float | None
 
 
 def window(
@@ -125,6 +136,26 @@ def held_nano(ledger: Ledger) -> int:
     with ledger.reading() as connection:
         total = sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)
         return int(connection.scalar(sa.select(total).where(attempt.c.status == "started")) or 0)
+
+
+def standings(
+    ledger: Ledger, limits: Sequence[Limit], row: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[Stands]:
+    """
+    How each limit stands that an attempt such as `row` would be under, those that the ledger keeps among them.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        found = accounts.stand(connection, row, labels, limits, keep=False)
+        return [Stands(each, _lasts_s(each, *accounts.recent(connection, each, row["ts_us"]))) for each in found]
+
+
+def _lasts_s(standing: Standing, spent_nano: int, elapsed_us: int) -> float | None:
+    if not spent_nano or not elapsed_us:
+        return None
+    return standing.left_nano * elapsed_us / spent_nano / 1e6
 
 
 def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Scope:
             return None
         return ",".join(f"{name}={value}" for name, value in sorted(self.labels.items())) or "scope"
 
+    def may_see(self, limit: Limit) -> bool:
+        """Whether what a limit has left may be told here: agents inside labels learn nothing of what others spend."""
+        own = any(dimension.startswith("label:") for dimension in limit.dimensions)
+        return own or not (self.from_agent and self.labels)
+
 
 _ROOT = Scope()
 _current: ContextVar[Scope] = ContextVar("agentswarm_scope", default=_ROOT)

@@ -102,4 +102,6 @@ def test_whose_spending_counts(budget: Budget, labels: tuple[str, ...], dimensio
 def test_a_budget_in_words() -> None:
     """A budget says what it is, for errors and reports."""
     assert str(Budget(5)) == "$5.00 a month"
+    assert str(Budget(1234.5, "day")) == "$1,234.50 a day"
+    assert str(Budget(0.000125, "total")) == "$0.000125 in all"
     assert str(Budget(0.5, "run", scope="customer")) == "$0.50 a run for each customer"
