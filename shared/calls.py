@@ -19,6 +19,8 @@ from shared.transport import Exchange
 from shared.types import Answer, Candidate, LLMResponse, Request, Usage
 
 _LEASE_S = 900
+# What an answer holds beside its text, for whoever carries the conversation on.
+_SAID = ("tool_calls", "reasoning_content", "thinking_blocks")
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
@@ -157,8 +159,7 @@ def response_of(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
     }
     if candidate.note:
         metadata["note"] = candidate.note
-    if tool_calls := answer.message.get("tool_calls"):
-        metadata["tool_calls"] = tool_calls
+    metadata |= {name: answer.message[name] for name in _SAID if answer.message.get(name)}
     return LLMResponse(
         content=answer.text,
         model=candidate.model,
