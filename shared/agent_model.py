@@ -52,7 +52,6 @@ _SETTINGS = (
     "extra_headers",
     "extra_body",
     "extra_query",
-    "top_logprobs",
 )
 # The place in a streamed turn of thoughts that come when its text has begun: the text has place 0, and the SDK's
 # handler then counts tool calls from 2.
@@ -252,7 +251,7 @@ def _turn(
     The SDK's arguments as a chat completion's.
 
     Raises:
-        InvalidRequest: The conversation or the prompt lies with OpenAI, and not here.
+        InvalidRequest: The conversation or the prompt lies with OpenAI, or log probabilities are wanted.
     """
     if previous_response_id or conversation_id or prompt:
         raise InvalidRequest(
@@ -260,6 +259,8 @@ def _turn(
             model=model,
             hint="Give the whole conversation, and instructions instead of a prompt.",
         )
+    if model_settings.top_logprobs is not None:
+        raise InvalidRequest(f"{model} gives no log probabilities here", model=model, hint="Leave out top_logprobs.")
     messages: list[Any] = Converter.items_to_messages(
         input,
         model=model,

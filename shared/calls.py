@@ -21,7 +21,7 @@ from shared.types import Answer, Candidate, LLMResponse, Request, Usage
 _LEASE_S = 900
 # What an answer holds beside its text, for whoever carries the conversation on.
 _SAID = ("tool_calls", "reasoning_content", "thinking_blocks")
-_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 class Meter:
@@ -91,7 +91,7 @@ def finalise(
     elif answer is not None:
         row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
     if answer is not None:
-        row |= {name: getattr(answer.usage, name) for name in _COUNTS}
+        row |= {name: getattr(answer.usage, name) for name in COUNTS}
         row |= {
             "usage_source": answer.usage.source,
             "finish_reason": answer.finish_reason,
@@ -186,7 +186,7 @@ def _summary(attempt: Attempt) -> dict[str, Any]:
 
 def _usage(usage: Usage) -> dict[str, int]:
     """The counts that somebody gave, as plain integers."""
-    counts = {name: count for name in _COUNTS if (count := getattr(usage, name)) is not None}
+    counts = {name: count for name in COUNTS if (count := getattr(usage, name)) is not None}
     if {"prompt_tokens", "completion_tokens"} <= counts.keys():
         counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
     return counts
