@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shared.agent_model import budgeted
+    from shared.agent_tracking import track_agency
     from shared.analytics import get_llm_costs, print_llm_costs
     from shared.base_tool import BaseTool
     from shared.llm_client import LLMClient, get_llm_client
@@ -17,10 +19,12 @@ __all__ = [
     "CostReport",
     "LLMClient",
     "TextGeneration",
+    "budgeted",
     "get_llm_client",
     "get_llm_costs",
     "print_llm_costs",
     "scope",
+    "track_agency",
 ]
 
 
@@ -34,6 +38,10 @@ def __getattr__(name: str) -> Any:
             from shared import base_tool as home
         case "LLMClient" | "get_llm_client":
             from shared import llm_client as home
+        case "budgeted":
+            from shared import agent_model as home
+        case "track_agency":
+            from shared import agent_tracking as home
         case "get_llm_costs" | "print_llm_costs":
             from shared import analytics as home
         case "scope":

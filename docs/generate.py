@@ -213,6 +213,7 @@ _RAISED_BY_US: Mapping[str, frozenset[str]] = {
     "ContentBlocked": frozenset({"completed", "unknown"}),
     "DeadlineExceeded": frozenset({"not_sent", "unknown"}),
     "InvalidRequest": frozenset({"not_sent"}),
+    "LoopStopped": frozenset({"not_sent"}),
     "ModelNotAllowed": frozenset({"not_sent"}),
     "ModelNotFound": frozenset({"not_sent"}),
     "ModelRetired": frozenset({"not_sent"}),

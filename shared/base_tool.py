@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import uuid
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -21,14 +18,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from shared.analytics import record_event
 from shared.errors import LLMError
 from shared.redaction import redact
+from shared.runs import Watch, caller_of, watch_of
 from shared.scope import Scope, scope
 from shared.serialize import to_json
 from shared.types import AnalyticsEvent, EventType
 
 _STRUCTURED = ToolOutputText | ToolOutputImage | ToolOutputFileContent
-_conversations: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-# Callers that the host does not tell apart share this one; a person's own scripts are not in it.
-_NO_CONVERSATION = "(no conversation)"
 
 
 class BaseTool(AgencySwarmTool):
@@ -60,11 +55,12 @@ class BaseTool(AgencySwarmTool):
 
     async def run(self) -> Any:
         """What the host calls: the result of `_process` as text for the agent."""
-        who = _caller(self)
+        agent = getattr(self._context, "agent", None)
+        who = caller_of(self.context, getattr(agent, "name", None))
         with scope(
             tool=self.tool_name, agent=who.agent, run=who.run, conversation=who.conversation, from_agent=True
         ) as inside:
-            return await self._run(inside)
+            return await self._run(inside, watch_of(self.context))
 
     def run_sync(self) -> Any:
         """Run the tool from a script that has no event loop; the arguments are trusted."""
@@ -75,14 +71,19 @@ class BaseTool(AgencySwarmTool):
 
         return asyncio.run(trusted())
 
-    async def _run(self, inside: Scope) -> Any:
+    async def _run(self, inside: Scope, watch: Watch | None = None) -> Any:
         began = time.monotonic()
         record_event(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name=self.tool_name))
         failed: BaseException | None = None
         try:
+            if watch is not None:
+                watch.check()
+                watch.called("tool", self.tool_name, self.model_dump())
             return _for_agent(await self._work(inside))
         except LLMError as error:
             failed = error
+            if watch is not None:
+                watch.failed(error)
             if error.retryable:
                 raise
             return _failure(error)
@@ -132,25 +133,6 @@ def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
     else:
         text = f"{place}: {error['msg']}" if place else error["msg"]
     return InitErrorDetails(type=PydanticCustomError("value_error", text), loc=error["loc"], input=None)
-
-
-class _Caller(NamedTuple):
-    agent: str | None = None
-    run: str | None = None
-    conversation: str | None = None
-
-
-def _caller(tool: BaseTool) -> _Caller:
-    """Who calls, as far as the host says: a MasterContext, a plain dict (MCP) or an empty one (HTTP)."""
-    context = tool.context
-    threads = None if isinstance(context, Mapping) else getattr(context, "thread_manager", None)
-    if threads is None:
-        return _Caller(conversation=_NO_CONVERSATION)
-    return _Caller(
-        agent=getattr(context, "current_agent_name", None),
-        run=getattr(context, "_current_agent_run_id", None),
-        conversation=_conversations.setdefault(threads, uuid.uuid4().hex),
-    )
 
 
 def _for_agent(result: Any) -> Any:

@@ -20,7 +20,9 @@ from shared.transport import Exchange
 from shared.types import Answer, Candidate, LLMResponse, Request, Usage
 
 _LEASE_S = 900
-_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+# What an answer holds beside its text, for whoever carries the conversation on.
+_SAID = ("tool_calls", "reasoning_content", "thinking_blocks")
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 class Meter:
@@ -98,7 +100,7 @@ def finalise(
     elif answer is not None:
         row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
     if answer is not None:
-        row |= {name: getattr(answer.usage, name) for name in _COUNTS}
+        row |= {name: getattr(answer.usage, name) for name in COUNTS}
         row |= {
             "usage_source": answer.usage.source,
             "finish_reason": answer.finish_reason,
@@ -176,8 +178,7 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         metadata["output_cut_to_tokens"] = attempt.cut_to
     if left_nano is not None:
         metadata["remaining_budget_usd"] = to_usd(left_nano)
-    if tool_calls := answer.message.get("tool_calls"):
-        metadata["tool_calls"] = tool_calls
+    metadata |= {name: answer.message[name] for name in _SAID if answer.message.get(name)}
     return LLMResponse(
         content=answer.text,
         model=candidate.model,
@@ -204,7 +205,7 @@ def _summary(attempt: Attempt) -> dict[str, Any]:
 
 def _usage(usage: Usage) -> dict[str, int]:
     """The counts that somebody gave, as plain integers."""
-    counts = {name: count for name in _COUNTS if (count := getattr(usage, name)) is not None}
+    counts = {name: count for name in COUNTS if (count := getattr(usage, name)) is not None}
     if {"prompt_tokens", "completion_tokens"} <= counts.keys():
         counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
     return counts

@@ -117,6 +117,18 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_PRICES",
         description="JSON file with prices that win over the built-in table, in its format.",
     )
+    max_refusals: int = Field(
+        3,
+        ge=0,
+        validation_alias="AGENTSWARM_MAX_REFUSALS",
+        description="How many calls a budget or an allow-list may refuse before an agent's run ends; 0: any number.",
+    )
+    max_identical_calls: int = Field(
+        5,
+        ge=0,
+        validation_alias="AGENTSWARM_MAX_IDENTICAL_CALLS",
+        description="How often an agent may call a tool with the same arguments before its run ends; 0: any number.",
+    )
 
     @field_validator("default_fallback_models", "allowed_models", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ LLMError
  ├─ BadResponse              the answer cannot be read                     retry, then next model
  ├─ StreamInterrupted        the stream broke after its first chunk        raise
  ├─ BudgetExceeded           the call could break a budget                 raise
+ ├─ LoopStopped              an agent's run goes in circles                raise
  ├─ ConfigurationError       a setting is wrong or something is missing    raise
  ├─ StoreError               the ledger cannot be read or written          raise
  └─ AllModelsFailed          every model of the plan failed                raise
@@ -241,6 +242,12 @@ class BudgetExceeded(LLMError):
     """The call could cost more than a budget has left; nothing was sent."""
 
     hint = "Raise the budget, or ask for less."
+
+
+class LoopStopped(LLMError):
+    """An agent's run was refused, or repeated itself, too often; it ends instead of paying for another turn."""
+
+    hint = "Change the agent's instructions."
 
 
 class ConfigurationError(LLMError):

@@ -18,7 +18,7 @@ from shared.budget import Limit
 from shared.errors import InvalidRequest
 from shared.ledger import Ledger
 from shared.ledger_accounts import Standing
-from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, label, rollup
+from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, rollup
 from shared.pricing import to_usd
 
 UNALLOCATED = "(unallocated)"
@@ -109,7 +109,8 @@ def costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str | N
         rows = _sums_by(connection, span, which, DIMENSIONS)
         days = _days(_sums_by(connection, span, which, ("bucket",)), span.zone)
         labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
-    return _as_dict(ledger, span, rows, days, by, labelled)
+        turns = _agent_turns(connection, span, which, rows)
+    return _as_dict(ledger, span, rows, days, by, labelled) | {"agent_turns": turns}
 
 
 def attempts(ledger: Ledger, span: Window | None = None, which: Filter | None = None) -> Iterator[dict[str, Any]]:
@@ -219,6 +220,27 @@ def _conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
         conditions.append(attempt.c.conversation.is_not_distinct_from(which.conversation))
         conditions.append(~sa.exists().where(tagged))
     return conditions
+
+
+def _agent_turns(
+    connection: Connection, span: Window, which: Filter, rows: Mapping[tuple[Any, ...], Sums]
+) -> int | None:
+    """How many turns of agents were answered: calls by an agent and by no tool; None when agents only left tools'."""
+    by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in rows.items() if agent]
+    turns = [sums["calls"] + sums["failed_calls"] for by_tool, sums in by_agents if not by_tool]
+    if any(turns):
+        return sum(sums["calls"] for by_tool, sums in by_agents if not by_tool)
+    if by_agents or _agents_used_tools(connection, span, which):
+        return None
+    return 0
+
+
+def _agents_used_tools(connection: Connection, span: Window, which: Filter) -> bool:
+    inside = [event.c.agent.is_not(None), event.c.ts_us >= span.since_us, event.c.ts_us < span.until_us]
+    inside += [event.c.labels[name].as_string() == value for name, value in which.labels.items()]
+    if not which.any_conversation:
+        inside.append(event.c.conversation.is_not_distinct_from(which.conversation))
+    return connection.execute(sa.select(event.c.event_id).where(*inside).limit(1)).first() is not None
 
 
 def _collect(

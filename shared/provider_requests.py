@@ -15,6 +15,7 @@ import httpx
 from shared.config import KEYLESS_PROVIDERS, key_variables, provider_extra
 from shared.errors import AuthenticationError, ConfigurationError, InvalidRequest, LLMError, ModelNotFound
 from shared.provider_errors import invalid
+from shared.provider_messages import suited
 from shared.provider_targets import (
     NO_KEY,
     OWN_ENDPOINT,
@@ -145,7 +146,7 @@ def _ask(
             options = target.config.map_openai_params(
                 non_default_params=params, optional_params={}, model=candidate.wire_model, drop_params=False
             )
-        messages = target.config.translate_developer_role_to_system_role(messages=messages)
+        messages = target.config.translate_developer_role_to_system_role(messages=suited(messages, target.wire))
     json_mode, one_piece = bool(options.pop("json_mode", False)), bool(options.pop("fake_stream", False))
     # JSON by way of a tool, in OpenAI's shape, becomes text only when the call is whole.
     stream = stream and not one_piece and not (json_mode and target.wire == "openai")

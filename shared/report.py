@@ -50,6 +50,8 @@ def _text(costs: Mapping[str, Any]) -> str:
         lines.append(f"Unpriced calls: {costs['unpriced_calls']:,}")
     if costs["failed_calls"]:
         lines.append(f"Failed calls: {costs['failed_calls']:,}")
+    if costs["agent_turns"] is None:
+        lines.append("Agent turns not tracked: their cost is not in these totals")
     lines += ["", "Cost by Provider:"]
     lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
     lines += ["", "Cost by Model:"]
@@ -64,6 +66,12 @@ def _text(costs: Mapping[str, Any]) -> str:
             for group in costs["groups"]
         ]
     return "\n".join([*lines, "", footer(costs)])
+
+
+def _turns(costs: Mapping[str, Any]) -> str:
+    """The agents' own turns; they cost money of their own, which is in no total when nobody tracks them."""
+    turns = costs["agent_turns"]
+    return "not tracked" if turns is None else f"{turns:,}"
 
 
 def _calls(calls: int, cost: float) -> str:
@@ -83,6 +91,7 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         ("Average cost per call", f"${costs['avg_cost_per_call']:.6f}"),
         ("Failed calls", f"{costs['failed_calls']:,}"),
         ("Unpriced calls", f"{costs['unpriced_calls']:,}"),
+        ("Agent turns", _turns(costs)),
     ]
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [

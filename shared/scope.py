@@ -119,7 +119,7 @@ class Scope:
     def may_see(self, limit: Limit) -> bool:
         """Whether what a limit has left may be told here: agents inside labels learn nothing of what others spend."""
         own = any(dimension.startswith("label:") for dimension in limit.dimensions)
-        return own or not (self.from_agent and self.labels)
+        return own or not (self.labels and (self.from_agent or self.agent))
 
 
 _ROOT = Scope()

@@ -19,14 +19,14 @@ LAYERS = (
     ("types", "serialize"),
     ("errors",),
     ("config", "export", "report", "spill", "budget"),
-    ("scope", "transport", "redaction", "health"),
+    ("scope", "transport", "redaction", "health", "runs"),
     ("background", "pricing", "rota", "slots"),
     ("planning", "media", "local_model"),
     ("ledger_schema",),
     ("ledger_accounts", "ledger_engine"),
     ("ledger",),
     ("ledger_query", "calls"),
-    ("provider_answers", "provider_errors", "provider_targets"),
+    ("provider_answers", "provider_errors", "provider_messages", "provider_targets"),
     ("provider_requests", "provider_streams"),
     ("provider_foreign",),
     ("provider_sending",),
@@ -36,6 +36,7 @@ LAYERS = (
     ("attempts", "llm_stream"),
     ("llm_client", "analytics"),
     ("base_tool", "agent_model", "doctor"),
+    ("agent_tracking",),
     ("tools",),
     ("cli", "mcp_server", "pytest_plugin"),
 )
@@ -45,8 +46,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 PROVIDER = {name for name in LEVEL if name.startswith("provider")}
 EDGES = {
     "litellm": PROVIDER | {"pricing"},
-    "agency_swarm": {"base_tool", "agent_model"},
-    "agents": {"base_tool", "agent_model"},
+    "agency_swarm": {"base_tool", "agent_model", "agent_tracking"},
+    "agents": {"base_tool", "agent_model", "agent_tracking"},
     "sqlalchemy": {name for name in LEVEL if name.startswith("ledger")},
 }
 LAZY = {"litellm"}  # it takes seconds
