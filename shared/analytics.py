@@ -14,11 +14,12 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
-from shared import config, ledger_query
+from shared import config, ledger_accounts, ledger_query
+from shared.budget import Budget, Limit
 from shared.errors import ConfigurationError
 from shared.ledger import Ledger, bucket_of, get_ledger, new_id, now_us
-from shared.ledger_query import Filter
-from shared.pricing import to_nano
+from shared.ledger_query import Filter, Stands
+from shared.pricing import to_nano, to_usd
 from shared.redaction import redact
 from shared.report import render
 from shared.scope import Scope, current_scope
@@ -86,7 +87,9 @@ def get_llm_costs(
         total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
         knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
         (dearest first), cost_by_day, agent_turns (answered turns of agents themselves; None when agents used tools
-        and nobody tracked their turns, whose cost is then in no total), and since, until, timezone and store.
+        and nobody tracked their turns, whose cost is then in no total), budgets (those that hold here now: limit, used
+        and left in US$, calls under way counted at their most, and lasts_s, the seconds that the rest lasts at the rate
+        of the last day, None when nothing was spent), and since, until, timezone and store.
 
     Raises:
         InvalidRequest: The window is not a span of time.
@@ -108,15 +111,69 @@ def costs_of(
     by: str | None = None,
 ) -> dict[str, Any]:
     """The same as `get_llm_costs`, of the attempts that `which` lets through."""
-    ledger = _ledger()
-    if ledger is None:
-        raise ConfigurationError("Cost tracking is off", hint="Set LITELLM_COST_TRACKING=true.")
+    ledger = _needed_ledger()
     span = ledger_query.window(days, since=since, until=until, zone=zone(tz))
     ledger.flush()
     ledger.settle_expired()
     costs = ledger_query.costs(ledger, span, which, by)
     costs["days"] = days if since is None and until is None else None
+    costs["budgets"] = _budgets(ledger)
     return costs
+
+
+def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
+    """How the budgets stand that hold here: of the settings, of the scope and of the ledger."""
+    scope, settings = current_scope(), config.load_settings()
+    limits = [*([] if settings.budget is None else [Limit(settings.budget)]), *scope.limits]
+    here = {"ts_us": now_us(), "agent": scope.agent, "tool": scope.tool, "run": scope.run}
+    found = ledger_query.standings(ledger, limits, here, scope.labels)
+    mine = [each for each in found if any(each.standing.whose) or not each.standing.limit.dimensions]
+    return [_as_dict(each) for each in mine if scope.may_see(each.standing.limit)]
+
+
+def set_budget(name: str, budget: Budget) -> None:
+    """
+    Keep a budget in the ledger, where it holds at once for every program that uses it.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    with _needed_ledger().changing() as connection:
+        ledger_accounts.store(connection, name, budget)
+
+
+def remove_budget(name: str) -> bool:
+    """Remove a budget from the ledger; whether it was there."""
+    with _needed_ledger().changing() as connection:
+        return ledger_accounts.forget(connection, name)
+
+
+def all_budgets() -> list[dict[str, Any]]:
+    """Every budget of the settings and of the ledger, for each whose spending it counts: name, and as in `budgets`."""
+    settings = config.load_settings()
+    own = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
+    ledger = _needed_ledger()
+    ledger.flush()
+    return [{"name": name, **_as_dict(each)} for name, each in ledger_query.all_standings(ledger, own, now_us())]
+
+
+def _needed_ledger() -> Ledger:
+    ledger = _ledger()
+    if ledger is None:
+        raise ConfigurationError("Cost tracking is off", hint="Set LITELLM_COST_TRACKING=true.")
+    return ledger
+
+
+def _as_dict(stands: Stands) -> dict[str, Any]:
+    standing, terms = stands.standing, stands.standing.limit.budget
+    return {
+        "budget": str(standing),
+        "limit": terms.limit_usd,
+        "left": to_usd(standing.left_nano),
+        "used": to_usd(standing.counted_nano),
+        "window": terms.window,
+        "lasts_s": stands.lasts_s,
+    }
 
 
 def print_llm_costs(days: float = 7) -> None:

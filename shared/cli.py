@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -15,14 +15,17 @@ from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
 from shared import doctor
-from shared.analytics import get_llm_costs
+from shared.analytics import all_budgets, get_llm_costs, remove_budget, set_budget
+from shared.budget import Budget, Window
 from shared.errors import LLMError
 from shared.planning import chat_models, retired_models, usable_models
-from shared.report import footer, period, printable, render
+from shared.report import budget_line, footer, period, printable, render
 from shared.serialize import to_json
 
 app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 local = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+budget = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(budget, name="budget", help="Limits that the ledger keeps for every program that uses it.")
 app.add_typer(local, name="local", help="The tiny local model, for trying and testing without a key.")
 
 out = Console(highlight=False, soft_wrap=True, markup=False)
@@ -111,6 +114,8 @@ def _print_report(costs: dict[str, Any]) -> None:
         table.add_row(printable(group["name"]), *figures)
     out.print(table)
     out.print(f"Failed calls: {costs['failed_calls']:,}. Unpriced calls: {costs['unpriced_calls']:,}.")
+    for each in costs["budgets"]:
+        out.print(printable(budget_line(each)))
     out.print(footer(costs))
 
 
@@ -162,6 +167,57 @@ def doctor_command(as_json: AsJson = False) -> None:
             out.print(f"{marks[finding.level]}  {finding.subject}: {printable(finding.text)}")
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+@budget.command(name="set")
+def set_command(
+    limit_usd: Annotated[float, typer.Argument(help="US$.")],
+    name: Annotated[str, typer.Option(help="A name of your own; the same name replaces.")] = "default",
+    window: Annotated[str, typer.Option(help="run, hour, day, month or total.")] = "month",
+    scope: Annotated[str, typer.Option(help="global, agent, tool, run, or a label such as customer.")] = "global",
+    tz: Annotated[str | None, typer.Option(help="Time zone in which days and months begin; UTC otherwise.")] = None,
+    warn_at: Annotated[float, typer.Option(help="Share of the limit from which on to warn.")] = 0.8,
+    downgrade: Annotated[
+        bool, typer.Option("--downgrade", help="Ask the next model that fits instead of refusing.")
+    ] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Let models without a known price pass, uncounted.")
+    ] = False,
+) -> None:
+    """Keep a budget in the ledger; it holds at once."""
+    declared = Budget(
+        limit_usd,
+        cast("Window", window),
+        scope,
+        tz,
+        warn_at,
+        "downgrade" if downgrade else "refuse",
+        "allow" if allow_unknown else "refuse",
+    )
+    set_budget(name, declared)
+    out.print(f"Budget {printable(name)}: {declared}.")
+
+
+@budget.command()
+def show(as_json: AsJson = False) -> None:
+    """Show every budget: what is left, for each whose spending it counts, and how long that lasts."""
+    found = all_budgets()
+    if as_json:
+        out.out(to_json(found, indent=2))
+        return
+    for each in found:
+        out.print(f"{printable(each['name'])}: {printable(budget_line(each))}")
+    if not found:
+        out.print("No budget is set. Set one with: agentswarm-tools budget set 10")
+
+
+@budget.command()
+def remove(name: Annotated[str, typer.Argument(help="The budget's name.")] = "default") -> None:
+    """Remove a budget from the ledger."""
+    if not remove_budget(name):
+        err.print(f"Error: there is no budget {printable(name)}.")
+        raise typer.Exit(1)
+    out.print(f"Budget {printable(name)} removed.")
 
 
 @local.command()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
+from shared.budget import Budget, Window
 from shared.errors import ConfigurationError
 
 APP_NAME = "agentswarm-tools"
@@ -90,7 +91,7 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_BUDGET_USD",
         description="US$ that all calls recorded in the ledger may cost together in a window. Unset: no limit.",
     )
-    budget_window: Literal["run", "hour", "day", "month", "total"] = Field(
+    budget_window: Window = Field(
         "month",
         validation_alias="AGENTSWARM_BUDGET_WINDOW",
         description="The window: run, hour, day, month or total.",
@@ -129,6 +130,13 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_MAX_IDENTICAL_CALLS",
         description="How often an agent may call a tool with the same arguments before its run ends; 0: any number.",
     )
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget that the environment sets, or None."""
+        if self.budget_usd is None:
+            return None
+        return Budget(self.budget_usd, self.budget_window, tz=self.timezone)
 
     @field_validator("default_fallback_models", "allowed_models", mode="before")
     @classmethod

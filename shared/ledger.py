@@ -247,11 +247,8 @@ class Ledger:
         Raises:
             StoreError: The ledger cannot be written.
         """
-        try:
-            with self.writing() as connection:
-                connection.execute(sa.delete(event).where(sa.false()))
-        except (SQLAlchemyError, OSError) as error:
-            raise self._unreadable(error) from None
+        with self.changing() as connection:
+            connection.execute(sa.delete(event).where(sa.false()))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -263,6 +260,20 @@ class Ledger:
         """
         try:
             with self._open().connect() as connection, connection.begin():
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unreadable(error) from None
+
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """
+        A connection to change the ledger's own settings with.
+
+        Raises:
+            StoreError: The ledger cannot be written.
+        """
+        try:
+            with self.writing() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             raise self._unreadable(error) from None

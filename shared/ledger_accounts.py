@@ -21,11 +21,12 @@ Labels = Mapping[str, str]
 CLOCK_TOLERANCE_US = 300 * 1_000_000
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
+_AMOUNT = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a limit stands: nano-dollars spent and held, and what is left."""
+    """How a limit stands, and for whom; `whose` is empty where it counts nobody's spending yet."""
 
     limit: Limit
     whose: tuple[str, ...]
@@ -39,7 +40,7 @@ class Standing:
         return max(0, self.limit.budget.limit_nano - self.counted_nano)
 
     def __str__(self) -> str:
-        named = zip(self.limit.dimensions, self.whose, strict=True)
+        named = zip(self.limit.dimensions, self.whose, strict=False)  # nobody's yet: no values
         whose = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
         return f"{self.limit.budget}{f' ({", ".join(whose)})' if whose else ''}"
 
@@ -91,8 +92,23 @@ def recent(connection: Connection, standing: Standing, now_us: int) -> tuple[int
     """Nano-dollars that count since a day ago, or since the window began, and how many microseconds that is."""
     since_us = max(standing.since_us, now_us - _DAY_US)
     dimensions = standing.limit.dimensions
+    if len(dimensions) != len(standing.whose):
+        return 0, 0
     first = connection.scalar(sa.select(sa.func.min(attempt.c.ts_us)).where(attempt.c.ts_us >= since_us))
     return _sum(connection, dimensions, standing.whose, since_us, now_us + 1), now_us - (first or now_us)
+
+
+def everyone(connection: Connection, limit: Limit, now_us: int) -> list[Standing]:
+    """How a limit stands for each whose spending it has counted in its present window, the one with most first."""
+    since_us, until_us = limit.budget.span(now_us)
+    if not limit.dimensions:
+        return [_standing(connection, limit, {"ts_us": now_us}, {}, keep=False)]
+    amount = sa.func.sum(_AMOUNT)
+    columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
+    query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+    found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
+    standings = [Standing(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
+    return standings or [Standing(limit, (), 0, since_us, until_us)]
 
 
 def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
@@ -194,10 +210,18 @@ def _sum(
     connection: Connection, dimensions: tuple[str, ...], whose: tuple[str, ...], since_us: int, until_us: int
 ) -> int:
     """What the attempts in the ledger count for, added up from their rows."""
-    amount = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
     conditions = [attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us]
     conditions += [_is_of(name, value) for name, value in zip(dimensions, whose, strict=True)]
-    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(amount), 0)).where(*conditions)) or 0)
+    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_AMOUNT), 0)).where(*conditions)) or 0)
+
+
+def _column(dimension: str) -> sa.ColumnElement[str]:
+    """The agent, tool, run or label of an attempt; "" where it has none."""
+    kind, _, name = dimension.partition(":")
+    if kind != "label":
+        return sa.func.coalesce(attempt.c[kind], "")
+    own = sa.select(label.c.value).where(label.c.attempt_id == attempt.c.attempt_id, label.c.name == name)
+    return sa.func.coalesce(own.scalar_subquery(), "")
 
 
 def _is_of(dimension: str, value: str) -> sa.ColumnElement[bool]:

@@ -153,10 +153,41 @@ def standings(
         return [Stands(each, _lasts_s(each, *accounts.recent(connection, each, row["ts_us"]))) for each in found]
 
 
+def all_standings(ledger: Ledger, limits: Mapping[str, Limit], now_us: int) -> list[tuple[str, Stands]]:
+    """
+    How every limit stands, by name, for each whose spending it counts; those that the ledger keeps among them.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        named = {**limits, **{name: Limit(declared) for name, declared in accounts.names(connection)}}
+        return [
+            (name, Stands(each, _lasts_s(each, *accounts.recent(connection, each, now_us))))
+            for name, limit in named.items()
+            for each in accounts.everyone(connection, limit, now_us)
+        ]
+
+
 def _lasts_s(standing: Standing, spent_nano: int, elapsed_us: int) -> float | None:
     if not spent_nano or not elapsed_us:
         return None
     return standing.left_nano * elapsed_us / spent_nano / 1e6
+
+
+def average_output(ledger: Ledger, model: str, since_us: int) -> int | None:
+    """
+    Output tokens of the answers of a model since a moment, on average; None when there were none.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    query = sa.select(sa.func.avg(attempt.c.completion_tokens)).where(
+        attempt.c.ts_us >= since_us, attempt.c.model == model, attempt.c.status == "ok"
+    )
+    with ledger.reading() as connection:
+        found = connection.scalar(query)
+    return None if found is None else round(found)
 
 
 def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

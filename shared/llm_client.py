@@ -14,6 +14,7 @@ from shared import attempts, background, config, export
 from shared.budget import Budget, Limit, budgets_of
 from shared.calls import Call, Meter
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
+from shared.estimates import estimate
 from shared.ledger import Ledger, get_ledger
 from shared.ledger_query import Filter
 from shared.ledger_query import attempts as ledger_attempts
@@ -21,9 +22,9 @@ from shared.llm_stream import LLMStream
 from shared.planning import Catalogue, Plan, plan
 from shared.pricing import to_usd
 from shared.scope import current_scope
-from shared.types import LLMResponse, ModelConfig, Request, TaskType
+from shared.types import Estimate, LLMResponse, ModelConfig, Request, TaskType
 
-__all__ = ["LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
+__all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -164,6 +165,31 @@ class LLMClient:
             raise call.error
         return LLMStream(attempts.run(call)) if stream else await _answer(call)
 
+    def estimate(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        **kw: Any,
+    ) -> list[Estimate]:
+        """
+        What a call would cost with each of its models, without making it.
+
+        Args:
+            messages, model, fallback_models, max_tokens, kw: As for `chat_completion`.
+
+        Returns:
+            One Estimate a model, in the order in which they would be asked.
+
+        Raises:
+            LLMError: As `chat_completion`, before it sends anything.
+        """
+        call = self._chat(messages, model, fallback_models, None, max_tokens, stream=False, kw=kw)
+        if isinstance(call, _Refused):
+            raise call.error
+        return [estimate(call, candidate) for candidate in call.plan.candidates]
+
     def get_total_cost(self) -> float:
         """US$ known to be spent through this client since it was made; streams count when they end."""
         return to_usd(self._meter.nano)
@@ -287,10 +313,8 @@ _TRACKING_HINT = "Set LITELLM_COST_TRACKING=true, or leave out the budget."
 
 def _limits(settings: config.Settings, budget: Budget | Sequence[Budget] | None) -> tuple[Limit, ...]:
     """The budget of Settings, and the client's own."""
-    budgets = budgets_of(budget)
-    if settings.budget_usd is not None:
-        budgets = (Budget(settings.budget_usd, settings.budget_window, tz=settings.timezone), *budgets)
-    return tuple(Limit(each) for each in budgets)
+    own = () if settings.budget is None else (settings.budget,)
+    return tuple(Limit(each) for each in (*own, *budgets_of(budget)))
 
 
 def _within(value: Any, low: float, high: float) -> bool:

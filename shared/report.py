@@ -65,7 +65,25 @@ def _text(costs: Mapping[str, Any]) -> str:
             f"  {printable(group['name'])}: ${group['cost']:.6f} ({_calls(group['calls'], group['cost'])})"
             for group in costs["groups"]
         ]
+    if costs["budgets"]:
+        lines += ["", "Budgets:", *(f"  {printable(line)}" for line in map(budget_line, costs["budgets"]))]
     return "\n".join([*lines, "", footer(costs)])
+
+
+def budget_line(budget: Mapping[str, Any]) -> str:
+    """How one budget stands, in words."""
+    lasts = budget["lasts_s"]
+    rate = "" if lasts is None else f", about {_span(lasts)} at the rate of the last day"
+    return f"${budget['left']:.6f} left of {budget['budget']}{rate}"
+
+
+def _span(seconds: float) -> str:
+    """A span of time in its largest whole unit."""
+    for unit, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count:,} {unit}{'s' if count != 1 else ''}" if count < 1_000_000 else "for ever"
+    return "less than a minute"
 
 
 def _turns(costs: Mapping[str, Any]) -> str:
@@ -93,6 +111,7 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         ("Unpriced calls", f"{costs['unpriced_calls']:,}"),
         ("Agent turns", _turns(costs)),
     ]
+    summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [
         f"## LLM costs ({period(costs)})",

@@ -172,6 +172,22 @@ class LLMResponse:
     images: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """
+    What a call would cost with one model, in US$.
+
+    `upper_bound` is the most that one request can cost, NaN when no price or no bound is known. `expected` is for an
+    answer as long as that model's were on average in the last 30 days of the ledger, NaN when there were none.
+    """
+
+    model: str
+    upper_bound: float
+    expected: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
 class AnalyticsEvent(BaseModel):
     """Something worth recording; `metadata` never holds prompts, images or keys."""
 

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("types", "serialize"),
     ("errors",),
-    ("config", "export", "report", "spill", "budget"),
+    ("budget",),
+    ("config", "export", "report", "spill"),
     ("scope", "transport", "redaction", "health", "runs"),
     ("background", "pricing", "rota", "slots"),
     ("planning", "media", "local_model"),
@@ -32,7 +33,7 @@ LAYERS = (
     ("provider_sending",),
     ("provider_unguarded",),
     ("provider",),
-    ("holds",),
+    ("holds", "estimates"),
     ("attempts", "llm_stream"),
     ("llm_client", "analytics"),
     ("base_tool", "agent_model", "doctor"),

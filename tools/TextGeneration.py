@@ -19,6 +19,7 @@ _MAX_SCHEMA_CHARS = 20_000
 _MAX_TEXT_CHARS = 100_000
 # Keywords with which a schema of a few lines can keep a validator busy for hours.
 _COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
+_OF_BUDGETS = ("output_cut_to_tokens", "remaining_budget_usd")
 _SCHEMA_HINT = (
     'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
     '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
@@ -121,14 +122,18 @@ def _result(response: LLMResponse, cost: float) -> dict[str, Any]:
         result["truncated"] = f"only the first {_MAX_TEXT_CHARS:,} of {len(text):,} characters"
     if response.metadata.get("note"):
         result["note"] = response.metadata["note"]
-    return result | {
-        "model": response.model,
-        "provider": response.provider,
-        "fallback_used": response.metadata["fallback_used"],
-        "finish_reason": response.metadata["finish_reason"],
-        "cost": cost,
-        "tokens": response.usage.get("total_tokens"),
-    }
+    return (
+        result
+        | {
+            "model": response.model,
+            "provider": response.provider,
+            "fallback_used": response.metadata["fallback_used"],
+            "finish_reason": response.metadata["finish_reason"],
+            "cost": cost,
+            "tokens": response.usage.get("total_tokens"),
+        }
+        | {name: response.metadata[name] for name in _OF_BUDGETS if name in response.metadata}
+    )
 
 
 def _match(text: str, schema: str) -> tuple[Any, str | None]:
