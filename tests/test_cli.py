@@ -32,8 +32,9 @@ def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def printed(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:
     """What goes to standard output and to standard error."""
     streams = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(cli.out, "file", streams[0])
-    monkeypatch.setattr(cli.err, "file", streams[1])
+    # Not `file`: what monkeypatch would put back there is the stream of this moment, for good.
+    monkeypatch.setattr(cli.out, "_file", streams[0])
+    monkeypatch.setattr(cli.err, "_file", streams[1])
     return streams
 
 
