@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back.
-import agency_swarm  # noqa: F401
 import httpcore
 import httpx
 import pytest
@@ -26,6 +24,13 @@ pytest_plugins = ["tests.provider_double.fixtures", "tests.recording.plugin"]
 _OURS = ("AGENTSWARM_", "LITELLM_")
 _OLLAMA_PORT = 11434
 _SECRET = ("_API_KEY", "_API_TOKEN", "_API_BASE", "_BASE_URL", "HF_TOKEN")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back."""
+    distributes = not hasattr(config, "workerinput") and config.getoption("numprocesses", None)
+    if not distributes:  # The process that only hands out the tests need not wait for it.
+        import agency_swarm  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
