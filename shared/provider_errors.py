@@ -277,7 +277,9 @@ def _classify_429(complaint: Complaint, text: str, headers: Mapping[str, str]) -
         return QuotaExhausted
     # A limit per minute often advertises billing; one that names when it ends is not used up.
     waits = complaint.retry_after is not None or _retry_after(headers) is not None
-    return QuotaExhausted if _QUOTA.search(text) and not waits and not _RATE.search(text) else RateLimitError
+    # Of its message, since the type is "rate_limit_error" also where a month's limit is used up.
+    momentary = waits or _RATE.search(complaint.message.lower())
+    return QuotaExhausted if _QUOTA.search(text) and not momentary else RateLimitError
 
 
 def _error(
