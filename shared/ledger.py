@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ import anyio
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from shared.errors import ConfigurationError, StoreError
 from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, migrate, rollup
@@ -135,19 +135,36 @@ class Ledger:
     def _commit(self, entries: list[Entry]) -> None:
         if time.monotonic() >= self._down_until:
             try:
-                self._replay()
-                if entries:
-                    self._apply(entries)
+                for waiting in self._spill.take():  # an entry that is already in the ledger changes nothing
+                    self._take_in(waiting, self._refuse)
+                self._take_in(entries, self._delay)
                 return
             except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
-                if len(entries) > 1:
-                    for entry in entries:
-                        self._commit([entry])
-                    return
                 self._went_down(error)
         for entry in entries:
-            if entry[0] in _LASTING:
-                self._spill.add(entry)
+            self._delay(entry)
+
+    def _delay(self, entry: Entry) -> None:
+        if entry[0] in _LASTING:
+            self._spill.add(entry)
+
+    def _refuse(self, entry: Entry) -> None:
+        self._spill.refuse(entry)
+        logger.warning("The ledger %s does not take a record; it was set aside in %s.", self.name, self.refused()[0])
+
+    def _take_in(self, entries: list[Entry], refused: Callable[[Entry], None]) -> None:
+        """Write the entries; where one of them stands in the way, the others, and do with that one what is told."""
+        try:
+            if entries:
+                self._apply(entries)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            if len(entries) > 1:
+                for entry in entries:
+                    self._take_in([entry], refused)
+            else:
+                refused(entries[0])
 
     def _apply(self, entries: list[Entry]) -> None:
         with self.writing() as connection:
@@ -174,11 +191,6 @@ class Ledger:
             waiting = self._spill.path
             logger.warning("The ledger %s cannot be written (%s); records wait in %s.", self.name, reason, waiting)
 
-    def _replay(self) -> None:
-        """Write what waited in the spill file; an entry that is already there changes nothing."""
-        for entries in self._spill.take():
-            self._apply(entries)
-
     # Reading
 
     def settle_expired(self) -> int:
@@ -204,6 +216,20 @@ class Ledger:
             }
             self.submit("expire", row, {}).result()
         return len(rows)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait to be written, and are in no sum yet."""
+        return self._spill.waiting()
+
+    @property
+    def waiting_in(self) -> Path:
+        """Where they wait."""
+        return self._spill.path
+
+    def refused(self) -> list[Path]:
+        """Files of records that no ledger takes."""
+        return self._spill.refused()
 
     def check_writable(self) -> None:
         """
@@ -426,6 +452,13 @@ def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at once: upgrading a read lock later can fail without waiting."""
     write = connection.get_execution_options().get("ledger_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is the entry that is wrong, and not the database."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError | IntegrityError) and not error.connection_invalidated
+    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError)
 
 
 def _short(error: Exception) -> str:

@@ -196,14 +196,15 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
     )
 
 
-def bad_response(candidate: Candidate, what: str, status: int | None = 200) -> BadResponse:
-    """An answer that cannot be read; `what` continues "{provider} sent"."""
+def bad_response(candidate: Candidate, what: str, usage: Usage | None = None) -> BadResponse:
+    """An answer that cannot be read; `what` continues "{provider} sent", `usage` is what it counted nevertheless."""
     return BadResponse(
         f"{candidate.provider} sent {what} ({candidate.model})",
         provider=candidate.provider,
         model=candidate.model,
-        status_code=status,
+        status_code=200,
         outcome="unknown",
+        usage=usage if usage is not None and usage.source == "provider" else None,
     )
 
 

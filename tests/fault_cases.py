@@ -409,7 +409,9 @@ UNREADABLE = (
         {"fault": Fault.ERROR_200, "error": "server"},
         modes=PLAIN,
     ),
-    _unknown("no-choices", "F45", "Answer without a choice", "BadResponse", {"fault": Fault.NO_CHOICES}, modes=PLAIN),
+    FaultCase(
+        "no-choices", ("F45",), "Answer without a choice", "BadResponse", "once", "table", {"fault": Fault.NO_CHOICES}
+    ),
     _unknown(
         "compressed",
         "F55",
@@ -451,3 +453,36 @@ GROUPS: Mapping[str, tuple[FaultCase, ...]] = {
     "Odd answers": STRANGE,
 }
 CASES = tuple(case for cases in GROUPS.values() for case in cases)
+
+# Where the faults are looked after that are no single answer of a provider, or why they are not.
+ELSEWHERE: Mapping[str, str] = {
+    "F04": "test_fault_matrix.py::test_no_free_connection",
+    "F06": "images: this client does not make any yet",
+    "F24": "test_llm_client.py::test_abandoned_stream",
+    "F25": "test_llm_client.py::test_stream_is_sent_at_first_next",
+    "F32": "images: this client does not make any yet",
+    "F57": "images: this client does not make any yet",
+    "F58": "soak/test_interrupt.py::test_ctrl_c_ends_a_call",
+    "F59": "test_llm_client.py::test_cancelled_task_is_settled",
+    "F60": "test_base_tool.py::test_cancelled_tool_stops_its_calls",
+    "F61": "soak/test_faults.py::test_kills",
+    "F62": "soak/test_faults.py::test_kills",
+    "F63": "test_background.py::test_fork_after_a_call",
+    "F64": "test_fault_matrix.py::test_each_event_loop_has_connections_of_its_own",
+    "F65": "soak/test_stores.py::test_disk_full",
+    "F66": "soak/test_stores.py::test_locked_store",
+    "F67": "soak/test_stores.py::test_corrupt_store",
+    "F68": "soak/test_stores.py::test_read_only_folder",
+    "F69": "test_fault_matrix.py::test_the_wall_clock_may_jump",
+    "F70": "budgets: there are none yet",
+    "F71": "budgets: there are none yet",
+    "F72": "budgets: there are none yet",
+    "F73": "test_fault_matrix.py::test_every_model_fails",
+    "F74": "test_fault_matrix.py::test_fault",
+    "F75": "test_fault_matrix.py::test_an_outage_does_not_multiply_traffic",
+    "F76": "cool-down: there is none yet",
+    "F77": "test_fault_matrix.py::test_unknown_and_forbidden_models",
+    "F78": "test_llm_client.py::test_missing_key_is_known_before_sending",
+    "F79": "dependencies: the package cannot be installed without them",
+    "F80": "test_fault_matrix.py::test_links_are_never_fetched",
+}

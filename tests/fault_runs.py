@@ -72,7 +72,7 @@ def check(case: FaultCase, run: Run, double: Double, ledger: Ledger) -> None:
         ledger.flush()
         rows = [row for row in attempts(ledger) if row["labels"] == {"trial": str(run)}]
         _judge_outcome(case, run, outcome)
-        _judge_rows(case, run, rows, outcome, double)
+        _judge_rows(case, run, rows, double)
         _judge_wire(case, rows, double)
         asked = case.asked_before_next if run.fallback else case.asked
         assert took < HANG_S + asked * TIMEOUT_S
@@ -137,16 +137,14 @@ def _judge_outcome(case: FaultCase, run: Run, outcome: LLMResponse | LLMError) -
     assert outcome.error_type == case.error, repr(outcome)
     assert outcome.cost == 0 or case.cost != "free"
     assert outcome.cost != outcome.cost or case.cost != "unknown"
-    assert outcome.cost > 0 or case.cost != "counted"
+    assert outcome.cost > 0 or case.cost not in ("counted", "table")
     assert "sk-test" not in str(outcome)
     if isinstance(outcome, errors.StreamInterrupted):
         assert outcome.text.startswith(case.text)
         assert case.limit or outcome.text == case.text
 
 
-def _judge_rows(
-    case: FaultCase, run: Run, rows: list[dict[str, Any]], outcome: LLMResponse | LLMError, double: Double
-) -> None:
+def _judge_rows(case: FaultCase, run: Run, rows: list[dict[str, Any]], double: Double) -> None:
     """Each attempt has its row, with what became of it and what it cost."""
     asked = case.asked_before_next if run.fallback else case.asked
     falls_back = run.fallback and case.falls_back
@@ -161,9 +159,9 @@ def _judge_rows(
                 assert row["cost_nano"] is None
             case "counted":
                 assert row["cost_nano"] == _nano(row["provider"], row["prompt_tokens"], row["completion_tokens"]) > 0
-    if isinstance(outcome, LLMResponse) and rows[-1]["cost_source"] == "table":
-        bill = double.billed[-1]
-        assert rows[-1]["cost_nano"] == _nano(bill.provider, bill.usage.input, bill.usage.output) > 0
+    priced = [row["cost_nano"] for row in rows if row["cost_source"] == "table"]
+    bills = double.billed if case.cost == "table" else double.billed[len(double.billed) - len(priced) :]
+    assert priced == [_nano(bill.provider, bill.usage.input, bill.usage.output) for bill in bills]
     assert "sk-test" not in str(rows)
 
 
