@@ -25,7 +25,7 @@ import typer  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from shared import attempts, cli, errors, ledger_schema, provider_errors, transport  # noqa: E402
+from shared import attempts, cli, errors, ledger_schema, provider_errors, rota, transport  # noqa: E402
 from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
 from shared.errors import LLMError  # noqa: E402
 from shared.planning import chat_models  # noqa: E402
@@ -341,7 +341,7 @@ def _time_bound(case: FaultCase) -> str:
         case "idle":
             return f"`timeout` of silence, at most {attempts.IDLE_TIMEOUT_S:g} s"
         case "retry-after":
-            return f"as long as it says, at most {attempts.MAX_RETRY_AFTER_S:g} s"
+            return f"as long as it says, at most {rota.MAX_RETRY_AFTER_S:g} s"
     if case.door != "open":
         return f"{transport.CONNECT_TIMEOUT_S:g} s for each"
     return "at once" if case.asked == 1 else "at once, and the pauses between"

@@ -84,7 +84,8 @@ def get_llm_costs(
         total_cost (US$ known to be spent), total_cost_nano (the same, exact, in nano-dollars), total_tokens,
         total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
         knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
-        (dearest first), cost_by_day, and since, until, timezone and store.
+        (dearest first), cost_by_day, since, until, timezone, store, and waiting_records (that could not be written
+        yet, and are in no figure).
 
     Raises:
         InvalidRequest: The window is not a span of time.

@@ -12,6 +12,7 @@ from typing import Any
 
 from shared import errors
 from shared.errors import AllModelsFailed, LLMError
+from shared.health import health
 from shared.ledger import Ledger
 from shared.ledger_query import attempts
 from shared.llm_client import LLMClient, LLMResponse, ModelConfig
@@ -53,11 +54,12 @@ def some_runs(case: FaultCase) -> list[Run]:
 
 def check(case: FaultCase, run: Run, double: Double, ledger: Ledger) -> None:
     """
-    Make one call while the fault lasts, and compare everything that it left behind with the case.
+    Make one call while the fault lasts, as the first of its process, and compare all that it left behind with the case.
 
     Raises:
         AssertionError: The client, the server's own count and the ledger do not agree with the case.
     """
+    health.reset()
     limits: dict[str, Any] = {"timeout": 30.0}
     if case.limit:
         limits = {"timeout": 30.0, "deadline": TIMEOUT_S} if case.limit == "deadline" else {"timeout": TIMEOUT_S}
