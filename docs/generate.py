@@ -25,13 +25,15 @@ import typer  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from shared import cli, errors, ledger_schema, provider_errors  # noqa: E402
+from shared import attempts, cli, errors, ledger_schema, provider_errors, rota, transport  # noqa: E402
 from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
 from shared.errors import LLMError  # noqa: E402
 from shared.planning import chat_models  # noqa: E402
 from shared.pricing import UNKNOWN, model_facts, table_version, to_usd, token_cost  # noqa: E402
 from shared.transport import Exchange  # noqa: E402
 from shared.types import Candidate, Rates, Usage  # noqa: E402
+from tests import fault_cases  # noqa: E402
+from tests.fault_cases import FaultCase  # noqa: E402
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 _HELP_COLUMNS = 100
@@ -304,6 +306,48 @@ def _charged(outcomes: Iterable[str]) -> str:
     return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
 
 
+# Faults, from the table that the tests hold the client to
+
+
+def fault_tables() -> str:
+    """Every fault of the matrix, and what comes of it."""
+    head = ("Fault", "In", "The caller gets", ">Attempts", "Next model?", "Recorded", "Cost", "In time")
+    return "\n\n".join(f"### {name}\n\n{_table(head, map(_fault_row, cases))}" for name, cases in _faults())
+
+
+def _faults() -> Iterable[tuple[str, Sequence[FaultCase]]]:
+    return fault_cases.GROUPS.items()
+
+
+def _fault_row(case: FaultCase) -> tuple[str, ...]:
+    asked = f"{case.asked}" if case.asked == case.asked_before_next else f"{case.asked}, or {case.asked_before_next}"
+    return (
+        case.what,
+        "plain" if case.modes == fault_cases.PLAIN else "stream" if case.modes == fault_cases.STREAMED else "all",
+        f"`{case.error}`" if case.error else "the answer",
+        asked,
+        "yes" if case.falls_back else "no",
+        " ".join(f"`{word}`" for word in (case.status, case.recorded or case.error) if word),
+        {"free": "$0", "unknown": "unknown", "counted": "counted by us", "table": "as reported"}[case.cost],
+        _time_bound(case),
+    )
+
+
+def _time_bound(case: FaultCase) -> str:
+    match case.limit:
+        case "timeout":
+            return "`timeout` for each"
+        case "deadline":
+            return "`deadline`"
+        case "idle":
+            return f"`timeout` of silence, at most {attempts.IDLE_TIMEOUT_S:g} s"
+        case "retry-after":
+            return f"as long as it says, at most {rota.MAX_RETRY_AFTER_S:g} s"
+    if case.door != "open":
+        return f"{transport.CONNECT_TIMEOUT_S:g} s for each"
+    return "at once" if case.asked == 1 else "at once, and the pauses between"
+
+
 # Prices
 
 
@@ -388,6 +432,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "columns": columns_list,
     "errors": errors_table,
     "wire": wire_table,
+    "faults": fault_tables,
     "prices": prices_table,
     "savings": savings_table,
 }

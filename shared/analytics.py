@@ -89,7 +89,8 @@ def get_llm_costs(
         (dearest first), cost_by_day, agent_turns (answered turns of agents themselves; None when agents used tools
         and nobody tracked their turns, whose cost is then in no total), budgets (those that hold here now: limit, used
         and left in US$, calls under way counted at their most, and lasts_s, the seconds that the rest lasts at the rate
-        of the last day, None when nothing was spent), and since, until, timezone and store.
+        of the last day, None when nothing was spent), since, until, timezone, store, and waiting_records
+        (that could not be written yet, and are in no figure).
 
     Raises:
         InvalidRequest: The window is not a span of time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -259,6 +260,12 @@ def _errors_as_text() -> Iterator[None]:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except OSError as error:
+        # Else Python tries to write the rest once more when it ends, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
+        err.print(f"Error: {printable(what)} ({error.strerror}).")
+        raise SystemExit(1) from None
 
 
 def printable_lines(message: str) -> str:

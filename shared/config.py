@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -19,6 +21,8 @@ from pydantic_settings.sources import EnvSettingsSource
 
 from shared.budget import Budget, Window
 from shared.errors import ConfigurationError
+
+logger = logging.getLogger("agentswarm_tools")
 
 APP_NAME = "agentswarm-tools"
 
@@ -185,10 +189,18 @@ def load_settings() -> Settings:
 
 def environment() -> dict[str, str]:
     """The process environment over the nearest .env, empty values left out."""
-    path = find_dotenv(usecwd=True)
-    values = dict(_read_dotenv(path, Path(path).stat().st_mtime_ns)) if path else {}
+    values = _dotenv()[1]
     values.update((name, value) for name, value in os.environ.items() if value)
     return values
+
+
+def _dotenv() -> tuple[str, dict[str, str]]:
+    """The nearest .env and what it says; nothing where there is none, or no working directory any more."""
+    try:
+        path = find_dotenv(usecwd=True)
+        return path, dict(_read_dotenv(path, Path(path).stat().st_mtime_ns)) if path else {}
+    except FileNotFoundError:
+        return "", {}
 
 
 @lru_cache(maxsize=4)
@@ -221,7 +233,22 @@ def provider_base(provider: str) -> str | None:
     values = environment()
     upper = provider.upper()
     names = (f"{upper}_API_BASE", f"{upper}_BASE_URL", *BASE_VARIABLES.get(provider, ()))
-    return next((values[name] for name in names if name in values), None)
+    found = next((name for name in names if name in values), None)
+    if found is None:
+        return None
+    if not os.environ.get(found):
+        _tell_of_base(found, values[found], _dotenv()[0])
+    return values[found]
+
+
+@lru_cache(maxsize=64)
+def _tell_of_base(name: str, url: str, path: str) -> None:
+    """Once for each: whoever wrote the folder's .env decides where prompts and keys go."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    logger.warning("%s in %s sends requests, with their key, to %s. Is that file yours?", name, path, host)
 
 
 def provider_extra(provider: str) -> dict[str, str]:

@@ -62,12 +62,25 @@ def _store(settings: config.Settings) -> Iterator[Finding]:
         return
     try:
         ledger = get_ledger(config.database_url(settings))
-        ledger.check_writable()
     except LLMError as error:
         yield Finding("store", "problem", str(error))
         return
-    yield Finding("store", "ok", f"{ledger.name} is writable")
-    yield from _journal(ledger)
+    try:
+        ledger.check_writable()
+        ledger.flush()
+    except LLMError as error:
+        yield Finding("store", "problem", str(error))
+    else:
+        yield Finding("store", "ok", f"{ledger.name} is writable")
+        yield from _journal(ledger)
+    yield from _waiting(ledger)
+
+
+def _waiting(ledger: Ledger) -> Iterator[Finding]:
+    if ledger.waiting:
+        yield Finding("records", "problem", f"{ledger.waiting:,} wait to be written, in {ledger.waiting_in}")
+    for file in ledger.refused():
+        yield Finding("records", "problem", f"some were refused and are in no report; look at {file}, then remove it")
 
 
 def _journal(ledger: Ledger) -> Iterator[Finding]:

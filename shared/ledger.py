@@ -11,31 +11,29 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import anyio
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from shared import ledger_accounts as accounts
 from shared.budget import Limit
 from shared.errors import StoreError
 from shared.ledger_accounts import Verdict
 from shared.ledger_engine import create_engine, parse_url, spill_folder
-from shared.ledger_schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, migrate, rollup
+from shared.ledger_schema import BUCKET_S, attempt, event, migrate
+from shared.ledger_writes import LENGTHS, Row, apply, storable
 from shared.spill import Entry, Spill
 
 logger = logging.getLogger("agentswarm_tools")
-
-Row = dict[str, Any]
 
 _RETRY_AFTER_S = 5.0
 _LASTING = frozenset({"start", "settle", "event", "metadata"})
@@ -115,7 +113,7 @@ class Ledger:
         """
         done: Future[Verdict | None] = Future()
         done.set_running_or_notify_cancel()  # Nobody who waits for the write can take it back.
-        entry = (kind, _storable(row, _LENGTHS), _storable(labels))
+        entry = (kind, storable(row, LENGTHS), storable(labels))
         self._queue.put(_Item(entry, None if limits is None else tuple(limits), done))
         with self._lock:
             if self._writer is None:
@@ -135,21 +133,32 @@ class Ledger:
     def _commit(self, items: list[_Item]) -> None:
         if time.monotonic() >= self._down_until:
             try:
-                self._replay()
-                entries = [item for item in items if item.entry[0] != "nothing"]
-                verdicts = dict(zip(map(id, entries), self._apply(entries) if entries else (), strict=True))
-            except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
-                if len(items) > 1:
-                    for item in items:
-                        self._commit([item])
-                    return
-                self._went_down(error)
-            else:
-                for item in items:
-                    item.done.set_result(verdicts.get(id(item)))
+                for entries in self._spill.take():  # an entry that is already in the ledger changes nothing
+                    self._take_in([_Item(entry, None, Future()) for entry in entries], self._refuse)
+                self._take_in(items, self._set_aside)
                 return
+            except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
+                self._went_down(error)
         for item in items:
-            self._set_aside(item)
+            if not item.done.done():
+                self._set_aside(item)
+
+    def _refuse(self, item: _Item) -> None:
+        self._spill.refuse(item.entry)
+        logger.warning("The ledger %s does not take a record; it was set aside in %s.", self.name, self.refused()[0])
+
+    def _take_in(self, items: list[_Item], refused: Callable[[_Item], None]) -> None:
+        """Write the entries; where one of them stands in the way, the others, and do with that one what is told."""
+        try:
+            self._apply(items)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            if len(items) == 1:
+                refused(items[0])
+                return
+            for item in items:
+                self._take_in([item], refused)
 
     def _set_aside(self, item: _Item) -> None:
         """Keep for later what the ledger does not take; what only the ledger could allow is refused."""
@@ -165,12 +174,17 @@ class Ledger:
             self._spill.add(item.entry)
         item.done.set_result(None)
 
-    def _apply(self, items: list[_Item]) -> list[Verdict | None]:
-        with self.writing() as connection:
-            verdicts = [_apply(connection, *item.entry, item.limits) for item in items]
-        if any(item.limits is not None for item in items):
-            self._has_budgets = any(verdict is not None and verdict.standings for verdict in verdicts)
-        return verdicts
+    def _apply(self, items: list[_Item]) -> None:
+        """Write the entries in one transaction, and tell who waits for them."""
+        entries = [item for item in items if item.entry[0] != "nothing"]
+        verdicts: dict[int, Verdict | None] = {}
+        if entries:
+            with self.writing() as connection:
+                verdicts = {id(item): apply(connection, *item.entry, item.limits) for item in entries}
+        if any(item.limits is not None for item in entries):
+            self._has_budgets = any(_has_own(item.limits, verdicts[id(item)]) for item in entries)
+        for item in items:
+            item.done.set_result(verdicts.get(id(item)))
 
     async def write(
         self,
@@ -207,13 +221,6 @@ class Ledger:
             waiting = self._spill.path
             logger.warning("The ledger %s cannot be written (%s); records wait in %s.", self.name, reason, waiting)
 
-    def _replay(self) -> None:
-        """Write what waited in the spill file; an entry that is already there changes nothing."""
-        for entries in self._spill.take():
-            with self.writing() as connection:
-                for entry in entries:
-                    _apply(connection, *entry, None)
-
     # Reading
 
     def settle_expired(self) -> int:
@@ -239,6 +246,20 @@ class Ledger:
             }
             self.submit("expire", row, {}).result()
         return len(rows)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait to be written, and are in no sum yet."""
+        return self._spill.waiting()
+
+    @property
+    def waiting_in(self) -> Path:
+        """Where they wait."""
+        return self._spill.path
+
+    def refused(self) -> list[Path]:
+        """Files of records that no ledger takes."""
+        return self._spill.refused()
 
     def check_writable(self) -> None:
         """
@@ -326,124 +347,19 @@ class _Item:
     done: Future[Verdict | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Statements:
-    """The writing statements, built once a dialect: building one costs more than running it."""
-
-    insert_attempt: Any
-    insert_label: Any
-    insert_event: Any
-    add_to_rollup: Any
-
-
-_LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
-_MAX_LABEL = 200
-_KNOWN = attempt.c.attempt_id == sa.bindparam("known")
-# FOR UPDATE is PostgreSQL's; SQLite's writers have the whole database to themselves.
-_SELECT_BEFORE = (
-    sa.select(
-        attempt.c.status, attempt.c.bucket, attempt.c.bound_nano, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS))
-    )
-    .where(_KNOWN)
-    .with_for_update()
-)
-_SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN).with_for_update()
-_SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN).with_for_update()
-_UPDATE = sa.update(attempt).where(_KNOWN)
 _ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
 
 
-@lru_cache(maxsize=2)
-def _statements(dialect: str) -> _Statements:
-    insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    add = insert(rollup)
-    added = {name: rollup.c[name] + add.excluded[name] for name in SUMS}
-    return _Statements(
-        insert_attempt=insert(attempt).on_conflict_do_nothing(),
-        insert_label=insert(label).on_conflict_do_nothing(),
-        insert_event=insert(event).on_conflict_do_nothing(),
-        add_to_rollup=add.on_conflict_do_update(index_elements=["bucket", *DIMENSIONS], set_=added),
-    )
+def _has_own(limits: Sequence[Limit] | None, verdict: Verdict | None) -> bool:
+    """Whether the ledger has added limits of its own to those of the caller."""
+    return verdict is not None and len(verdict.standings) > len(set(limits or ()))
 
 
-def _apply(
-    connection: Connection, kind: str, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
-) -> Verdict | None:
-    write = _statements(connection.dialect.name)
-    match kind:
-        case "start":
-            return _start(connection, write, row, labels, limits)
-        case "settle":
-            _settle(connection, write, row, labels)
-            return None if limits is None else Verdict(accounts.stand(connection, row, labels, limits))
-        case "expire":
-            if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
-                _settle(connection, write, row, labels)
-        case "event":
-            connection.execute(write.insert_event, row)
-        case "metadata":
-            known = {"known": row["attempt_id"]}
-            before = connection.scalar(_SELECT_METADATA, known) or {}
-            connection.execute(_UPDATE, known | {"metadata": before | row["metadata"]})
-    return None
-
-
-def _start(
-    connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
-) -> Verdict | None:
-    """Write the row of an attempt that begins, unless a limit has no room for the most that it can cost."""
-    verdict = None if limits is None else accounts.check(connection, row, labels, limits)
-    if (verdict is None or verdict.refused_by is None) and _inserted(connection, write, row):
-        _add_labels(connection, write, row["attempt_id"], labels)
-        accounts.move(connection, None, row, labels)
-    return verdict
-
-
-def _settle(connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str]) -> None:
-    """Replace the row and move the sums by the difference, so that settling late or twice stays exact."""
-    known = {"known": row["attempt_id"]}
-    before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
-    changes = [_rollup_row(row, sign=1)]
-    if before is None and not _inserted(connection, write, row):
-        # Another process has just put it there.
-        before = connection.execute(_SELECT_BEFORE, known).mappings().one()
-    if before is None:
-        _add_labels(connection, write, row["attempt_id"], labels)
-    else:
-        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
-        if before["status"] != "started":
-            changes.append(_rollup_row(dict(before), sign=-1))
-    connection.execute(write.add_to_rollup, changes)
-    accounts.move(connection, None if before is None else dict(before), row, labels)
-
-
-def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
-    options = {"preserve_rowcount": True}
-    return connection.execute(write.insert_attempt, row, execution_options=options).rowcount == 1
-
-
-def _rollup_row(row: Mapping[str, Any], *, sign: int) -> Row:
-    values: Row = {"bucket": row["bucket"]} | {name: row.get(name) or "" for name in DIMENSIONS}
-    return values | {name: sign * (row.get(name) or 0) for name in SUMS}
-
-
-def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUID, labels: Mapping[str, str]) -> None:
-    if labels:
-        rows = [{"attempt_id": attempt_id, "name": name, "value": value} for name, value in labels.items()]
-        connection.execute(write.insert_label, rows)
-
-
-def _storable(row: Mapping[str, Any], lengths: Mapping[str, int] | None = None) -> Row:
-    """`row` with every text and number such that each database takes it."""
-    return {name: _storable_value(value, (lengths or {}).get(name, _MAX_LABEL)) for name, value in row.items()}
-
-
-def _storable_value(value: Any, length: int) -> Any:
-    if isinstance(value, str):
-        return value.replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")[:length]
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return None
-    return value
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is the entry that is wrong, and not the database."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError | IntegrityError) and not error.connection_invalidated
+    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError)
 
 
 def _short(error: Exception) -> str:

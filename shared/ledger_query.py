@@ -332,6 +332,7 @@ def _as_dict(
         "until": datetime.fromtimestamp(span.until_us / 1e6, span.zone).isoformat(timespec="seconds"),
         "timezone": str(span.zone),
         "store": ledger.name,
+        "waiting_records": ledger.waiting,
     }
     if by:
         ordered = groups["day"].items() if by == "day" else _sorted(groups[by])

@@ -142,8 +142,13 @@ class _Pipe:
             self._chunks.put_nowait(None)
 
     async def get(self) -> str | None:
-        """The next chunk; None at the end."""
-        return None if self._ended and self._chunks.empty() else await self._chunks.get()
+        """The next chunk; None at the end, for every reader."""
+        if self._ended and self._chunks.empty():
+            return None
+        chunk = await self._chunks.get()
+        if self._ended and self._chunks.empty():
+            self._chunks.put_nowait(None)  # another reader may be waiting already
+        return chunk
 
 
 async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:

@@ -196,14 +196,15 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
     )
 
 
-def bad_response(candidate: Candidate, what: str, status: int | None = 200) -> BadResponse:
-    """An answer that cannot be read; `what` continues "{provider} sent"."""
+def bad_response(candidate: Candidate, what: str, usage: Usage | None = None) -> BadResponse:
+    """An answer that cannot be read; `what` continues "{provider} sent", `usage` is what it counted nevertheless."""
     return BadResponse(
         f"{candidate.provider} sent {what} ({candidate.model})",
         provider=candidate.provider,
         model=candidate.model,
-        status_code=status,
+        status_code=200,
         outcome="unknown",
+        usage=usage if usage is not None and usage.source == "provider" else None,
     )
 
 
@@ -277,7 +278,9 @@ def _classify_429(complaint: Complaint, text: str, headers: Mapping[str, str]) -
         return QuotaExhausted
     # A limit per minute often advertises billing; one that names when it ends is not used up.
     waits = complaint.retry_after is not None or _retry_after(headers) is not None
-    return QuotaExhausted if _QUOTA.search(text) and not waits and not _RATE.search(text) else RateLimitError
+    # Of its message, since the type is "rate_limit_error" also where a month's limit is used up.
+    momentary = waits or _RATE.search(complaint.message.lower())
+    return QuotaExhausted if _QUOTA.search(text) and not momentary else RateLimitError
 
 
 def _error(

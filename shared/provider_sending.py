@@ -244,7 +244,8 @@ async def post(
         look_at or outgoing.url,
         headers=outgoing.headers,
         content=content,
-        timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout), pool=min(_POOL_TIMEOUT_S, timeout)),
+        # With half of its time gone before it could begin, it is this process that has too much to do.
+        timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout), pool=min(_POOL_TIMEOUT_S, timeout / 2)),
         extensions={"exchange": exchange},
     )
     try:

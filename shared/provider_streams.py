@@ -200,7 +200,7 @@ class StreamReader:
                 if self.reading.ended:
                     return
         except UnreadableError as error:
-            raise self.failure(bad_response(self._candidate, str(error))) from error
+            raise self.failure(bad_response(self._candidate, str(error), self.reading.usage)) from error
 
     def _bodies(self, data: str) -> Iterator[Any]:
         """The JSON of one event; of each of its lines, where a server leaves out the empty lines between events."""
@@ -283,6 +283,6 @@ def read_body(
     if reading.failure:
         raise from_body(candidate, reading.failure, status=200, began=True)
     if not reading.began:
-        raise bad_response(candidate, "an answer without a message")
+        raise bad_response(candidate, "an answer without a message", reading.usage)
     if reading.blocked:
         raise blocked(candidate, reading.refusal, reading.usage)

@@ -30,8 +30,11 @@ def period(costs: Mapping[str, Any]) -> str:
 
 
 def footer(costs: Mapping[str, Any]) -> str:
-    """Where the figures come from."""
-    return f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"
+    """Where the figures come from, and what is not in them yet."""
+    store = f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"
+    if not costs.get("waiting_records"):
+        return store
+    return f"{store}\n{costs['waiting_records']:,} records wait to be written and are not counted; see `doctor`."
 
 
 def printable(name: Any) -> str:

@@ -58,10 +58,24 @@ class Spill:
                 return
             self._memory.append(entry)
 
-    def waiting(self) -> bool:
-        """Whether anything waits."""
+    def refuse(self, entry: Entry) -> None:
+        """
+        Set an entry aside for a person to look at, since no ledger takes it.
+
+        Raises:
+            OSError: No folder takes it either.
+        """
+        self._set_aside([to_json(entry).encode()])
+
+    def waiting(self) -> int:
+        """How many records wait."""
+        files = [file for path in self._paths for file in (path, *_leftovers(path))]
         with self._lock:
-            return bool(self._memory) or any(path.exists() for path in self._paths)
+            return len(self._memory) + sum(len(_lines(file)) for file in files)
+
+    def refused(self) -> list[Path]:
+        """The files of entries that were set aside."""
+        return [file for path in self._paths if (file := _refused(path)).exists()]
 
     def take(self) -> Iterator[list[Entry]]:
         """
@@ -87,7 +101,7 @@ class Spill:
 
     def _take_file(self, path: Path) -> Iterator[list[Entry]]:
         """Move the file aside, so that no other process replays it at the same time, and read it."""
-        leftovers = sorted(path.parent.glob(f"{path.name}.*.replay")) if path.parent.is_dir() else []
+        leftovers = _leftovers(path)
         aside = path.with_name(f"{path.name}.{time.time_ns()}-{os.getpid()}.replay")
         try:
             path.rename(aside)
@@ -95,12 +109,53 @@ class Spill:
         except (FileNotFoundError, NotADirectoryError):
             pass
         for file in leftovers:
-            try:
-                lines = file.read_bytes().splitlines()
-            except FileNotFoundError:
-                continue
-            yield [entry for line in lines if (entry := _parse(line)) is not None]
+            entries, strange = _read(file)
+            yield entries
+            self._set_aside(strange)
             file.unlink(missing_ok=True)
+
+    def _set_aside(self, lines: list[bytes]) -> None:
+        for path in self._paths if lines else ():
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _append(_refused(path), b"".join(b"\n" + line + b"\n" for line in lines))
+            except OSError:
+                continue
+            return
+        if lines:
+            raise OSError("no folder takes what the ledger refused")
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """What replays that were killed have left, oldest first."""
+    return sorted(path.parent.glob(f"{path.name}.*.replay")) if path.parent.is_dir() else []
+
+
+def _refused(path: Path) -> Path:
+    return path.with_name(f"{path.name}.refused")
+
+
+def _lines(file: Path) -> list[bytes]:
+    try:
+        return [line for line in file.read_bytes().splitlines() if line]
+    except OSError:
+        return []
+
+
+def _read(file: Path) -> tuple[list[Entry], list[bytes]]:
+    """The entries of a file, and the lines that are none; one that a full disk has cut off is passed over."""
+    entries, strange = [], []
+    for line in _lines(file):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        entry = _entry(value)
+        if entry is None:
+            strange.append(line)
+        else:
+            entries.append(entry)
+    return entries, strange
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -116,10 +171,11 @@ def _append(path: Path, line: bytes) -> None:
         _append(path, line)
 
 
-def _parse(line: bytes) -> Entry | None:
-    """An entry, or None for a line that was cut off when the disk filled up."""
+def _entry(value: Any) -> Entry | None:
+    """A line's JSON as an entry, or None when it is none."""
     try:
-        kind, row, labels = json.loads(line)
-    except ValueError:
+        kind, row, labels = value
+        known = {k: uuid.UUID(v) if k in _IDS and v else v for k, v in row.items()}
+    except (ValueError, AttributeError, TypeError):
         return None
-    return kind, {k: uuid.UUID(v) if k in _IDS and v else v for k, v in row.items()}, labels
+    return (kind, known, labels) if isinstance(kind, str) and isinstance(labels, dict) else None

@@ -89,10 +89,12 @@ def dial_the_double(request: pytest.FixtureRequest) -> None:
         return  # cassettes need nobody
     provider_double: Double = request.getfixturevalue("provider_double")
 
+    context = ssl.create_default_context()  # reading the system's certificates takes 20 ms
+
     def network() -> httpx.AsyncBaseTransport:
         inner = dial.async_transport(provider_double.address)
         inner._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),
+            ssl_context=context,
             # A host that a test takes down must not be reached through an older connection.
             max_keepalive_connections=0,
             network_backend=_Dial(provider_double.address),

@@ -25,6 +25,7 @@ LAYERS = (
     ("planning", "media", "local_model"),
     ("ledger_schema",),
     ("ledger_accounts", "ledger_engine"),
+    ("ledger_writes",),
     ("ledger",),
     ("ledger_query", "calls"),
     ("provider_answers", "provider_errors", "provider_messages", "provider_targets"),

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from shared import cli
+from shared.analytics import get_llm_costs
+from shared.ledger import Ledger
+from tests.ledger_rows import settled, write
 from tests.provider_double import Double, Fault, Usage
 
 MINI = "openai/gpt-5.4-mini"
@@ -129,6 +136,35 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", "sqlite:////dev/null/ledger.sqlite3")
     assert run("doctor").exit_code == 1
     assert "FAIL  store" in printed[0].getvalue()
+
+
+def test_records_that_wait_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO], ledger: Ledger
+) -> None:
+    """Reports and doctor say how many records are in no figure, and doctor where they are; it fails for it."""
+    monkeypatch.setattr(ledger, "_down_until", math.inf)
+    write(ledger, "settle", settled())
+    ledger._spill.refuse(("settle", {}, {}))
+    assert run("report").exit_code == 0
+    assert "1 records wait to be written and are not counted" in printed[0].getvalue()
+    assert get_llm_costs()["waiting_records"] == 1
+    assert run("doctor").exit_code == 1
+    assert f"FAIL  records: 1 wait to be written, in {ledger.waiting_in}" in printed[0].getvalue()
+    assert f"look at {ledger.waiting_in}.refused" in printed[0].getvalue()
+    monkeypatch.undo()
+    ledger._down_until = 0
+    assert get_llm_costs()["waiting_records"] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("report",), ("models",), ("doctor", "--json")])
+def test_output_to_a_full_disk(arguments: tuple[str, ...]) -> None:
+    """Output that cannot be written is one line on standard error and exit code 1."""
+    command = [sys.executable, "-c", "from shared.cli import main; main()", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: The output cannot be written (No space left on device).\n")
 
 
 def test_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO]) -> None:

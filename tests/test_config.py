@@ -199,6 +199,34 @@ def test_a_base_url_of_a_provider_is_read(variable: str, monkeypatch: pytest.Mon
     assert provider_base("anthropic") is None
 
 
+def test_a_base_url_of_a_dotenv_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a folder's .env sends keys is said, once and without what the URL may hide."""
+    dotenv("OPENAI_BASE_URL=https://user:hunter22@elsewhere.example/v1?key=hunter22")
+    monkeypatch.setenv("GROQ_BASE_URL", "https://mine.example/v1")
+    for _ in range(3):
+        assert provider_base("openai")
+        assert provider_base("groq")
+    [record] = caplog.records
+    assert f"OPENAI_BASE_URL in {Path.cwd() / '.env'} sends requests" in record.getMessage()
+    assert "to elsewhere.example." in record.getMessage()
+    assert "hunter22" not in record.getMessage()
+
+
+def test_a_deleted_working_directory_is_as_good_as_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings and keys come from the environment when the current folder is gone."""
+    folder = Path.cwd() / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    key = provider_key("openai")
+    assert key is not None
+    assert key.get_secret_value() == "sk-0123456789"
+    assert load_settings().fallback_enabled
+
+
 def test_azures_api_version_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Azure's version is the one more thing that its config needs, and only Azure's."""
     monkeypatch.setenv("AZURE_API_VERSION", "2026-01-01")

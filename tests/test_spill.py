@@ -174,6 +174,47 @@ def test_a_cut_off_line_is_passed_over(home: Path) -> None:
     assert not spill.waiting()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]",
+        b'"settle"',
+        b'["settle", 1, {}]',
+        b'["settle", {"attempt_id": "no id"}, {}]',
+        b'["settle", {"attempt_id": "00000000-0000-7000-8000-000000000001"}, {}]',
+        b'["settle", {"attempt_id": "00000000-0000-7000-8000-000000000001", "no_such_column": 1}, {}]',
+    ],
+)
+def test_a_record_that_no_ledger_takes_keeps_no_other_back(
+    line: bytes, home: Path, store: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits before and after a bad line goes in, once, and the line is set aside for a person to see."""
+    with locked(home):
+        write(store, "settle", settled(agent="before"))
+        with store._spill.path.open("ab") as file:
+            file.write(b"\n" + line + b"\n")
+        write(store, "settle", settled(agent="after"))
+    again(store)
+    write(store, "settle", settled(agent="later"))
+    assert sorted(row["agent"] for row in rows(store)) == ["after", "before", "later"]
+    assert store.waiting == 0
+    [refused] = store.refused()
+    assert line in refused.read_bytes() or json.loads(line) in [json.loads(x) for x in refused.read_bytes().split()]
+    assert files(home) == [refused.name]
+    assert_exact(store)
+
+
+def test_what_waits_is_counted(home: Path) -> None:
+    """Records are counted wherever they wait, also those that a killed replay has left aside."""
+    spill = Spill(home, "ledger")
+    for number in range(3):
+        spill.add(entry(number))
+    assert spill.waiting() == 3
+    next(spill.take())
+    spill.add(entry(3))
+    assert Spill(home, "ledger").waiting() == 4
+
+
 def test_a_line_written_in_part_is_written_again_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the ledger's folder is full the record goes to the temporary folder, and nothing is lost or doubled."""
     spill, real = Spill(home, "ledger"), os.write

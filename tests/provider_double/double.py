@@ -9,6 +9,9 @@ from . import ports, providers
 from .replicate import Predictions
 from .script import Billed, Gate, Recorded, Reply
 
+NO_NAME = "no such name"
+"""What a resolver refuses at once, without asking anybody: host names have no spaces."""
+
 type Decide = Callable[[Recorded], Reply | None]
 
 
@@ -34,6 +37,7 @@ class Double:
         self._seen: Counter[str] = Counter()
         self._gates: set[Gate] = set()
         self._down: set[str] = set()
+        self._unnamed: set[str] = set()
 
     def reply(self, provider: str, *, model: str = "", times: int = 1, **fields: Any) -> Reply:
         """
@@ -72,6 +76,10 @@ class Double:
         name = providers.canonical(provider)
         (self._down.add if refused else self._down.discard)(name)
 
+    def unname(self, provider: str) -> None:
+        """Make this provider's host a name that no resolver knows, until reset."""
+        self._unnamed.add(providers.canonical(provider))
+
     @property
     def url(self) -> str:
         """Scheme, address and port."""
@@ -82,8 +90,10 @@ class Double:
         return f"{self.url}/{provider}{providers.BASES.get(providers.canonical(provider), '')}"
 
     def address(self, host: str) -> tuple[str, int]:
-        """Where to connect to for a host name: here, or a closed port while refused."""
+        """Where to connect to for a host name: here, a closed port while refused, or nowhere."""
         provider = providers.provider_of_host(host) or "ollama"  # the only one dialled on the loopback
+        if provider in self._unnamed:
+            return NO_NAME, self.port
         down = provider in self._down
         return "127.0.0.1", self._refused.port if down else self.port
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,22 +38,36 @@ def silent() -> Iterator[int]:
 
 
 @contextmanager
+def no_tls() -> Iterator[int]:
+    """A port that answers a TLS handshake with a line of plain HTTP."""
+    with _served(_answer_plainly) as port:
+        yield port
+
+
+@contextmanager
 def untrusted() -> Iterator[int]:
     """A TLS port whose certificate nobody signed but itself."""
     with tempfile.TemporaryDirectory() as folder:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(_certificate(Path(folder)))
+    with _served(lambda connection: context.wrap_socket(connection, server_side=True).close()) as port:
+        yield port
+
+
+@contextmanager
+def _served(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port on which each connection is served in turn, and then closed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        thread = threading.Thread(target=_shake_hands, args=(listener, context), daemon=True)
+        thread = threading.Thread(target=_serve, args=(listener, serve), daemon=True)
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
     thread.join()
 
 
-def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
+def _serve(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
     while True:
         try:
             connection, _ = listener.accept()
@@ -62,9 +76,14 @@ def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
         with connection:
             connection.settimeout(5)
             try:
-                context.wrap_socket(connection, server_side=True).close()
+                serve(connection)
             except OSError:
                 continue
+
+
+def _answer_plainly(connection: socket.socket) -> None:
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 
 
 def _certificate(folder: Path) -> Path:
