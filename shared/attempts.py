@@ -46,7 +46,7 @@ async def run(call: Call) -> AsyncGenerator[str | LLMResponse]:
             attempt, first = await _first_item(call, candidate)
         except LLMError as error:
             failures.append(error)
-            if error.action == "raise":
+            if error.action == "raise" or _may_be_paid_twice(call, error):
                 await _close_as_failed(call, error)
                 raise
             continue
@@ -110,6 +110,15 @@ def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
     return len(asked) < _MAX_ATTEMPTS_UNKNOWN
 
 
+def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
+    """Images that were perhaps made are not asked of another model; the error says why."""
+    if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
+        return False
+    if error.outcome == "unknown":
+        error.next_step = "The images may have been made and charged, so they are not asked for again by themselves."
+    return True
+
+
 async def _sleep(call: Call, seconds: float) -> None:
     if seconds >= call.left():
         raise DeadlineExceeded("The deadline passes before the next attempt could start")
@@ -127,6 +136,7 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
             model=candidate.requested,
             hint="It is reached without this package's guard, so the operator must list it first.",
         )
+    await provider.fit_pictures(ready, call.request)
     exchange = Exchange()
     limit = min(call.timeout, call.left())
     items = provider.send(ready, call.request, exchange=exchange, timeout=limit)
@@ -146,7 +156,7 @@ async def _ready(call: Call, candidate: Candidate) -> Candidate:
     """What is slow before the first request (importing LiteLLM, starting the local model), within the deadline."""
     try:
         with anyio.fail_after(call.left()):
-            return await provider.ready(candidate)
+            return await provider.ready(candidate, call.request.task)
     except TimeoutError:
         raise DeadlineExceeded(
             f"The deadline passed before {candidate.requested} could be asked", model=candidate.requested
@@ -186,10 +196,11 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
-    if answer.usage.source != "provider":
-        count = provider.count_tokens
-        usage = await anyio.to_thread.run_sync(count, attempt.candidate, call.request.messages, answer.text)
+    if answer.usage.source != "provider" and not answer.images:
+        count, messages = provider.count_tokens, provider.with_pictures(attempt.candidate, call.request)
+        usage = await anyio.to_thread.run_sync(count, attempt.candidate, messages, answer.text)
         answer = replace(answer, usage=usage)
+    attempt.answer = answer
     await _settle(call, attempt, answer, "ok", calls=1)
     return response_of(call, attempt, answer)
 

@@ -66,6 +66,16 @@ class Settings(BaseSettings):
         validation_alias="LITELLM_DEFAULT_TEXT_MODEL",
         description="Model for text when a call names none.",
     )
+    default_image_model: str = Field(
+        "openai/gpt-image-2",
+        validation_alias="LITELLM_DEFAULT_IMAGE_MODEL",
+        description="Model that makes images when a call names none.",
+    )
+    default_vision_model: str = Field(
+        "openai/gpt-5.4-mini",
+        validation_alias="LITELLM_DEFAULT_VISION_MODEL",
+        description="Model that looks at images when a call names none.",
+    )
     default_fallback_models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias="LITELLM_DEFAULT_FALLBACK_MODELS",
