@@ -21,6 +21,8 @@ LAYERS = (
     ("config", "export", "report", "spill"),
     ("scope", "budget", "transport", "redaction"),
     ("background", "pricing"),
+    ("media_limits", "media_hosts", "media_files"),
+    ("media_gate", "media_fetch", "media_output"),
     ("planning", "media", "local_model"),
     ("ledger_schema",),
     ("ledger",),
