@@ -109,12 +109,42 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_PRICES",
         description="JSON file with prices that win over the built-in table, in its format.",
     )
+    output_dir: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_OUTPUT_DIR",
+        description="Where images are saved: a folder, or the URL of a place that fsspec can write to, such as "
+        "s3://bucket/images. Unset: the folder `output` in the user data folder.",
+        repr=False,
+    )
+    output_url: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_OUTPUT_URL",
+        description="Public base URL of the output folder; the links to saved images are made with it.",
+    )
+    input_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        validation_alias="AGENTSWARM_INPUT_DIRS",
+        description="Folders that agents may read images from, separated by commas, beside the output folder.",
+    )
+    allow_private_hosts: bool = Field(
+        False,
+        validation_alias="AGENTSWARM_ALLOW_PRIVATE_HOSTS",
+        description="Let images be fetched by http, from private addresses and on any port, as an intranet needs; "
+        "addresses of cloud metadata stay closed.",
+    )
 
-    @field_validator("default_fallback_models", "allowed_models", mode="before")
+    @field_validator("default_fallback_models", "allowed_models", "input_dirs", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("output_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise ValueError("is not the http or https URL of a folder")
         return value
 
     @field_validator("timezone")
@@ -237,3 +267,11 @@ def database_url(settings: Settings) -> str:
         return settings.database_url
     path = data_dir() / "ledger.sqlite3"
     return f"sqlite:///{path}"
+
+
+def output_dir(settings: Settings) -> str:
+    """Where images are saved: an absolute folder, or an fsspec URL; not created."""
+    place = settings.output_dir or str(data_dir() / "output")
+    if place.startswith("file://"):
+        place = place.removeprefix("file://")
+    return place if "://" in place else os.path.abspath(place)  # noqa: PTH100 - links are resolved where it is opened

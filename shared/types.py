@@ -138,25 +138,12 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """
-    A picture as a model is shown it.
-
-    `tokens` is what it costs of the model's input, `raw_tokens` what the original would have; None: not known.
-    """
-
-    picture: Picture
-    tokens: int | None
-    raw_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """
     What the caller wants, before any model is chosen.
 
     `pictures` are what a model is to look at, or to make an image from; `mask` says where it may change the first.
-    `fitted`: what a model is shown instead, by its name, kept from the moment when it is first asked.
+    `fitted`: what a model is shown instead (media.Fitted), by its name, kept from when it is first asked.
     """
 
     task: TaskType
@@ -165,7 +152,7 @@ class Request:
     stream: bool = False
     pictures: tuple[Picture, ...] = ()
     mask: Picture | None = None
-    fitted: dict[str, tuple[Fitted, ...]] = field(default_factory=dict, compare=False)
+    fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
