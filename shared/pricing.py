@@ -278,7 +278,7 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
 def _max_prompt(candidate: Candidate, request: Request) -> int | None:
     """The most input tokens; None when they are not known."""
     fitted = request.fitted.get(candidate.requested, ())
-    tokens = [one.tokens for one in fitted if one.tokens is not None]
+    tokens: list[int] = [one.tokens for one in fitted if one.tokens is not None]
     if not _only_text(request) or len(tokens) < len(request.pictures):
         return candidate.max_input_tokens
     return max_prompt_tokens(request) + sum(tokens)
