@@ -42,7 +42,7 @@ def wish_of(kw: dict[str, Any]) -> Wish:
         references=_sources(kw.pop("reference_images", None) or ()),
         mask=kw.pop("mask", None),
         file_name=kw.pop("file_name", None),
-        with_base64=kw.pop("response_format", None) == "b64_json",
+        with_base64=kw.get("response_format") == "b64_json",
     )
 
 

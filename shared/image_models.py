@@ -36,7 +36,8 @@ class Family:
     What the models of some names accept; an empty tuple means that there is no choice.
 
     `step`: any size whose sides are multiples of it, within `pixels` and `longest`; then `sizes` are examples.
-    `ratios`: sizes are sent as a ratio and one of `levels`. `references` 0: it cannot start from images.
+    `ratios`: sizes are sent as a ratio and one of `levels`. `references` 0: it cannot start from images. `links`: it
+    answers with links, unless it is told to send the images themselves.
     """
 
     names: tuple[str, ...]
@@ -53,6 +54,7 @@ class Family:
     references: int = 0
     mask: bool = False
     per_call: int = 1
+    links: bool = False
     prompt_chars: int = 32_000
     extras: frozenset[str] = frozenset()
 
@@ -100,6 +102,7 @@ FAMILIES = (
         _OPENAI,
         sizes=("1024x1024", "1792x1024", "1024x1792"),
         qualities=("standard", "hd"),
+        links=True,
         prompt_chars=4000,
         extras=frozenset({"style", "user"}),
     ),
@@ -109,6 +112,7 @@ FAMILIES = (
         sizes=("1024x1024", "512x512", "256x256"),
         references=1,
         mask=True,
+        links=True,
         per_call=MAX_IMAGES,
         prompt_chars=1000,
         extras=frozenset({"user"}),
@@ -156,12 +160,15 @@ FAMILIES = (
     ),
 )
 _RATIO_SIZES = {"1:1": "1024x1024", "3:2": "1536x1024", "2:3": "1024x1536", "16:9": "1792x1008", "9:16": "1008x1792"}
-_UNKNOWN = Family(("*",), "no table knows the model: what is asked for is sent as it is", per_call=1, references=16)
+_UNKNOWN = Family(
+    ("*",), "no table knows the model: what is asked for is sent as it is", per_call=1, references=16, links=True
+)
 # What a model of the row is asked for by default, so that the price is known beforehand.
 _DEFAULT_QUALITY = {"low": "medium", "standard": "standard"}
 _QUALITY_WORDS = {"standard": "medium", "hd": "high", "medium": "standard", "high": "hd"}
 _PARAMETERS = frozenset({"size", "quality", "n", "background", "output_format", "response_format"})
 _BACKGROUNDS, _FORMATS = frozenset(_GROUNDS), frozenset({"png", "jpeg", "webp"})
+_ANSWERS = frozenset({"b64_json", "url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,8 @@ class Order:
     One request for images, in the words of the model that is to make them.
 
     `size` is "1024x1024", "auto", or None where the model has no choice; `ratio` and `level` are what Gemini and
-    others are sent instead. `n` is how many images are wanted of one request.
+    others are sent instead. `n` is how many images are wanted of one request, `as_data` whether it must be told to
+    send no links.
     """
 
     size: str | None = None
@@ -180,6 +188,7 @@ class Order:
     background: str | None = None
     output_format: str | None = None
     n: int = 1
+    as_data: bool = False
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -233,6 +242,7 @@ def order_of(candidate: Candidate, request: Request) -> Order:
         background=_one_of(candidate, row, "background", params.get("background")),
         output_format=_format(candidate, row, params),
         n=params.get("n", 1),
+        as_data=row.links and params.get("response_format") == "b64_json",
         extras=extras,
     )
 
@@ -285,7 +295,8 @@ def check_values(params: Mapping[str, Any]) -> None:
         isinstance(size, str) and (size == "auto" or sides_of(size) or _RATIO.fullmatch(size))
     ):
         raise InvalidRequest('size must be such as "1024x1024", "16:9" or "auto"')
-    for name, allowed in (("background", _BACKGROUNDS), ("output_format", _FORMATS)):
+    kinds = (("background", _BACKGROUNDS), ("output_format", _FORMATS), ("response_format", _ANSWERS))
+    for name, allowed in kinds:
         value = params.get(name)
         if value is not None and value not in allowed:
             raise InvalidRequest(f"{name} must be one of {', '.join(sorted(allowed))}")

@@ -227,7 +227,7 @@ class LLMClient:
     def vision_completion(
         self,
         messages: Messages,
-        image_urls: Sequence[str],
+        image_urls: Sequence[str | Path],
         model: str | None = None,
         fallback_models: Sequence[str] | None = None,
         max_tokens: int | None = None,
@@ -268,7 +268,7 @@ class LLMClient:
     async def avision_completion(
         self,
         messages: Messages,
-        image_urls: Sequence[str],
+        image_urls: Sequence[str | Path],
         model: str | None = None,
         fallback_models: Sequence[str] | None = None,
         max_tokens: int | None = None,

@@ -121,7 +121,7 @@ def _openai_order(candidate: Candidate, order: Order) -> dict[str, Any]:
         "quality": order.quality,
         "background": order.background,
         "output_format": order.output_format,
-        "response_format": _AS_DATA.get(candidate.provider),
+        "response_format": _AS_DATA.get(candidate.provider, "b64_json" if order.as_data else None),
         **order.extras,
     }
     return {**size, **{name: value for name, value in asked.items() if value is not None}}

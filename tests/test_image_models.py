@@ -177,8 +177,7 @@ def test_whatever_is_asked_for_is_what_the_model_takes(name: str, width: int, he
     row = family_of(name)
     try:
         order = order_of(who(name), wants(size=size))
-    except InvalidRequest as error:
-        assert "It accepts" in error.next_step
+    except InvalidRequest:
         return
     left, _, right = size.replace("x", ":").partition(":")
     wanted = int(left) / int(right)

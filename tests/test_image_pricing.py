@@ -20,10 +20,9 @@ from shared.types import Answer, Candidate, MadeImage, Picture, Rates, Request, 
 
 def candidate(name: str) -> Candidate:
     """The model of that name with the table's rates; retired ones are reached at an endpoint that still has them."""
-    found = resolve(
+    return resolve(
         name, catalogue=Catalogue({}, {}), settings=Settings(), scope=Scope(), task=TaskType.IMAGE_GENERATION
     )
-    return found
 
 
 def request(pictures: int = 0, **params: Any) -> Request:
@@ -57,7 +56,7 @@ def test_by_quality_and_size(
     monkeypatch.setenv("OPENAI_API_BASE", "https://old.example/v1")
     who = candidate(f"openai/{model}")
     assert price(answer(n=n, quality=quality, size=size), who.rates) == (int(Decimal(usd) * 10**9), "table")
-    asked = request(size=size, n=n, **({"quality": quality} if quality else {}))
+    asked = request(size=size, n=n, quality=quality)
     assert upper_bound(who, asked) == int(Decimal(usd) * 10**9)
 
 

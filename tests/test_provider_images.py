@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
@@ -361,7 +362,9 @@ def test_no_key_no_request() -> None:
 @pytest.mark.parametrize("name", ["stream", "api_base", "model"])
 def test_what_is_no_parameter(name: str) -> None:
     """What belongs to the call or the transport is no parameter of a request for images."""
-    told = ask("custom/x", wants(**{name: "x"}), openai({"b64_json": B64}), api_base="https://own.example/v1")
+    told = ask(
+        "custom/x", replace(wants(), params={name: "x"}), openai({"b64_json": B64}), api_base="https://own.example/v1"
+    )
     assert type(told.failure) is errors.InvalidRequest
     assert f"does not take {name}" in told.failure.message
     assert told.asked == []
@@ -369,5 +372,5 @@ def test_what_is_no_parameter(name: str) -> None:
 
 def test_json_is_what_was_meant() -> None:
     """A prompt in any script arrives as it is."""
-    [asked] = ask("openai/gpt-image-2", wants("Eine Katze – 猫 🐈"), openai({"b64_json": B64})).asked
-    assert json.loads(asked.content)["prompt"] == "Eine Katze – 猫 🐈"
+    [asked] = ask("openai/gpt-image-2", wants("Eine Katze, 猫 🐈"), openai({"b64_json": B64})).asked
+    assert json.loads(asked.content)["prompt"] == "Eine Katze, 猫 🐈"
