@@ -115,7 +115,10 @@ def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
     if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
         return False
     if error.outcome == "unknown":
-        error.next_step = "The images may have been made and charged, so they are not asked for again by themselves."
+        error.next_step = (
+            "That is the most that it can have cost: the images may have been made and charged, so they are not asked "
+            "for again by themselves."
+        )
     return True
 
 

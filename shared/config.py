@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         "s3://bucket/images. Unset: the folder `output` in the user data folder.",
         repr=False,
     )
+    image_preview: bool = Field(
+        True,
+        validation_alias="AGENTSWARM_IMAGE_PREVIEW",
+        description="Show agents a small preview of each image that they make, beside its path.",
+    )
     output_url: str | None = Field(
         None,
         validation_alias="AGENTSWARM_OUTPUT_URL",

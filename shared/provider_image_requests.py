@@ -28,6 +28,10 @@ from shared.provider_targets import NO_KEY, base_url, litellm_providers, no_hint
 from shared.types import Candidate, Picture, Request
 
 _AGENT = "agentswarm-tools"
+# Addresses that LiteLLM's configs do not name, or would look for in the environment first (litellm 1.91.5).
+_BASES = {
+    "dashscope": "https://dashscope-intl.aliyuncs.com/api/v1/services/aigc/multimodal-generation/generation",
+}
 # What an OpenAI-shaped endpoint of somebody else needs to be told so that it does not answer with links.
 _AS_DATA = {"together_ai": "base64", "xai": "b64_json", "nscale": "b64_json"}
 
@@ -185,9 +189,10 @@ def _by_litellm(candidate: Candidate, order: Order, prompt: str) -> ImageOutgoin
     if config is None:
         raise invalid(candidate, f"{candidate.model} cannot be asked for images")
     keep_in_path(candidate)
+    plain = {**({"size": order.size} if order.size else {}), **({"n": order.n} if order.n > 1 else {})}
     with no_hints():
         options: dict[str, Any] = config.map_openai_params(
-            non_default_params={"size": order.size} if order.size else {},
+            non_default_params=plain,
             optional_params={},
             model=model,
             drop_params=False,
@@ -196,7 +201,7 @@ def _by_litellm(candidate: Candidate, order: Order, prompt: str) -> ImageOutgoin
         common = {"model": model, "optional_params": options, "litellm_params": {}}
         key = candidate.api_key or NO_KEY
         headers = config.validate_environment(headers={}, messages=[], api_key=key, api_base=None, **common)
-        base = candidate.api_base or getattr(config, "DEFAULT_BASE_URL", None)
+        base = candidate.api_base or _BASES.get(candidate.provider) or config.DEFAULT_BASE_URL
         url = config.get_complete_url(api_base=base, api_key=key, **common)
         body = config.transform_image_generation_request(prompt=prompt, headers=headers, **common)
     if candidate.provider == "fal_ai" and not getattr(config, "IMAGE_GENERATION_ENDPOINT", ""):
@@ -223,8 +228,6 @@ def _own_words(candidate: Candidate, order: Order) -> dict[str, Any]:
             words["output_format"] = order.output_format
         if candidate.wire_model.startswith("sd3"):
             words["model"] = candidate.wire_model  # one endpoint for all of them
-    elif order.n > 1:
-        words["n"] = order.n
     return words
 
 

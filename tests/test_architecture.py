@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports from the lines above its own only, never from its own line. A module that is split keeps its parts
 # next to each other. Some have yet to come.
 LAYERS = (
-    ("types", "serialize"),
+    ("types", "serialize", "answer_schema"),
     ("errors",),
     ("config", "export", "report", "spill"),
     ("scope", "budget", "transport", "redaction"),
@@ -39,6 +39,7 @@ LAYERS = (
     ("image_calls",),
     ("llm_client", "analytics"),
     ("base_tool", "agent_model", "doctor"),
+    ("image_tools",),
     ("tools",),
     ("cli", "mcp_server", "pytest_plugin"),
 )

@@ -287,6 +287,21 @@ def test_fal_and_recraft(web: Web) -> None:
     assert web.asked == ["v3.fal.media/files/a.png", "img.recraft.ai/b.png"]
 
 
+def test_aiml_and_dashscope(web: Web) -> None:
+    """Models of theirs that no table of ours knows are asked in LiteLLM's words for them."""
+    web.everywhere = PNG
+    told = ask("aiml/flux/schnell", wants(size="512x768"), http({"images": [{"url": "https://cdn.aimlapi.com/a.png"}]}))
+    [asked] = told.asked
+    assert (host_of(asked), asked.target) == ("api.aimlapi.com", "/v1/images/generations")
+    assert asked.body["image_size"] == {"width": 512, "height": 768}
+    output = {"choices": [{"message": {"content": [{"image": "https://oss.aliyuncs.com/b.png"}]}}]}
+    told = ask("dashscope/qwen-image-2.0", wants(size="1024x1024"), http({"output": output}))
+    [asked] = told.asked
+    assert host_of(asked) == "dashscope-intl.aliyuncs.com"
+    assert asked.body["parameters"] == {"size": "1024*1024"}
+    assert web.asked == ["cdn.aimlapi.com/a.png", "oss.aliyuncs.com/b.png"]
+
+
 def test_a_link_is_downloaded_at_once(web: Web) -> None:
     """A provider's link ends within the hour, so the image is fetched with the answer; its own words are kept."""
     web.pages["cdn.example/a.png"] = PNG
