@@ -1,4 +1,4 @@
-"""A small internet for images: a TLS server on loopback under any host name, with a resolver and certificate of its own."""
+"""A small internet for images: a TLS server on loopback under any host name, with a resolver of its own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Handler:
 
 @dataclass
 class Internet:
-    """Pages by host and path; addresses by name, of which each look-up takes the next answer; what was dialled and asked."""
+    """
+    Pages by host and path, and addresses by name, of which each look-up takes the next answer.
+
+    `dialled`, `asked` and `heads` tell what came.
+    """
 
     certificate: Path
     pages: dict[str, Handler] = field(default_factory=dict)
@@ -121,11 +125,11 @@ class _Dialler(httpcore.AsyncNetworkBackend):
     def __init__(self, net: Internet) -> None:
         self._net = net
 
-    async def connect_tcp(self, host: str, port: int, **options: Any) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         self._net.dialled.append((host, port))
         if host != PUBLIC:
             raise httpcore.ConnectError("nobody there")
-        return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self._net.port, **options)
+        return await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", self._net.port, *args, **options)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Fetching images: checked addresses only, bounded bytes and seconds, and errors that tell nothing but what is wrong."""
+"""Fetching images: checked addresses only, bounded bytes and seconds, and errors that tell no more than they must."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from shared.media import load_picture
 from tests import images
 from tests.internet import PUBLIC, Internet, answer, endless, redirect
 
-
 PNG = images.image()
 
 
-def refusal(net: Internet, url: str, kind: type[LLMError] = InvalidRequest, **options: float) -> str:
+def refusal(net: Internet, url: str, kind: type[LLMError] = InvalidRequest, deadline_s: float = 20.0) -> str:
     """What is said when a URL is not read; nothing was charged for it."""
     with pytest.raises(kind) as caught:
-        net.load(url, **options)
+        net.load(url, deadline_s=deadline_s)
     assert (caught.value.cost, caught.value.outcome, caught.value.provider) == (0.0, "not_sent", None)
     text = str(caught.value)
     assert len(text) <= 500
@@ -261,6 +260,14 @@ def test_private_hosts_are_opened_by_the_operator_alone() -> None:
                 await load_picture(url, settings=Settings())
 
     asyncio.run(main())
+
+
+def test_a_redirect_never_gives_up_encryption(internet: Internet) -> None:
+    """Where http is allowed, a URL that began with https still does not end without it."""
+    internet.pages["redir.test/x"] = redirect("http://img.test/a.png")
+    with pytest.raises(InvalidRequest, match="from https to http"):
+        internet.load("https://redir.test/x", Settings(allow_private_hosts=True))
+    assert internet.dialled == [(PUBLIC, 443)]
 
 
 def test_the_real_resolver_answers_with_addresses() -> None:

@@ -31,14 +31,18 @@ def opened(picture: Picture | bytes) -> Image.Image:
     return found
 
 
-@pytest.mark.parametrize("format_", images.FORMATS)
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
+MODES = {
+    "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "jpeg": ("1", "L", "RGB", "CMYK"),
+    "webp": ("L", "P", "RGB", "RGBA"),
+    "gif": ("1", "L", "P", "RGB", "RGBA"),
+}
+
+
+@pytest.mark.parametrize(("format_", "mode"), [(name, mode) for name, modes in MODES.items() for mode in modes])
 def test_an_image_of_each_kind_gets_through(format_: str, mode: str) -> None:
     """Whatever pixels a format may hold, the result is a valid image of the stated size and kind."""
-    try:
-        data = images.image(format_, mode=mode)
-    except (OSError, ValueError):
-        pytest.skip(f"{format_} has no {mode}")
+    data = images.image(format_, mode=mode)
     picture = decode_picture(data, source="a")
     assert (picture.width, picture.height, picture.source) == (8, 6, "a")
     assert picture.format == ("png" if format_ == "gif" else format_)
@@ -116,7 +120,7 @@ BROKEN = {
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 def test_what_is_no_such_image_is_refused(data: bytes) -> None:
     """Type is what the bytes are; the refusal names the source and holds nothing of the content."""
-    with pytest.raises(InvalidRequest, match="^cat.png was refused") as caught:
+    with pytest.raises(InvalidRequest, match=r"^cat\.png was refused") as caught:
         decode_picture(data, source="cat.png")
     assert len(str(caught.value)) < 200
     assert "rules" not in str(caught.value)
@@ -196,17 +200,19 @@ def test_decoding_leaves_the_event_loop_free() -> None:
     """While an image is decoded the loop goes on; at most two are decoded at once."""
 
     async def main() -> int:
-        gate, running, most = threading.Event(), [], [0]
+        gate, started, running, most = threading.Event(), threading.Semaphore(0), [], [0]
 
         def work() -> None:
             running.append(1)
             most[0] = max(most[0], len(running))
+            started.release()
             gate.wait(10)
             running.pop()
 
         tasks = [asyncio.create_task(off_loop(work)) for _ in range(6)]
-        while len(running) < 2:
-            await asyncio.sleep(0)
+        for _ in range(2):
+            assert await asyncio.to_thread(started.acquire, timeout=10)
+        assert len(running) == 2
         gate.set()
         await asyncio.gather(*tasks)
         assert (await decode(images.image(), source="a")).width == 8

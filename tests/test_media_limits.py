@@ -10,11 +10,34 @@ from hypothesis import strategies as st
 
 from shared.media_limits import GENERIC_SIDE, RULES, Detail, fitting, raw_tokens, rule_for, tokens
 
-MODELS = (
-    "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-5 gpt-5-mini gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.4-mini "
-    "gpt-5.5 gpt-5.6-sol gpt-6-luna o1 o3 o4-mini computer-use-preview claude-sonnet-4-5 claude-opus-4-7 "
-    "gemini-2.5-flash gemini-3.5-flash pixtral-large-latest mistral-small-latest grok-4.3 nobody-knows"
-).split()
+MODELS = [
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1",
+    "gpt-4.1-mini",
+    "gpt-4.1-nano",
+    "gpt-5",
+    "gpt-5-mini",
+    "gpt-5-nano",
+    "gpt-5.1",
+    "gpt-5.2",
+    "gpt-5.4-mini",
+    "gpt-5.5",
+    "gpt-5.6-sol",
+    "gpt-6-luna",
+    "o1",
+    "o3",
+    "o4-mini",
+    "computer-use-preview",
+    "claude-sonnet-4-5",
+    "claude-opus-4-7",
+    "gemini-2.5-flash",
+    "gemini-3.5-flash",
+    "pixtral-large-latest",
+    "mistral-small-latest",
+    "grok-4.3",
+    "nobody-knows",
+]
 sides = st.integers(1, 12_000)
 details: st.SearchStrategy[Detail] = st.sampled_from(["low", "high", "auto"])
 
