@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -81,7 +80,7 @@ async def _bytes(
     if scheme and scheme != "file":
         saved = await anyio.to_thread.run_sync(lambda: read_saved(source, settings=settings, folder=folder))
         if saved is None:
-            raise refused(shown(source), "only https URLs and files of the allowed folders are read")
+            raise refused(file_name(shown(source)), "only https URLs and files of the allowed folders are read")
         return saved, file_name(source)
     path = _path_of(source) if scheme else source
     data = await anyio.to_thread.run_sync(lambda: _read(path, settings, from_agent, folder))
@@ -98,7 +97,7 @@ def _from_data_uri(source: str) -> bytes:
         )
     try:
         return base64.b64decode(source[match.end() :], validate=True)
-    except binascii.Error:
+    except ValueError:
         raise InvalidRequest("The data URI was refused: it is not valid base64", hint="Send it whole.") from None
 
 
@@ -106,7 +105,7 @@ def _path_of(url: str) -> str:
     """The path in a file:// URL such as the ones that saved images have."""
     parts = urlsplit(url)
     if parts.netloc or parts.query or parts.fragment:
-        raise refused(shown(url), "a file URL has three slashes and nothing after the path")
+        raise refused(file_name(shown(url)), "a file URL has three slashes and nothing after the path")
     return unquote(parts.path)
 
 

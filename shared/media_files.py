@@ -90,7 +90,7 @@ def read_file(source: str, *, folders: Folders, from_agent: bool) -> bytes:
         finally:
             os.close(handle)
     except (OSError, ValueError, RuntimeError):  # RuntimeError: links that lead to each other
-        raise _not_found(name) from None
+        raise (_not_found(name) if from_agent else _unreadable(name)) from None
 
 
 def file_name(source: str) -> str:
@@ -135,6 +135,10 @@ def _is_odd(source: str) -> bool:
         or source.startswith("//")
         or ".." in re.split(r"[/\\]", source)
     )
+
+
+def _unreadable(name: str) -> InvalidRequest:
+    return InvalidRequest(f"{name} is not there, or is no file that can be read", hint="Check the path.")
 
 
 def _not_found(name: str) -> InvalidRequest:

@@ -136,7 +136,7 @@ def _host(parts: SplitResult, parsed: httpx.URL, name: str) -> str:
     text = parts.hostname or ""
     host = parsed.raw_host.decode("ascii")
     if parts.netloc.startswith("["):
-        if host.lower() != text or not _is_ip(host):
+        if host.lower() != text or "%" in host or not _is_ip(host):
             raise refused(name, "its host is not a valid address")
         return host
     labels = host.split(".")

@@ -173,17 +173,18 @@ def raw_tokens(width: int, height: int, rule: Rule, detail: Detail) -> int | Non
 
 
 def _shrunk(width: int, height: int, box: Box, grid: Grid | None) -> Size:
-    def size(longest: int) -> Size:
-        scale = longest / max(width, height)
+    longest, shortest = max(width, height), min(width, height)
+
+    def size(side: int) -> Size:
+        scale = side / longest
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def fits(longest: int) -> bool:
-        wide, high = size(longest)
-        return (box.short is None or min(wide, high) <= box.short) and (
-            box.cells is None or grid is None or grid(wide, high) <= box.cells
-        )
+    def fits(side: int) -> bool:
+        # Not by the rounded size: one pixel more on the longest side can mean a whole row of tiles more.
+        short_enough = box.short is None or side * shortest <= box.short * longest
+        return short_enough and (box.cells is None or grid is None or grid(*size(side)) <= box.cells)
 
-    low, high = 1, min(max(width, height), box.side)
+    low, high = 1, min(longest, box.side)
     while low < high:  # a larger image never has fewer cells
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)

@@ -18,8 +18,9 @@ from shared.ledger import Ledger
 from shared.ledger_query import attempts
 from shared.llm_client import LLMClient, ModelConfig, TaskType, get_llm_client
 from shared.scope import scope
+from tests.images import image
 from tests.provider_double import Double, Fault, Usage
-from tests.web import Web, image
+from tests.web import Web
 
 GPT, GEMINI, VISION = "openai/gpt-image-2", "gemini/gemini-3.1-flash-image", "openai/gpt-5.4-mini"
 ASK = [{"role": "user", "content": "What is this?"}]
@@ -256,7 +257,7 @@ def test_ones_own_model(hosted: Double, out: Path) -> None:
 
 def test_a_providers_link_is_content(hosted: Double, out: Path, web: Web) -> None:
     """Where the provider gave a URL, it is the content; the image itself has been saved all the same."""
-    web.everywhere = image(512, 512)
+    web.everywhere = image(size=(512, 512))
     own = ModelConfig(name="mine", provider="openai", litellm_model="openai/dall-e-9", cost_per_image=0.25)
     response = LLMClient({"mine": own}).generate_image("a cat", model="mine", size="512x512")
     assert response.content.startswith("https://")
@@ -357,7 +358,7 @@ def test_an_agent_may_choose_known_image_models_only(hosted: Double, out: Path) 
 
 def test_the_images_stand_in_the_last_of_the_users_messages(hosted: Double, web: Web) -> None:
     """Images go once, as data, into the last message of the user; nobody but us fetches a URL."""
-    web.pages["img.example/a.jpg"] = image(kind="JPEG")
+    web.pages["img.example/a.jpg"] = image("jpeg")
     messages = [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "Look."},
@@ -388,7 +389,7 @@ def test_every_provider_sees_the_same(model: str, hosted: Double, out: Path) -> 
 def test_a_photo_costs_what_the_model_can_use(hosted: Double, tmp_path: Path, ledger: Ledger) -> None:
     """A 4000 x 3000 photo is scaled down, and what that has saved is told in tokens and US$, and recorded."""
     photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image(4000, 3000, "JPEG"))
+    photo.write_bytes(image("jpeg", (4000, 3000)))
     response = LLMClient().vision_completion(ASK, [photo], model="openai/gpt-5.5")
     [seen] = response.metadata["images"]
     assert seen["width"] / seen["height"] == pytest.approx(4 / 3, rel=0.01)
@@ -404,7 +405,7 @@ def test_a_photo_costs_what_the_model_can_use(hosted: Double, tmp_path: Path, le
 def test_a_fallback_is_shown_what_it_can_use(hosted: Double, tmp_path: Path) -> None:
     """Each model gets the picture as it needs it, from the original."""
     photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image(4000, 3000, "JPEG"))
+    photo.write_bytes(image("jpeg", (4000, 3000)))
     hosted.always("anthropic", error="overloaded")
     client = LLMClient(max_retries=0)
     response = client.vision_completion(ASK, [photo], model="anthropic/claude-haiku-4-5", fallback_models=[VISION])
@@ -416,7 +417,7 @@ def test_a_fallback_is_shown_what_it_can_use(hosted: Double, tmp_path: Path) -> 
 def test_detail(hosted: Double, tmp_path: Path) -> None:
     """detail="low" is cheap: the provider is told, and gets a small image."""
     photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image(4000, 3000, "JPEG"))
+    photo.write_bytes(image("jpeg", (4000, 3000)))
     response = LLMClient().vision_completion(ASK, [photo], detail="low", max_tokens=20)
     part = hosted.requests[0].body["messages"][0]["content"][1]
     assert part["image_url"]["detail"] == "low"

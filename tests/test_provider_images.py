@@ -13,14 +13,15 @@ import pytest
 
 from shared import errors
 from shared.types import Candidate, Picture, Request, TaskType, Usage
+from tests.images import image
 from tests.loopback import Asked, Reply, Told, ask_for, candidate, host_of, http
-from tests.web import Web, image
+from tests.web import Web
 from tests.wires import KEY, said
 
-PNG = image(32, 24)
+PNG = image(size=(32, 24))
 B64 = base64.b64encode(PNG).decode()
-PICTURE = Picture(image(16, 16, "JPEG"), "jpeg", 16, 16)
-MASK = Picture(image(16, 16), "png", 16, 16)
+PICTURE = Picture(image("jpeg", (16, 16)), "jpeg", 16, 16)
+MASK = Picture(image(size=(16, 16)), "png", 16, 16)
 USAGE = {
     "input_tokens": 50,
     "input_tokens_details": {"image_tokens": 40, "text_tokens": 10},

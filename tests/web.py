@@ -1,4 +1,4 @@
-"""A web server on loopback that stands for any https host, for images that are fetched by their address."""
+"""A web server on loopback that stands for any https host, from a thread and without TLS (internet.py has that)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from shared import media_fetch
 from tests.provider_double import dial
 
 PUBLIC = "93.184.216.34"
-
-
-def image(width: int = 64, height: int = 48, kind: str = "PNG", colour: str = "red", **options: Any) -> bytes:
-    """A plain image's bytes."""
-    buffer = BytesIO()
-    Image.new("RGB", (width, height), colour).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 class Web:
