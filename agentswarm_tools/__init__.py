@@ -1,4 +1,4 @@
-"""agentswarm-tools: text from any model for agency-swarm agents, and a bill nobody has to doubt."""
+"""agentswarm-tools: text and images from any model for agency-swarm agents, and a bill nobody has to doubt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from shared.base_tool import BaseTool
     from shared.llm_client import LLMClient, get_llm_client
     from shared.scope import scope
-    from tools import ALL_TOOLS, CostReport, TextGeneration
+    from tools import ALL_TOOLS, CostReport, ImageGeneration, TextGeneration, UnderstandImages
 
 __all__ = [
     "ALL_TOOLS",
     "BaseTool",
     "CostReport",
+    "ImageGeneration",
     "LLMClient",
     "TextGeneration",
+    "UnderstandImages",
     "budgeted",
     "get_llm_client",
     "get_llm_costs",
@@ -32,7 +34,7 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used (PEP 562): agency-swarm and LiteLLM take seconds, this module none."""
     home: Any
     match name:
-        case "ALL_TOOLS" | "CostReport" | "TextGeneration":
+        case "ALL_TOOLS" | "CostReport" | "ImageGeneration" | "TextGeneration" | "UnderstandImages":
             import tools as home
         case "BaseTool":
             from shared import base_tool as home

@@ -130,8 +130,19 @@ def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
 
 def _ends_call(call: Call, error: LLMError) -> bool:
     """Whether no other model is asked after this: the request is at fault, or images may be on their way."""
-    paid_images = call.request.task is TaskType.IMAGE_GENERATION and error.outcome in ("unknown", "completed")
-    return error.action == "raise" or paid_images
+    return error.action == "raise" or _may_be_paid_twice(call, error)
+
+
+def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
+    """Images that were perhaps made are not asked of another model; the error says why."""
+    if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
+        return False
+    if error.outcome == "unknown":
+        error.next_step = (
+            "That is the most that it can have cost: the images may have been made and charged, so they are not asked "
+            "for again by themselves."
+        )
+    return True
 
 
 async def _check_room(call: Call, candidate: Candidate) -> None:
@@ -180,6 +191,7 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
             model=candidate.requested,
             hint="It is reached without this package's guard, so the operator must list it first.",
         )
+    await provider.fit_pictures(ready, call.request)
     leave = await slots.enter(ready.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left()))
     attempt = Attempt(ready, call.request, new_row(call, ready), leave)
     call.attempts.append(attempt)
@@ -212,7 +224,7 @@ async def _ready(call: Call, candidate: Candidate) -> Candidate:
     """What is slow before the first request (importing LiteLLM, starting the local model), within the deadline."""
     try:
         with anyio.fail_after(call.left()):
-            return await provider.ready(candidate)
+            return await provider.ready(candidate, call.request.task)
     except TimeoutError:
         raise DeadlineExceeded(
             f"The deadline passed before {candidate.requested} could be asked", model=candidate.requested
@@ -253,10 +265,11 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
-    if answer.usage.source != "provider":
-        count = provider.count_tokens
-        usage = await anyio.to_thread.run_sync(count, attempt.candidate, call.request.messages, answer.text)
+    if answer.usage.source != "provider" and not answer.images:
+        count, messages = provider.count_tokens, provider.with_pictures(attempt.candidate, call.request)
+        usage = await anyio.to_thread.run_sync(count, attempt.candidate, messages, answer.text)
         answer = replace(answer, usage=usage)
+    attempt.answer = answer
     verdict = await _settle(call, attempt, answer, "ok", calls=1)
     return response_of(call, attempt, answer, _left_nano(call, verdict))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import time
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -142,6 +144,13 @@ def _for_agent(result: Any) -> Any:
     if isinstance(result, list) and result and all(isinstance(part, _STRUCTURED) for part in result):
         return result
     return to_json(result)
+
+
+def as_outputs(result: Mapping[str, Any], previews: Sequence[bytes]) -> list[Any]:
+    """A result as JSON text, then JPEGs for the agent to look at; some models get the text alone."""
+    images = (f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}" for data in previews)
+    shown = [ToolOutputImage(image_url=image, detail="low") for image in images]
+    return [ToolOutputText(text=to_json(result)), *shown]
 
 
 def _failure(error: LLMError) -> str:

@@ -17,7 +17,7 @@ from shared.planning import Plan
 from shared.pricing import price, to_usd, upper_bound
 from shared.scope import RecordedCall, Scope
 from shared.transport import Exchange
-from shared.types import Answer, Candidate, LLMResponse, Request, Usage
+from shared.types import Answer, Candidate, LLMResponse, Request, TaskType, Usage
 
 _LEASE_S = 900
 # What an answer holds beside its text, for whoever carries the conversation on.
@@ -82,6 +82,7 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     text: list[str] = field(default_factory=list)
     outcome: Outcome = "unknown"
+    answer: Answer | None = None
 
 
 def finalise(
@@ -99,6 +100,11 @@ def finalise(
         row |= {"cost_nano": 0, "cost_source": "free"}
     elif answer is not None:
         row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
+    if call.request.task is TaskType.IMAGE_GENERATION and status != "ok" and row["cost_nano"] is None:
+        bound = row["bound_nano"]
+        row |= {"cost_nano": bound, "cost_source": "unknown" if bound is None else "bound"}
+        if status == "failed" and attempt.outcome == "unknown":
+            row["status"] = "unsettled"
     if answer is not None:
         row |= {name: getattr(answer.usage, name) for name in COUNTS}
         row |= {
@@ -163,7 +169,7 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         "requested_model": requested,
         "response_model": answer.response_model,
         "fallback_used": candidate.requested != requested,
-        "attempts": [_summary(a) for a in call.attempts],
+        "attempts": [summary_of(a) for a in call.attempts],
         "finish_reason": answer.finish_reason,
         "response_id": answer.response_id,
         "call_id": str(call.call_id),
@@ -190,7 +196,8 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     )
 
 
-def _summary(attempt: Attempt) -> dict[str, Any]:
+def summary_of(attempt: Attempt) -> dict[str, Any]:
+    """The attempt as an answer's metadata tells it."""
     row = attempt.row
     return {
         "model": row["model"],

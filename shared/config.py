@@ -71,6 +71,16 @@ class Settings(BaseSettings):
         validation_alias="LITELLM_DEFAULT_TEXT_MODEL",
         description="Model for text when a call names none.",
     )
+    default_image_model: str = Field(
+        "openai/gpt-image-2",
+        validation_alias="LITELLM_DEFAULT_IMAGE_MODEL",
+        description="Model that makes images when a call names none.",
+    )
+    default_vision_model: str = Field(
+        "openai/gpt-5.4-mini",
+        validation_alias="LITELLM_DEFAULT_VISION_MODEL",
+        description="Model that looks at images when a call names none.",
+    )
     default_fallback_models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias="LITELLM_DEFAULT_FALLBACK_MODELS",
@@ -134,6 +144,34 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_MAX_IDENTICAL_CALLS",
         description="How often an agent may call a tool with the same arguments before its run ends; 0: any number.",
     )
+    output_dir: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_OUTPUT_DIR",
+        description="Where images are saved: a folder, or the URL of a place that fsspec can write to, such as "
+        "s3://bucket/images. Unset: the folder `output` in the user data folder.",
+        repr=False,
+    )
+    image_preview: bool = Field(
+        True,
+        validation_alias="AGENTSWARM_IMAGE_PREVIEW",
+        description="Show agents a small preview of each image that they make, beside its path.",
+    )
+    output_url: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_OUTPUT_URL",
+        description="Public base URL of the output folder; the links to saved images are made with it.",
+    )
+    input_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        validation_alias="AGENTSWARM_INPUT_DIRS",
+        description="Folders that agents may read images from, separated by commas, beside the output folder.",
+    )
+    allow_private_hosts: bool = Field(
+        False,
+        validation_alias="AGENTSWARM_ALLOW_PRIVATE_HOSTS",
+        description="Let images be fetched by http, from private addresses and on any port, as an intranet needs; "
+        "addresses of cloud metadata stay closed.",
+    )
 
     @property
     def budget(self) -> Budget | None:
@@ -142,11 +180,18 @@ class Settings(BaseSettings):
             return None
         return Budget(self.budget_usd, self.budget_window, tz=self.timezone)
 
-    @field_validator("default_fallback_models", "allowed_models", mode="before")
+    @field_validator("default_fallback_models", "allowed_models", "input_dirs", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("output_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise ValueError("is not the http or https URL of a folder")
         return value
 
     @field_validator("timezone")
@@ -292,3 +337,11 @@ def database_url(settings: Settings) -> str:
         return settings.database_url
     path = data_dir() / "ledger.sqlite3"
     return f"sqlite:///{path}"
+
+
+def output_dir(settings: Settings) -> str:
+    """Where images are saved: an absolute folder, or an fsspec URL; not created."""
+    place = settings.output_dir or str(data_dir() / "output")
+    if place.startswith("file://"):
+        place = place.removeprefix("file://")
+    return place if "://" in place else os.path.abspath(place)  # noqa: PTH100 - links are resolved where it is opened

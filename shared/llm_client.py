@@ -7,10 +7,11 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from shared import attempts, background, config, export
+from shared import attempts, background, config, export, image_calls, image_models
 from shared.budget import Budget, Limit, budgets_of
 from shared.calls import Call, Meter
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
@@ -19,7 +20,7 @@ from shared.ledger import Ledger, get_ledger
 from shared.ledger_query import Filter
 from shared.ledger_query import attempts as ledger_attempts
 from shared.llm_stream import LLMStream
-from shared.planning import Catalogue, Plan, plan
+from shared.planning import Catalogue, Plan, default_model, plan
 from shared.pricing import to_usd
 from shared.scope import current_scope
 from shared.types import Estimate, LLMResponse, ModelConfig, Request, TaskType
@@ -29,6 +30,8 @@ __all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "
 logger = logging.getLogger("agentswarm_tools")
 
 Messages = Sequence[Mapping[str, Any]]
+# Making an image takes minutes where a text takes seconds, and one that comes too late has been paid for.
+_IMAGE_PATIENCE = 5
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -45,7 +48,7 @@ class LLMClient:
 
         max_retries: How often one model is asked again after a fault that a retry may heal, 0 to 10.
 
-        timeout: Seconds for one attempt to answer, or to begin its stream.
+        timeout: Seconds for one attempt to answer, or to begin its stream; making images may take five times as long.
 
         deadline: Seconds for a whole call over all its attempts; None for no limit of its own.
 
@@ -190,6 +193,126 @@ class LLMClient:
             raise call.error
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
+    def generate_image(
+        self,
+        prompt: str,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        n: int = 1,
+        **kw: Any,
+    ) -> LLMResponse:
+        """
+        Make images, save them under AGENTSWARM_OUTPUT_DIR, and say where they are.
+
+        What may have been paid for is never asked for again by itself, neither of this model nor of the next.
+
+        Args:
+            prompt: What is to be seen.
+
+            model: Name such as "openai/gpt-image-2". None: LITELLM_DEFAULT_IMAGE_MODEL.
+
+            fallback_models: What to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that make images.
+
+            size: "1024x1024", an aspect ratio such as "16:9", or "auto". None: 1024x1024 or the like; with reference
+                images, theirs.
+
+            quality: low, medium, high, auto, standard or hd, as the model has it. None: medium where it has that.
+
+            n: How many images, 1 to 10; made at once where one request gives fewer.
+
+            kw: `reference_images` (paths or URLs to start from), `mask` (path or URL; its transparent parts may
+                change), `background` (transparent, opaque, auto), `output_format` (png, jpeg, webp), `file_name`,
+                `response_format="b64_json"` (to have the bytes as well); what else the model takes; `timeout`,
+                `deadline`, `api_base` and `api_key` as in `chat_completion`.
+
+        Returns:
+            `images` is a list of {path, url, width, height, format, bytes, revised_prompt}, `content` the provider's
+            URL of the first where it gave one, else ours. What could not be had is explained in
+            `metadata["images_failed"]`.
+
+        Raises:
+            InvalidRequest: A model does not take what is asked for; nothing was sent.
+
+            LLMError: No image came.
+        """
+        make = partial(self.agenerate_image, prompt, model, fallback_models, size, quality, n, **kw)
+        return background.run(make)
+
+    async def agenerate_image(
+        self,
+        prompt: str,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        n: int = 1,
+        **kw: Any,
+    ) -> LLMResponse:
+        """The same as `generate_image`, awaitable."""
+        wish = image_calls.wish_of(kw)
+        kw = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
+        messages = [{"role": "user", "content": prompt}]
+        call = self._chat(messages, model, fallback_models, None, None, False, kw, TaskType.IMAGE_GENERATION)
+        return await image_calls.make(await _accepted(call), wish, self._settings)
+
+    def vision_completion(
+        self,
+        messages: Messages,
+        image_urls: Sequence[str | Path],
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        detail: Literal["low", "high", "auto"] | None = None,
+        **kw: Any,
+    ) -> LLMResponse:
+        """
+        Ask a model about images, which stand in the last of the user's messages.
+
+        Args:
+            messages: As in `chat_completion`.
+
+            image_urls: 1 to 16 URLs, paths or data URIs. They are fetched by us, scaled down to what the model makes
+                use of, and sent as data.
+
+            model: Name such as "openai/gpt-5.4-mini". None: LITELLM_DEFAULT_VISION_MODEL.
+
+            fallback_models: What to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that look at images.
+
+            max_tokens: Most tokens that the answer may have.
+
+            detail: "low" is small and cheap. None: what the model makes use of.
+
+            kw: As in `chat_completion`; `pass_through=True` leaves https URLs to the provider to fetch.
+
+        Returns:
+            The answer; `metadata["images"]` says what was sent, `image_tokens_saved` and `image_cost_saved` (US$) what
+            scaling down has saved, by the provider's own formula.
+
+        Raises:
+            InvalidRequest: A model does not look at images, or an image is refused; nothing was sent.
+
+            LLMError: As in `chat_completion`.
+        """
+        look = partial(self.avision_completion, messages, image_urls, model, fallback_models, max_tokens, detail, **kw)
+        return background.run(look)
+
+    async def avision_completion(
+        self,
+        messages: Messages,
+        image_urls: Sequence[str | Path],
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        detail: Literal["low", "high", "auto"] | None = None,
+        **kw: Any,
+    ) -> LLMResponse:
+        """The same as `vision_completion`, awaitable."""
+        links, kw = kw.pop("pass_through", False), {"detail": detail, **kw}
+        call = self._chat(messages, model, fallback_models, None, max_tokens, False, kw, TaskType.VISION)
+        return await image_calls.look(await _accepted(call), image_urls, self._settings, pass_through=links)
+
     def get_total_cost(self) -> float:
         """US$ known to be spent through this client since it was made; streams count when they end."""
         return to_usd(self._meter.nano)
@@ -227,16 +350,17 @@ class LLMClient:
         max_tokens: int | None,
         stream: bool,
         kw: dict[str, Any],
+        task: TaskType = TaskType.CHAT_COMPLETION,
     ) -> Call | _Refused:
         params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
         endpoint = {name: params.pop(name, None) for name in ("api_base", "api_key")}
         timeout = _seconds("timeout", params.pop("timeout", self._timeout))
         deadline = params.pop("deadline", self._deadline)
         params = {name: value for name, value in params.items() if value is not None}
-        request = Request(TaskType.CHAT_COMPLETION, messages, params, stream=stream)
+        request = Request(task, messages, params, stream=stream)
         call = Call(
             request=request,
-            plan=Plan(model or self._settings.default_text_model, ()),
+            plan=Plan(model or default_model(task, self._settings), ()),
             scope=current_scope(),
             ledger=self._ledger(),
             timeout=timeout,
@@ -258,6 +382,7 @@ class LLMClient:
                 scope=call.scope,
                 enable_fallback=self._fallback,
                 service_tier=params.get("service_tier"),
+                task=task,
                 **endpoint,
             )
         except LLMError as error:
@@ -271,6 +396,13 @@ class _Refused:
     def __init__(self, call: Call, error: LLMError) -> None:
         self.call = call
         self.error = error
+
+
+async def _accepted(call: Call | _Refused) -> Call:
+    if isinstance(call, _Refused):
+        await attempts.refuse(call.call, call.error)
+        raise call.error
+    return call
 
 
 async def _answer(call: Call) -> LLMResponse:
@@ -296,6 +428,13 @@ def _check(request: Request, fallback_models: Sequence[str] | None) -> None:
             raise InvalidRequest("Each message must be a dict with a role", hint=_MESSAGE_HINT)
     if isinstance(fallback_models, str) or not all(isinstance(name, str) for name in fallback_models or ()):
         raise InvalidRequest("fallback_models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
+    if request.task is TaskType.IMAGE_GENERATION:
+        prompt = request.messages[0]["content"]
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InvalidRequest("prompt must be a text that says what is to be seen")
+        image_models.check_values(request.params)
+    if request.params.get("detail", "auto") not in ("low", "high", "auto"):
+        raise InvalidRequest("detail must be low, high or auto")
     temperature, max_tokens = request.params.get("temperature"), request.params.get("max_tokens")
     if temperature is not None and (isinstance(temperature, bool) or not _within(temperature, 0, 2)):
         raise InvalidRequest("temperature must be a number from 0 to 2")

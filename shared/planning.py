@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
 
+from shared.abilities import check_task, does, suggested
 from shared.config import (
     KEYLESS_PROVIDERS,
     Settings,
@@ -28,15 +29,17 @@ from shared.errors import (
     ModelNotFound,
     ModelRetired,
 )
+from shared.image_pricing import with_sizes
 from shared.pricing import FREE, UNKNOWN, Entry, model_facts, price_overrides, price_table, rates_of, rates_of_config
 from shared.scope import Scope
-from shared.types import Candidate, ModelConfig, Rates
+from shared.types import Candidate, ModelConfig, Rates, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
 LOCAL_MODEL = "local/smollm2-135m"
 _LOCAL_WINDOW = 2048
 _CHAT_MODES = frozenset({"chat", "responses", "completion"})
+_SIZED_MODES = frozenset({"image_generation", "image_edit"})
 # Providers that act with the operator's own login, or pass the call on to somebody else.
 _PROXY_PROVIDERS = frozenset({"github_copilot", "chatgpt", "litellm_proxy", "oobabooga", "custom", "custom_openai"})
 _ENDPOINT_OF_NOBODY = frozenset({"custom", "custom_openai"})
@@ -90,6 +93,7 @@ def plan(
     api_base: str | None = None,
     api_key: str | None = None,
     service_tier: str | None = None,
+    task: TaskType = TaskType.CHAT_COMPLETION,
 ) -> Plan:
     """
     The models that may answer, in the caller's order.
@@ -97,34 +101,44 @@ def plan(
     Args:
         model: What the caller asked for; None means the default of Settings.
 
-        fallback_models: What to try next; None means those of Settings, [] means none.
+        fallback_models: What to try next; None means those of Settings that do the task, [] means none.
 
         api_base, api_key: The caller's own endpoint for `model`; it never receives a key from the environment.
 
     Raises:
         ModelNotAllowed: Any of the names is not on the allow-list.
 
+        InvalidRequest: Any of the names cannot do the task.
+
         LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
     """
-    names = [model or settings.default_text_model]
+    names = [model or default_model(task, settings)]
     if enable_fallback:
-        names += settings.default_fallback_models if fallback_models is None else fallback_models
+        names += _default_fallbacks(task, settings) if fallback_models is None else fallback_models
     names = list(dict.fromkeys(names))
     for name in names:
         _check_name(name)
-        _check_allowed(name, catalogue=catalogue, settings=settings, scope=scope)
+        _check_allowed(name, catalogue=catalogue, settings=settings, scope=scope, task=task)
     candidates: list[Candidate] = []
     skipped: list[LLMError] = []
     for position, name in enumerate(names):
         own = (api_base, api_key) if position == 0 else (None, None)
         try:
             candidate = resolve(
-                name, catalogue=catalogue, settings=settings, scope=scope, api_base=own[0], service_tier=service_tier
+                name,
+                catalogue=catalogue,
+                settings=settings,
+                scope=scope,
+                api_base=own[0],
+                service_tier=service_tier,
+                task=task,
             )
             if candidate.model != name:  # a successor of what was asked for, which the lists must hold too
-                _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope)
-            candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1])
-            candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope))
+                _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope, task=task)
+            described = name in catalogue.configs or own[0] is not None
+            check_task(task, candidate, _look_up(candidate.model, task)[2], own=described)
+            candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1], task=task)
+            candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope, task))
             if not any(_same_endpoint(candidate, other) for other in candidates):
                 candidates.append(candidate)
         except LLMError as error:
@@ -134,6 +148,21 @@ def plan(
     if not candidates:
         raise skipped[0] if len(skipped) == 1 else failure(skipped)
     return Plan(names[0], tuple(candidates), tuple(skipped))
+
+
+def default_model(task: TaskType, settings: Settings) -> str:
+    """The model for a task when a call names none."""
+    if task is TaskType.IMAGE_GENERATION:
+        return settings.default_image_model
+    return settings.default_vision_model if task is TaskType.VISION else settings.default_text_model
+
+
+def _default_fallbacks(task: TaskType, settings: Settings) -> list[str]:
+    """The fallback models of Settings that can do the task, or of which nobody knows."""
+    if task is TaskType.CHAT_COMPLETION:
+        return list(settings.default_fallback_models)
+    found = ((name, _look_up(name, task)) for name in settings.default_fallback_models)
+    return [name for name, (provider, wire, entry) in found if does(task, provider or "", wire, entry)]
 
 
 def _same_endpoint(one: Candidate, other: Candidate) -> bool:
@@ -154,6 +183,7 @@ def resolve(
     scope: Scope,
     api_base: str | None = None,
     service_tier: str | None = None,
+    task: TaskType = TaskType.CHAT_COMPLETION,
 ) -> Candidate:
     """
     The candidate that `name` stands for, without its key.
@@ -166,14 +196,16 @@ def resolve(
         return _custom(name, config, api_base)
     if name.startswith("local/"):
         return _local(name)
-    provider, wire_model, entry = _look_up(name)
+    provider, wire_model, entry = _look_up(name, task)
     if provider is None and (api_base or provider_base("openai")):
         provider = "custom" if api_base else "openai"
     base = api_base or (provider_base(provider) if provider else None)
     retired = _retired(provider, wire_model) if base is None else None
     if retired is not None:
         successor = _successor(name, provider, retired, settings)
-        upgraded = resolve(successor, catalogue=catalogue, settings=settings, scope=scope, service_tier=service_tier)
+        upgraded = resolve(
+            successor, catalogue=catalogue, settings=settings, scope=scope, service_tier=service_tier, task=task
+        )
         return replace(upgraded, requested=name, note=f"{name} was shut down; {successor} was used")
     if provider is None:
         raise ModelNotFound(f"No model is called {name}{_similar(name)}", model=name)
@@ -197,29 +229,30 @@ def _check_name(name: str) -> None:
         raise ModelNotAllowed(f"{shown!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
 
 
-def _listed(name: str, catalogue: Catalogue, settings: Settings, scope: Scope) -> bool:
+def _listed(name: str, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> bool:
     """Whether the operator named the model, so that it may be used whatever it is."""
     lists = (scope.models, settings.allowed_models, catalogue.configs, settings.default_fallback_models)
-    return name == settings.default_text_model or any(name in names for names in lists if names is not None)
+    return name == default_model(task, settings) or any(name in names for names in lists if names is not None)
 
 
-def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope: Scope) -> None:
+def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> None:
     """Whether the scope, the settings and (for agents) the known hosted models let `name` be called."""
     for allowed in (scope.models, settings.allowed_models):
         if allowed is not None and name not in allowed:
             listed = ", ".join(allowed[:20]) or "none"
             raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
-    if not scope.from_agent or _listed(name, catalogue, settings, scope):
+    if not scope.from_agent or _listed(name, catalogue, settings, scope, task):
         return
-    provider, wire_model, entry = _look_up(name)
+    provider, wire_model, entry = _look_up(name, task)
     if (retired := _retired(provider, wire_model)) is not None:
-        provider, _, entry = _look_up(retired["successor"])
+        provider, wire_model, entry = _look_up(retired["successor"], task)
     hosted = entry is not None and provider not in KEYLESS_PROVIDERS | _PROXY_PROVIDERS
-    if not hosted or entry is None or entry.get("mode") != "chat":
+    if not hosted or not does(task, provider or "", wire_model, entry):
+        usable = ", ".join(usable_models(task)) or default_model(task, settings)
         raise ModelNotAllowed(
             f"{name} is not a model that agents may choose",
             model=name,
-            hint=f"Leave out model, or use one such as {', '.join(usable_models()) or settings.default_text_model}.",
+            hint=f"Leave out model, or use one such as {usable}.",
         )
 
 
@@ -264,7 +297,7 @@ def _local(name: str) -> Candidate:
     )
 
 
-def _look_up(name: str) -> tuple[str | None, str, Entry | None]:
+def _look_up(name: str, task: TaskType = TaskType.CHAT_COMPLETION) -> tuple[str | None, str, Entry | None]:
     """Provider, name on the wire and table entry; provider None when nobody knows the name."""
     table = _table()
     prefix, _, rest = name.partition("/")
@@ -277,7 +310,8 @@ def _look_up(name: str) -> tuple[str | None, str, Entry | None]:
     if f"gemini/{name}" in table:
         return "gemini", name, table[f"gemini/{name}"]
     entry = table.get(name)
-    if entry is not None and entry.get("mode", "chat") in _CHAT_MODES:
+    modes = _CHAT_MODES | {"image_generation"} if task is TaskType.IMAGE_GENERATION else _CHAT_MODES
+    if entry is not None and entry.get("mode", "chat") in modes:
         return _provider_of(entry), name, entry
     for retired in model_facts()["retired"]:
         if retired.split("/", 1)[1] == name:
@@ -318,14 +352,17 @@ def _rates(
     for key in (name, f"{provider}/{wire_model}", wire_model):
         if key in catalogue.overrides:
             version = catalogue.overrides_version
-            return rates_of(catalogue.overrides[key], zero_is_free=True, service_tier=service_tier, version=version)
+            own = rates_of(catalogue.overrides[key], zero_is_free=True, service_tier=service_tier, version=version)
+            return with_sizes(own, wire_model, catalogue.overrides, provider=provider)
     if provider in KEYLESS_PROVIDERS:
         return FREE
     if own_endpoint or entry is None:
         return UNKNOWN
-    version = "agentswarm-tools" if wire_model in model_facts()["prices"] else None
+    ours = model_facts()["prices"].keys() & {wire_model, f"{provider}/{wire_model}"}
+    version = "agentswarm-tools" if ours else None
     free = wire_model.lower().endswith("free")
-    return rates_of(entry, zero_is_free=free, service_tier=service_tier, version=version)
+    rates = rates_of(entry, zero_is_free=free, service_tier=service_tier, version=version)
+    return with_sizes(rates, wire_model, _table(), provider=provider) if entry.get("mode") in _SIZED_MODES else rates
 
 
 def _size(value: Any) -> int | None:
@@ -363,7 +400,13 @@ def _warn_once(message: str) -> None:
 
 
 def _with_key(
-    candidate: Candidate, catalogue: Catalogue, scope: Scope, *, api_base: str | None, api_key: str | None
+    candidate: Candidate,
+    catalogue: Catalogue,
+    scope: Scope,
+    *,
+    api_base: str | None,
+    api_key: str | None,
+    task: TaskType = TaskType.CHAT_COMPLETION,
 ) -> Candidate:
     """
     The candidate with the key to use: the caller's, the scope's, else the environment's.
@@ -388,7 +431,7 @@ def _with_key(
     if own_endpoint or provider in KEYLESS_PROVIDERS or not _needs_key(provider):
         return candidate
     names = " or ".join((variable,) if variable else key_variables(provider))
-    others = usable_models()
+    others = usable_models(task)
     also = f" Usable with the keys present: {', '.join(others)}." if others else ""
     raise AuthenticationError(
         f"Authentication failed for {provider}: no key is set",
@@ -403,12 +446,12 @@ def _needs_key(provider: str) -> bool:
     return not provider.startswith(("vertex_ai", "bedrock", "sagemaker", "watsonx", "oci", "github_copilot", "chatgpt"))
 
 
-def usable_models() -> list[str]:
+def usable_models(task: TaskType = TaskType.CHAT_COMPLETION) -> list[str]:
     """One known model of each provider whose key is set."""
     values = environment()
     return [
         name
-        for provider, name in model_facts()["suggested"].items()
+        for provider, name in suggested(task).items()
         if any(variable in values for variable in key_variables(provider))
     ]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigurationError
-from shared.types import Answer, Candidate, CostSource, ModelConfig, Rates, Request, Usage
+from shared.image_pricing import images_bound, images_cost
+from shared.types import Answer, Candidate, CostSource, ModelConfig, Rates, Request, TaskType, Usage
 
 NANO = 1_000_000_000
 FREE = Rates(input=Decimal(0), output=Decimal(0), source="free")
@@ -28,7 +29,7 @@ _TOKENS_PER_MESSAGE = 16
 _TOKENS_PER_REQUEST = 256
 _TOKENS_FOR_TOOLS = 1024
 _MANY = 1_000_000
-_PRICES = ("input_cost_per_token", "input_cost_per_request", "output_cost_per_", "cache_")
+_PRICES = ("input_cost_per_", "output_cost_per_", "cache_")
 _THRESHOLD = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 Entry = Mapping[str, Any]
@@ -141,6 +142,11 @@ def rates_of(
             cache_write_1h=rate(f"cache_creation_input_token_cost_above_1hr{above}"),
             reasoning=rate(f"output_cost_per_reasoning_token{above}"),
             per_request=rate("input_cost_per_request"),
+            image_input=rate(f"input_cost_per_image_token{above}"),
+            image_output=rate(f"output_cost_per_image_token{above}"),
+            # Where both are given, the first is that of an image which the model is shown.
+            per_image=rate("output_cost_per_image", "input_cost_per_image"),
+            per_pixel=rate("input_cost_per_pixel", "output_cost_per_pixel"),
             source="table",
             version=version or table_version(),
         )
@@ -162,7 +168,8 @@ def rates_of(
 def _with_tiers(base: Rates, tiers: tuple[tuple[int, Rates], ...]) -> Rates:
     if base.input is None and tiers and tiers[0][0] == 0:
         base = tiers[0][1]
-    if base.input is None and base.output is None and base.per_request is None:
+    prices = (base.input, base.output, base.per_request, base.image_output, base.per_image, base.per_pixel)
+    if all(price is None for price in prices):
         return UNKNOWN
     return replace(base, tiers=tiers)
 
@@ -189,6 +196,9 @@ def price(answer: Answer, rates: Rates) -> tuple[int | None, CostSource]:
     """
     if answer.reported_cost is not None:
         return to_nano(answer.reported_cost), "provider"
+    if answer.images and rates.image_output is None and rates.source not in ("free", "unknown"):
+        usd = images_cost(answer, rates)
+        return (None, "unknown") if usd is None else (to_nano(usd), rates.source)
     nano = token_cost(answer.usage, rates)
     if nano is None:
         return None, "unknown"
@@ -208,8 +218,10 @@ def token_cost(usage: Usage, rates: Rates) -> int | None:
     written_1h = min(usage.cache_write_1h_tokens or 0, usage.cache_write_tokens or 0)
     written = (usage.cache_write_tokens or 0) - written_1h
     cached, reasoning = usage.cached_tokens or 0, min(usage.reasoning_tokens or 0, completion)
-    fresh = prompt - cached - written - written_1h
-    if fresh < 0:
+    seen = 0 if at.image_input is None else usage.image_prompt_tokens or 0
+    drawn = 0 if at.image_output is None else usage.image_completion_tokens or 0
+    fresh = prompt - cached - written - written_1h - seen
+    if fresh < 0 or drawn + reasoning > completion:
         return None
     cache_write = at.cache_write if at.cache_write is not None else at.input
     parts = (
@@ -217,7 +229,9 @@ def token_cost(usage: Usage, rates: Rates) -> int | None:
         (cached, at.cached if at.cached is not None else at.input),
         (written, cache_write),
         (written_1h, at.cache_write_1h if at.cache_write_1h is not None else cache_write),
-        (completion - reasoning, at.output),
+        (completion - reasoning - drawn, at.output),
+        (seen, at.image_input),
+        (drawn, at.image_output),
         (reasoning, at.reasoning if at.reasoning is not None else at.output),
     )
     if any(count and rate is None for count, rate in parts):
@@ -247,7 +261,10 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
         return 0
     if rates.source == "unknown":
         return None
-    prompt = max_prompt_tokens(request) if only_text(request) else candidate.max_input_tokens
+    if request.task is TaskType.IMAGE_GENERATION:
+        usd = images_bound(candidate, request, max_prompt_tokens(request))
+        return None if usd is None else to_nano(usd)
+    prompt = _max_prompt(candidate, request)
     output = _max_output_tokens(candidate, request)
     if prompt is None or output is None:
         return None
@@ -272,9 +289,18 @@ def affordable_output(candidate: Candidate, request: Request, nano: int) -> int 
     limits = [(nano - fixed) * _MANY // (one_more - fixed)] if one_more > fixed else []
     if candidate.max_output_tokens is not None:
         limits.append(candidate.max_output_tokens)
-    if candidate.max_input_tokens is not None and only_text(request):
+    if candidate.max_input_tokens is not None and only_text(request) and not request.pictures:
         limits.append(candidate.max_input_tokens - max_prompt_tokens(request))
     return min(limits, default=None)
+
+
+def _max_prompt(candidate: Candidate, request: Request) -> int | None:
+    """The most input tokens; None when they are not known."""
+    fitted = request.fitted.get(candidate.requested, ())
+    tokens: list[int] = [one.tokens for one in fitted if one.tokens is not None]
+    if not only_text(request) or len(tokens) < len(request.pictures):
+        return candidate.max_input_tokens
+    return max_prompt_tokens(request) + sum(tokens)
 
 
 def max_prompt_tokens(request: Request) -> int:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
 
-from shared import local_model
+from shared import local_model, media
 from shared.config import quiet_litellm
 from shared.errors import ConfigurationError
+from shared.provider_image_answers import Drawn
+from shared.provider_image_requests import build_images, shown
 from shared.provider_requests import build
 from shared.provider_sending import Asked, Predicted
 from shared.provider_targets import find_target, litellm_providers
 from shared.provider_unguarded import ThroughLiteLLM
 from shared.transport import Exchange
-from shared.types import Answer, Candidate, Request, Usage
+from shared.types import Answer, Candidate, Request, TaskType, Usage
 
 _IMAGE_TOKENS = 800
 _MESSAGE_TOKENS = 4
@@ -27,7 +30,7 @@ _import_lock = threading.Lock()
 _imported = threading.Event()
 
 
-async def ready(candidate: Candidate) -> Candidate:
+async def ready(candidate: Candidate, task: TaskType = TaskType.CHAT_COMPLETION) -> Candidate:
     """
     Do what is slow before a request, off the event loop: import LiteLLM once, start the local model.
 
@@ -38,19 +41,21 @@ async def ready(candidate: Candidate) -> Candidate:
         ConfigurationError: LiteLLM or the local model cannot run here.
     """
     if candidate.provider == "local" or not _imported.is_set():
-        return await anyio.to_thread.run_sync(_prepare, candidate, abandon_on_cancel=True)
-    return _marked(candidate)
+        return await anyio.to_thread.run_sync(_prepare, candidate, task, abandon_on_cancel=True)
+    return _marked(candidate, task)
 
 
-def _prepare(candidate: Candidate) -> Candidate:
+def _prepare(candidate: Candidate, task: TaskType) -> Candidate:
     import_litellm()
     if candidate.provider == "local":
         server = local_model.ensure_running()
         candidate = replace(candidate, api_base=server.base_url, api_key=server.api_key)
-    return _marked(candidate)
+    return _marked(candidate, task)
 
 
-def _marked(candidate: Candidate) -> Candidate:
+def _marked(candidate: Candidate, task: TaskType) -> Candidate:
+    if task is TaskType.IMAGE_GENERATION:
+        return replace(candidate, guarded=True)  # there is no other way to ask for images
     is_guarded = candidate.guarded and find_target(candidate.provider, candidate.wire_model) is not None
     return candidate if is_guarded == candidate.guarded else replace(candidate, guarded=is_guarded)
 
@@ -109,12 +114,39 @@ def send(
     if candidate.provider == "local":
         messages, params = local_model.prepare(request.messages, request.params)
         request = replace(request, messages=messages, params=params)
+    if request.task is TaskType.IMAGE_GENERATION:
+        asked = build_images(candidate, request)
+        exchange.aim(asked.url)
+        return Drawn(candidate, asked, exchange=exchange, timeout=timeout)
+    if request.task is TaskType.VISION:
+        request = replace(request, messages=with_pictures(candidate, request), params=_without_detail(request))
     if not candidate.guarded:
         return ThroughLiteLLM(candidate, request, exchange=exchange, timeout=timeout)
     outgoing = build(candidate, request)
     exchange.aim(outgoing.url)
     kind = Predicted if outgoing.wire == "replicate" else Asked
     return kind(candidate, outgoing, exchange=exchange, timeout=timeout, stream=request.stream)
+
+
+async def fit_pictures(candidate: Candidate, request: Request) -> None:
+    """Bring the pictures that a model is to look at to what it makes use of, once for each model."""
+    if request.task is not TaskType.VISION or candidate.requested in request.fitted:
+        return
+    detail: Any = request.params.get("detail") or "auto"
+    fit: Any = partial(media.fit, provider=candidate.provider, model=candidate.wire_model, detail=detail)
+    request.fitted[candidate.requested] = tuple([await media.off_loop(fit, each) for each in request.pictures])
+
+
+def with_pictures(candidate: Candidate, request: Request) -> Sequence[Mapping[str, Any]]:
+    """The messages as the model gets them: what it is to look at stands in the last of the user's."""
+    if request.task is not TaskType.VISION:
+        return request.messages
+    fitted = request.fitted.get(candidate.requested, ())
+    return shown(request.messages, [one.picture for one in fitted], request.params.get("detail"))
+
+
+def _without_detail(request: Request) -> Mapping[str, Any]:
+    return {name: value for name, value in request.params.items() if name != "detail"}
 
 
 def count_tokens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -138,7 +138,7 @@ def _take_openai(reading: Reading, body: Mapping[str, Any], parts: tuple[str, st
     for usage in (groq.get("usage") if isinstance(groq, dict) else None, body.get("usage")):
         if isinstance(usage, dict):
             reading.usage = openai_usage(usage)
-            reading.reported_cost = _reported_cost(usage)
+            reading.reported_cost = reported_cost(usage)
 
 
 def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
@@ -339,8 +339,33 @@ def anthropic_usage(usage: Mapping[str, Any]) -> Usage:
     )
 
 
-def gemini_usage(usage: Mapping[str, Any]) -> Usage:
-    """Usage in Gemini's words: candidates exclude thoughts, the prompt excludes what tools fed back."""
+def image_usage(usage: Mapping[str, Any]) -> Usage:
+    """Usage in the words of OpenAI's image endpoints; all output that is not said to be text is images."""
+    of_prompt, of_output = _details(usage, "input_tokens_details"), _details(usage, "output_tokens_details")
+    found = make_usage(
+        usage.get("input_tokens"), usage.get("output_tokens"), cached=count(of_prompt.get("cached_tokens"))
+    )
+    drawn = count(of_output.get("image_tokens"))
+    return replace(
+        found,
+        image_prompt_tokens=_part(of_prompt.get("image_tokens"), found.prompt_tokens),
+        image_completion_tokens=found.completion_tokens if drawn is None else _part(drawn, found.completion_tokens),
+    )
+
+
+def _part(value: Any, whole: int | None) -> int | None:
+    """A count that is part of another, if it can be."""
+    found = count(value)
+    return None if found is None or whole is None or found > whole else found
+
+
+def gemini_usage(usage: Mapping[str, Any], *, draws: bool = False) -> Usage:
+    """
+    Usage in Gemini's words: candidates exclude thoughts, the prompt excludes what tools fed back.
+
+    Args:
+        draws: The model makes images: what it does not say to be text is one.
+    """
     prompt, candidates = usage.get("promptTokenCount"), usage.get("candidatesTokenCount")
     thoughts, total = count(usage.get("thoughtsTokenCount")), count(usage.get("totalTokenCount"))
     fed_back = count(usage.get("toolUsePromptTokenCount")) or 0
@@ -354,7 +379,22 @@ def gemini_usage(usage: Mapping[str, Any]) -> Usage:
         completion = total - asked - fed_back
     elif told is not None and thoughts and total != (asked or 0) + fed_back + told:
         completion = told + thoughts
-    return make_usage(prompt, completion, cached=count(usage.get("cachedContentTokenCount")), reasoning=thoughts)
+    found = make_usage(prompt, completion, cached=count(usage.get("cachedContentTokenCount")), reasoning=thoughts)
+    if not draws or found.completion_tokens is None:
+        return found
+    drawn = _of_images(usage.get("candidatesTokensDetails"))
+    if drawn is None:
+        drawn = found.completion_tokens - (found.reasoning_tokens or 0)
+    seen = _part(_of_images(usage.get("promptTokensDetails")), found.prompt_tokens)
+    return replace(found, image_prompt_tokens=seen, image_completion_tokens=_part(drawn, found.completion_tokens))
+
+
+def _of_images(details: Any) -> int | None:
+    """What a list of counts by kind has for images; None when there is no such list."""
+    if not isinstance(details, list) or not details:
+        return None
+    kinds = [item for item in details if isinstance(item, dict)]
+    return sum(count(item.get("tokenCount")) or 0 for item in kinds if str(item.get("modality")).upper() == "IMAGE")
 
 
 def cohere_usage(usage: Mapping[str, Any]) -> Usage:
@@ -422,7 +462,7 @@ def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     return next((usage[name] for name in names if isinstance(usage.get(name), dict)), {})
 
 
-def _reported_cost(usage: Mapping[str, Any]) -> Decimal | None:
+def reported_cost(usage: Mapping[str, Any]) -> Decimal | None:
     """US$ that the provider says it charges: OpenRouter, Perplexity, xAI."""
     cost = usage.get("cost")
     if isinstance(cost, dict):

@@ -30,7 +30,7 @@ from shared.redaction import redact
 from shared.types import Candidate, Request
 
 # What belongs to the call or to the transport and never to a request's parameters.
-_NOT_PARAMETERS = frozenset(
+NOT_PARAMETERS = frozenset(
     {
         "additional_drop_params",
         "allowed_openai_params",
@@ -112,10 +112,10 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
     check_key(candidate)
     target = find_target(candidate.provider, candidate.wire_model)
     if target is None:
-        raise _configuration(candidate, "has no chat config in LiteLLM")
+        raise no_endpoint(candidate, "has no chat config in LiteLLM")
     base = base_url(target.provider, candidate.wire_model, candidate.api_base)
     if base is None and target.provider in USERS_ENDPOINT:
-        raise _configuration(candidate, "has no endpoint")
+        raise no_endpoint(candidate)
     messages = check_messages(candidate, request.messages, may_pass=target.wire == "openai")
     params, extra_body, extra_headers = _parameters(candidate, target, request)
     try:
@@ -123,11 +123,11 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
     except LLMError:
         raise
     except Exception as error:  # noqa: BLE001 - configs raise whatever their parsing happens to raise
-        raise _refusal(candidate, error) from None
+        raise refusal(candidate, error) from None
     outgoing.body = {**extra_body, **outgoing.body.pop("extra_body", {}), **outgoing.body}
     outgoing.headers = _headers(outgoing.headers, extra_headers)
     if (host := httpx.URL(outgoing.url).host) != httpx.URL(base or outgoing.url).host or not host:
-        raise _configuration(candidate, "has no address to send this model's requests to")
+        raise no_endpoint(candidate, "has no address to send this model's requests to")
     return outgoing
 
 
@@ -180,7 +180,7 @@ def check_base(candidate: Candidate) -> None:
     except (httpx.InvalidURL, ValueError):
         url, host = httpx.URL(), None
     if url.scheme not in ("http", "https") or not host:
-        raise _configuration(candidate, "has an api_base that is no http or https address")
+        raise no_endpoint(candidate, "has an api_base that is no http or https address")
 
 
 def check_key(candidate: Candidate) -> None:
@@ -277,7 +277,7 @@ def check_parameters(candidate: Candidate, request: Request) -> dict[str, Any]:
         InvalidRequest: One of them is not.
     """
     params = {name: copy.deepcopy(value) for name, value in request.params.items() if value is not None}
-    refused = sorted(_NOT_PARAMETERS & params.keys())
+    refused = sorted(NOT_PARAMETERS & params.keys())
     if refused:
         raise invalid(candidate, f"{candidate.model} does not take {', '.join(refused)}")
     if params.pop("n", 1) != 1:
@@ -290,7 +290,8 @@ def _openai(ask: _Ask) -> Outgoing:
     headers = _azure_headers(ask) if target.provider == "azure" else _config_headers(ask)
     body = _config_body(ask, headers, litellm_params)
     if target.provider == "azure":
-        url = _azure_url(ask)
+        keep_in_path(ask.candidate)
+        url = azure_url(ask.base, ask.model, "chat/completions")
     else:
         url = target.config.get_complete_url(
             api_base=ask.base or None,
@@ -307,30 +308,27 @@ def _openai(ask: _Ask) -> Outgoing:
     return Outgoing(url, headers, body, "openai", ask.stream, ask.json_mode)
 
 
-def _azure_url(ask: _Ask) -> str:
+def azure_url(base: str, model: str, operation: str) -> str:
+    """Azure's address for an operation of a deployment."""
     import litellm
 
-    _keep_in_path(ask)
-    url, version = httpx.URL(ask.base), provider_extra("azure").get("api_version")
-    path = url.path.rstrip("/").removesuffix("/chat/completions")
+    url, version = httpx.URL(base), provider_extra("azure").get("api_version")
+    path = url.path.rstrip("/").removesuffix(f"/{operation}")
     query = dict(url.params)
     if not path.endswith("/openai/v1"):
         if "/deployments/" not in path:
-            path = f"{path.removesuffix('/openai')}/openai/deployments/{ask.model}"
+            path = f"{path.removesuffix('/openai')}/openai/deployments/{model}"
         query.setdefault("api-version", version or litellm.AZURE_DEFAULT_API_VERSION)
     elif version:
         query.setdefault("api-version", version)
-    return str(url.copy_with(path=f"{path}/chat/completions", params=query or None))
+    return str(url.copy_with(path=f"{path}/{operation}", params=query or None))
 
 
-def _keep_in_path(ask: _Ask) -> None:
+def keep_in_path(candidate: Candidate) -> None:
     """A name that goes into the path must not end it."""
-    if "#" in ask.model:
-        raise ModelNotFound(
-            f"{ask.candidate.model} is not the name of a model",
-            provider=ask.candidate.provider,
-            model=ask.candidate.model,
-        )
+    if "#" in candidate.wire_model:
+        message = f"{candidate.model} is not the name of a model"
+        raise ModelNotFound(message, provider=candidate.provider, model=candidate.model)
 
 
 def _azure_headers(ask: _Ask) -> dict[str, Any]:
@@ -369,7 +367,7 @@ def _gemini(ask: _Ask) -> Outgoing:
         litellm_params={},
         cached_content=None,
     )
-    _keep_in_path(ask)
+    keep_in_path(ask.candidate)
     url, own = httpx.URL(_get_gemini_url("chat", ask.model, ask.stream)[0]), httpx.URL(ask.base)
     path = url.path if own.path in ("", "/") else f"{own.path.rstrip('/')}/models/{url.path.rpartition('/')[2]}"
     url = own.copy_with(path=path, params={**dict(own.params), **dict(url.params)} or None)
@@ -394,7 +392,7 @@ def _ollama(ask: _Ask) -> Outgoing:
 
 def _replicate(ask: _Ask) -> Outgoing:
     # Not by the config's transform_request: it downloads chat templates from Hugging Face.
-    _keep_in_path(ask)
+    keep_in_path(ask.candidate)
     base = ask.base.rstrip("/")
     body: dict[str, Any] = {"input": {**_prompt(ask.messages), **ask.options}}
     name, _, version = ask.model.partition(":")
@@ -470,7 +468,8 @@ def _headers(headers: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
     return {"content-type": "application/json", "user-agent": "agentswarm-tools", **lower}
 
 
-def _configuration(candidate: Candidate, what: str) -> ConfigurationError:
+def no_endpoint(candidate: Candidate, what: str = "has no endpoint") -> ConfigurationError:
+    """A model that nobody says how to reach."""
     return ConfigurationError(
         f"{candidate.provider} {what}",
         provider=candidate.provider,
@@ -479,7 +478,7 @@ def _configuration(candidate: Candidate, what: str) -> ConfigurationError:
     )
 
 
-def _refusal(candidate: Candidate, error: Exception) -> InvalidRequest:
+def refusal(candidate: Candidate, error: Exception) -> InvalidRequest:
     """What LiteLLM's config found wrong with the request, in our words."""
     said = str(getattr(error, "message", "") or error)
     said = re.sub(r"^litellm\.\w+: ", "", said)

@@ -145,7 +145,7 @@ class Asked(Sending):
         answer = reading.answer()
         if self._stream and answer.text:
             self.pieces.append(answer.text)
-        await self.end(_told(self._candidate, answer))
+        await self.end(told(self._candidate, answer))
 
     async def _read_chunk(self, response: httpx.Response) -> None:
         reader = self._reader
@@ -164,7 +164,7 @@ class Asked(Sending):
             await _drain(self._chunks)
         self.put(reader.close())
         if self._error is None:
-            await self.end(_told(self._candidate, reader.answer()))
+            await self.end(told(self._candidate, reader.answer()))
 
 
 class Predicted(Sending):
@@ -289,7 +289,7 @@ def _takers(outgoing: Outgoing) -> tuple[Take, Take]:
     return take_openai_event, take_openai
 
 
-def _told(candidate: Candidate, answer: Answer) -> Answer:
+def told(candidate: Candidate, answer: Answer) -> Answer:
     """The answer, with a cost only where the provider is known to mean US$ by it."""
     trusted = answer.reported_cost is None or candidate.provider in _TELL_COST
     return answer if trusted else replace(answer, reported_cost=None)

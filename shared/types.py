@@ -62,8 +62,8 @@ class Usage:
     """
     Counts for one request; None means that nobody said.
 
-    `prompt_tokens` include cached and cache-writing tokens, `completion_tokens` include reasoning, and
-    `cache_write_tokens` include the `cache_write_1h_tokens` that are kept for an hour.
+    `prompt_tokens` include cached, cache-writing and `image_prompt_tokens`, `completion_tokens` include reasoning and
+    `image_completion_tokens`, and `cache_write_tokens` include the `cache_write_1h_tokens` that are kept for an hour.
     """
 
     prompt_tokens: int | None = None
@@ -72,6 +72,8 @@ class Usage:
     cache_write_tokens: int | None = None
     cache_write_1h_tokens: int | None = None
     reasoning_tokens: int | None = None
+    image_prompt_tokens: int | None = None
+    image_completion_tokens: int | None = None
     source: UsageSource = "unknown"
 
 
@@ -80,7 +82,9 @@ class Rates:
     """
     What a model costs, in US$ per single unit; None means that no price is known.
 
-    `tiers` are (above how many prompt tokens, the rates that then hold for the whole request), lowest first.
+    `tiers` are (above how many prompt tokens, the rates that then hold for the whole request), lowest first. Images
+    are charged by their tokens (`image_input`, `image_output`), else by `sizes` (quality or "", "1024x1024", US$ for
+    one), else `per_image` or `per_pixel`.
     """
 
     input: Decimal | None = None
@@ -90,7 +94,11 @@ class Rates:
     cache_write_1h: Decimal | None = None
     reasoning: Decimal | None = None
     per_request: Decimal | None = None
+    image_input: Decimal | None = None
+    image_output: Decimal | None = None
     per_image: Decimal | None = None
+    per_pixel: Decimal | None = None
+    sizes: tuple[tuple[str, str, Decimal], ...] = ()
     tiers: tuple[tuple[int, Rates], ...] = ()
     source: CostSource = "unknown"
     version: str | None = None
@@ -132,12 +140,36 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller wants, before any model is chosen."""
+    """
+    What the caller wants, before any model is chosen.
+
+    `pictures` are what a model is to look at, or to make an image from; `mask` says where it may change the first.
+    `fitted`: what a model is shown instead (media.Fitted), by its name, kept from when it is first asked.
+    """
 
     task: TaskType
     messages: Sequence[Mapping[str, Any]]
     params: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
+    pictures: tuple[Picture, ...] = ()
+    mask: Picture | None = None
+    fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeImage:
+    """
+    One image that a provider made, or what became of it.
+
+    `picture` None: it could not be had, `problem` says why. `size` and `quality` are what is charged for.
+    """
+
+    picture: Picture | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+    size: str | None = None
+    quality: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +183,7 @@ class Answer:
     response_id: str | None = None
     reported_cost: Decimal | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[MadeImage, ...] = ()
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from shared.ledger import Ledger, get_ledger
 from tests import postgres
 from tests.provider_double import Double, dial
 
-pytest_plugins = ["tests.provider_double.fixtures", "tests.recording.plugin"]
+pytest_plugins = ["tests.provider_double.fixtures", "tests.recording.plugin", "tests.internet", "tests.web"]
 
 _OURS = ("AGENTSWARM_", "LITELLM_")
 _OLLAMA_PORT = 11434

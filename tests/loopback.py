@@ -183,13 +183,18 @@ def ask(
     return asyncio.run(_ask(who, replies, Request(TaskType.CHAT_COMPLETION, messages, params, stream), timeout))
 
 
+def ask_for(who: Candidate, request: Request, *replies: Reply, timeout: float = 5.0) -> Told:
+    """The same for a request of any kind."""
+    return asyncio.run(_ask(who, replies, request, timeout))
+
+
 async def _ask(who: Candidate, replies: Sequence[Reply], request: Request, timeout: float) -> Told:
     told = Told()
     async with Loopback(replies or [http({})]) as server:
         told.asked = server.asked
         with dialled(server.port):
             try:
-                ready = await provider.ready(who)
+                ready = await provider.ready(who, request.task)
                 async for piece in provider.send(ready, request, timeout=timeout, exchange=told.exchange):
                     if isinstance(piece, str):
                         told.texts.append(piece)

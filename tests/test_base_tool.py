@@ -203,6 +203,28 @@ def test_schema_has_only_the_tools_own_fields(tool: type[BaseTool]) -> None:
             "max_tokens",
             "response_schema",
         },
+        "ImageGeneration": {
+            "prompt",
+            "model",
+            "fallback_models",
+            "size",
+            "quality",
+            "n",
+            "reference_images",
+            "mask",
+            "background",
+            "output_format",
+            "file_name",
+        },
+        "UnderstandImages": {
+            "media_url",
+            "instruction",
+            "model",
+            "fallback_models",
+            "detail",
+            "response_schema",
+            "max_tokens",
+        },
         "CostReport": {"days", "group_by", "output_format"},
     }
     properties = adapted.params_json_schema["properties"]

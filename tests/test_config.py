@@ -44,6 +44,7 @@ def test_without_anything_set_the_defaults_hold(monkeypatch: pytest.MonkeyPatch)
     assert found.upgrade_retired_models
     assert (found.default_text_model, found.default_fallback_models) == ("openai/gpt-5.4-mini", ())
     assert (found.database_url, found.timezone, found.allowed_models, found.prices) == (None, None, None, None)
+    assert (found.output_dir, found.output_url, found.input_dirs, found.allow_private_hosts) == (None, None, (), False)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,10 @@ def test_without_anything_set_the_defaults_hold(monkeypatch: pytest.MonkeyPatch)
         ("AGENTSWARM_DATABASE_URL", "sqlite:///x", "database_url", "sqlite:///x"),
         ("AGENTSWARM_TIMEZONE", "Asia/Kathmandu", "timezone", "Asia/Kathmandu"),
         ("AGENTSWARM_PRICES", "prices.json", "prices", Path("prices.json")),
+        ("AGENTSWARM_OUTPUT_DIR", "s3://bucket/x", "output_dir", "s3://bucket/x"),
+        ("AGENTSWARM_OUTPUT_URL", "https://cdn.example/x/", "output_url", "https://cdn.example/x/"),
+        ("AGENTSWARM_INPUT_DIRS", " /a b , c ,,", "input_dirs", (Path("/a b"), Path("c"))),
+        ("AGENTSWARM_ALLOW_PRIVATE_HOSTS", "true", "allow_private_hosts", True),
     ],
 )
 @pytest.mark.parametrize("source", ["environment", "dotenv"])
@@ -135,6 +140,9 @@ def test_dotenv_is_not_put_into_the_environment() -> None:
         ("AGENTSWARM_TIMEZONE", "Mars/Secret"),
         ("AGENTSWARM_TIMEZONE", "../secret"),
         ("AGENTSWARM_TIMEZONE", "/secret\x01"),
+        ("AGENTSWARM_OUTPUT_URL", "javascript:secret"),
+        ("AGENTSWARM_OUTPUT_URL", "https://cdn.example/?secret"),
+        ("AGENTSWARM_OUTPUT_URL", "https:///secret"),
     ],
 )
 def test_a_bad_value_is_named_and_not_repeated(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

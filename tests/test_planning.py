@@ -204,10 +204,13 @@ def test_with_upgrades_off_a_retired_name_is_an_error() -> None:
     assert isinstance(found.skipped[0], ModelRetired)
 
 
-def test_an_upgrade_never_goes_to_another_provider() -> None:
+def test_an_upgrade_never_goes_to_another_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data goes only to providers that were named; a successor elsewhere is told, not used."""
-    with pytest.raises(ModelRetired, match="Use openai/gpt-image-2"):
-        planned("gemini/gemini-2.5-flash-image")
+    elsewhere = {"date": None, "successor": "openai/gpt-5.5", "source": "made up"}
+    with monkeypatch.context() as patch:
+        patch.setitem(model_facts()["retired"], "gemini/gemini-ultra", elsewhere)
+        with pytest.raises(ModelRetired, match=r"Use openai/gpt-5\.5"):
+            planned("gemini/gemini-ultra")
     for name, facts in model_facts()["retired"].items():
         with time_machine.travel("2030-01-01", tick=False):
             try:

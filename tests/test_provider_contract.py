@@ -231,7 +231,7 @@ def test_the_tokenizer_is_bundled() -> None:
 
 
 def test_parameters_that_reasoning_models_refuse() -> None:
-    """If this fails, LiteLLM says otherwise that a parameter is not taken: look at _refusal's words."""
+    """If this fails, LiteLLM says otherwise that a parameter is not taken: look at refusal's words."""
     import litellm
 
     with pytest.raises(litellm.exceptions.UnsupportedParamsError, match=r"temperature.*drop_params"):

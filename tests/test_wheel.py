@@ -67,7 +67,7 @@ from agentswarm_tools.tools.TextGeneration import TextGeneration as Again
 
 assert Again is TextGeneration is agentswarm_tools.TextGeneration
 assert isinstance(get_llm_client(), LLMClient)
-assert TextGeneration in ALL_TOOLS and issubclass(TextGeneration, BaseTool)
+assert TextGeneration in ALL_TOOLS and len(ALL_TOOLS) == 4 and issubclass(TextGeneration, BaseTool)
 files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
 print(json.dumps({"own": [tools.OWN, shared.OWN], "files": {name: file for name, file in files.items() if file}}))
 """

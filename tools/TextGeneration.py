@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
 from pydantic import Field, field_validator
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
+from shared import answer_schema
 from shared.base_tool import BaseTool
 from shared.errors import BadResponse
 from shared.llm_client import LLMResponse, get_llm_client
 
-_MAX_SCHEMA_CHARS = 20_000
 _MAX_TEXT_CHARS = 100_000
-# Keywords with which a schema of a few lines can keep a validator busy for hours.
-_COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
 _OF_BUDGETS = ("output_cut_to_tokens", "remaining_budget_usd")
-_SCHEMA_HINT = (
-    'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
-    '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
-)
 
 
 class TextGeneration(BaseTool):
@@ -52,23 +41,14 @@ class TextGeneration(BaseTool):
     )
     response_schema: str | None = Field(
         None,
-        max_length=_MAX_SCHEMA_CHARS,
+        max_length=answer_schema.MAX_SCHEMA_CHARS,
         description="JSON Schema, as text, that the answer must match. Leave out for free text.",
     )
 
     @field_validator("response_schema")
     @classmethod
     def _is_schema(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                schema = json.loads(value)
-                Draft202012Validator.check_schema(schema)
-                if not isinstance(schema, dict) or _has_pattern(schema):
-                    raise ValueError(_SCHEMA_HINT)
-                _match("{}", value)
-            except (ValueError, RecursionError, SchemaError, Unresolvable):
-                raise ValueError(_SCHEMA_HINT) from None
-        return value
+        return answer_schema.checked(value)
 
     async def _process(self) -> dict[str, Any]:
         """Ask the model; when a schema is given and the answer does not match it, ask once more."""
@@ -76,16 +56,13 @@ class TextGeneration(BaseTool):
         response = await self._ask(messages)
         if self.response_schema is None:
             return _result(response, response.cost)
-        data, problem = _match(response.content, self.response_schema)
+        data, problem = answer_schema.match(response.content, self.response_schema)
         cost = response.cost
         if problem:
-            messages += [
-                {"role": "assistant", "content": response.content or "(nothing)"},
-                {"role": "user", "content": f"That does not match the schema: {problem}. Answer with the JSON only."},
-            ]
+            messages += answer_schema.again(response.content, problem)
             response = await self._ask(messages)
             cost += response.cost
-            data, problem = _match(response.content, self.response_schema)
+            data, problem = answer_schema.match(response.content, self.response_schema)
         if problem:
             raise BadResponse(
                 f"The answer does not match response_schema: {problem}",
@@ -100,7 +77,7 @@ class TextGeneration(BaseTool):
     def _messages(self) -> list[dict[str, str]]:
         system = self.system_prompt or ""
         if self.response_schema is not None:
-            system += f"\n\nAnswer with JSON only, matching this JSON Schema:\n{self.response_schema}"
+            system += f"\n\n{answer_schema.asked(self.response_schema)}"
         first = [{"role": "system", "content": system.strip()}] if system.strip() else []
         return [*first, {"role": "user", "content": self.prompt}]
 
@@ -134,37 +111,3 @@ def _result(response: LLMResponse, cost: float) -> dict[str, Any]:
         }
         | {name: response.metadata[name] for name in _OF_BUDGETS if name in response.metadata}
     )
-
-
-def _match(text: str, schema: str) -> tuple[Any, str | None]:
-    """The JSON in a model's answer, and why it does not match (None when it does)."""
-    try:
-        data = json.loads(_unfenced(text))
-    except (ValueError, RecursionError):
-        return None, "it is not JSON"
-    # A registry of its own never fetches the URL of a $ref.
-    problem = best_match(Draft202012Validator(json.loads(schema), registry=Registry()).iter_errors(data))
-    if problem is None:
-        return data, None
-    place = "/".join(str(part) for part in problem.absolute_path)
-    return data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
-
-
-def _unfenced(text: str) -> str:
-    """The answer without the Markdown fence that models like to put around JSON."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text.split("\n", 1)[1].rsplit("```", 1)[0]
-    return text
-
-
-def _has_pattern(schema: Any, *, names: bool = False) -> bool:
-    """Whether a schema holds a regular expression or a reference; `names`: its keys are names of properties."""
-    if isinstance(schema, list):
-        return any(_has_pattern(part) for part in schema)
-    if not isinstance(schema, dict):
-        return False
-    if not names and not _COSTLY.isdisjoint(schema):
-        return True
-    named = ("properties", "$defs", "definitions", "dependentSchemas")
-    return any(_has_pattern(part, names=not names and key in named) for key, part in schema.items())

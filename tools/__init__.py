@@ -1,8 +1,10 @@
 """The tools, ready to register: `Agent(tools=[*ALL_TOOLS])`."""
 
 from tools.CostReport import CostReport
+from tools.ImageGeneration import ImageGeneration
 from tools.TextGeneration import TextGeneration
+from tools.UnderstandImages import UnderstandImages
 
-ALL_TOOLS = (TextGeneration, CostReport)
+ALL_TOOLS = (TextGeneration, ImageGeneration, UnderstandImages, CostReport)
 
-__all__ = ["ALL_TOOLS", "CostReport", "TextGeneration"]
+__all__ = ["ALL_TOOLS", "CostReport", "ImageGeneration", "TextGeneration", "UnderstandImages"]

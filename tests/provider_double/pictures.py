@@ -16,6 +16,13 @@ OUTPUT_TOKENS = {
 }
 """gpt-image-1's documented output tokens by quality and size."""
 
+OUTPUT_TOKENS_OF_2 = {
+    "low": {"1024x1024": 196, "1024x1536": 158, "1536x1024": 158},
+    "medium": {"1024x1024": 1756, "1024x1536": 1372, "1536x1024": 1372},
+    "high": {"1024x1024": 7024, "1024x1536": 5488, "1536x1024": 5488},
+}
+"""The same of gpt-image-2, whose larger images are charged less; other sizes as the square."""
+
 INPUT_IMAGE_TOKENS = 194
 """What the double counts for each reference image."""
 
@@ -88,9 +95,10 @@ def _gpt_image(call: Call, reply: Reply) -> Answer:
     quality = asked if asked in OUTPUT_TOKENS else "medium"
     prompt, _ = prompt_of(call.body)
     references = sum(1 for value in call.body.get("files", ()) if value[0].startswith("image"))
+    table = (OUTPUT_TOKENS_OF_2 if "gpt-image-2" in call.model else OUTPUT_TOKENS)[quality]
     usage = reply.usage or Usage(
         input=count(prompt) + references * INPUT_IMAGE_TOKENS,
-        output=number * OUTPUT_TOKENS[quality].get(size, 1056),
+        output=number * table.get(size, table["1024x1024"]),
         input_images=references * INPUT_IMAGE_TOKENS,
         images=number,
     )

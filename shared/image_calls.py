@@ -1,0 +1,309 @@
+"""Calls that make images or look at them: pictures in, requests at once, files out, and what was saved on the way."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from shared import attempts, media
+from shared.calls import Attempt, Call, summary_of
+from shared.config import Settings, output_dir
+from shared.errors import InvalidRequest, LLMError
+from shared.image_models import check_pictures, order_of, per_request
+from shared.pricing import to_nano, to_usd
+from shared.provider_image_requests import shown
+from shared.scope import Journal, RecordedCall, Scope
+from shared.types import LLMResponse, MadeImage, Picture
+
+MAX_PICTURES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a call for images needs beside its request: sources of pictures, and how its files are to be called."""
+
+    references: tuple[str, ...] = ()
+    mask: str | None = None
+    file_name: str | None = None
+    with_base64: bool = False
+
+
+def wish_of(kw: dict[str, Any]) -> Wish:
+    """What belongs to the call and not to its request, taken out of `kw`."""
+    return Wish(
+        references=_sources(kw.pop("reference_images", None) or ()),
+        mask=kw.pop("mask", None),
+        file_name=kw.pop("file_name", None),
+        with_base64=kw.get("response_format") == "b64_json",
+    )
+
+
+def _sources(given: Any) -> tuple[str, ...]:
+    """Sources of images: one, or several."""
+    found = (given,) if isinstance(given, str | Path) else tuple(given)
+    return tuple(str(source) for source in found)
+
+
+def scope_folder(scope: Scope) -> str | None:
+    """The sub folder of the output folder that belongs to a scope's labels; None where it has none."""
+    if not scope.labels:
+        return None
+    named = "-".join(f"{name}-{value}" for name, value in sorted(scope.labels.items()))
+    digest = hashlib.sha256(repr(sorted(scope.labels.items())).encode()).hexdigest()
+    # Two labels may look the same once what no folder can be called is gone.
+    return f"{media.safe_name(named)[:60]}-{digest[:8]}"
+
+
+def image_id(path: str, settings: Settings) -> str | None:
+    """The name of a saved image in the ledger: its path below the output folder; None when it lies elsewhere."""
+    place = output_dir(settings).rstrip("/")
+    given = path.removeprefix("file://")
+    if "://" not in place:
+        given = str(Path(given) if Path(given).is_absolute() else Path(place, given))
+    inner = given.removeprefix(f"{place}/")
+    return None if inner == given else inner.replace("\\", "/")
+
+
+async def make(call: Call, wish: Wish, settings: Settings) -> LLMResponse:
+    """
+    Make the images of a planned call, save them, and tell where they are.
+
+    Raises:
+        LLMError: No image came; what was paid nevertheless is in its `cost`.
+    """
+    try:
+        await _prepare(call, wish, settings)
+        per = min(per_request(candidate, call.request) for candidate in call.plan.candidates)
+    except LLMError as error:
+        await attempts.refuse(call, error)
+        raise
+    wanted = call.request.params.get("n", 1)
+    parts = [_part(call, min(per, wanted - done), alone=wanted <= per) for done in range(0, wanted, per)]
+    results: list[LLMResponse | LLMError] = await _together(parts)
+    answered = [(part, found) for part, found in zip(parts, results, strict=True) if isinstance(found, LLMResponse)]
+    failures = [found for found in results if isinstance(found, LLMError)]
+    if len(parts) > 1:
+        await _count_as_one(call, parts, won=[part for part, _ in answered])
+    if not answered:
+        failures[0].cost = to_usd(_spent(parts)) if len(parts) > 1 else failures[0].cost
+        raise failures[0]
+    made = [image for part, _ in answered for image in _images(part)]
+    response = _joined(call, parts, [found for _, found in answered])
+    await _deliver(call, answered[0][0].attempts[-1], response, made, wish, settings)
+    problems = [image.problem for image in made if image.picture is None and image.problem]
+    if problems or failures:
+        response.metadata["images_failed"] = [*problems, *(str(error) for error in failures)]
+    return response
+
+
+async def _prepare(call: Call, wish: Wish, settings: Settings) -> None:
+    """All that can be refused before anything is paid, and the pictures to start from."""
+    for candidate in call.plan.candidates:
+        check_pictures(candidate, len(wish.references), masked=wish.mask is not None)
+    await anyio.to_thread.run_sync(media.check_output, settings)
+    sources = [*wish.references, *([wish.mask] if wish.mask else [])]
+    pictures = await _load(call, sources, settings)
+    mask = pictures.pop() if wish.mask else None
+    call.request = replace(call.request, pictures=tuple(pictures), mask=mask)
+    for candidate in call.plan.candidates:
+        order_of(candidate, call.request)
+
+
+async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:
+    """The pictures at the sources, fetched at once."""
+    found: list[Picture | LLMError | None] = [None] * len(sources)
+
+    async def load(place: int, source: str) -> None:
+        try:
+            found[place] = await media.load_picture(
+                source, settings=settings, from_agent=call.scope.from_agent, folder=scope_folder(call.scope)
+            )
+        except LLMError as error:
+            found[place] = error
+
+    async with anyio.create_task_group() as tasks:
+        for place, source in enumerate(sources):
+            tasks.start_soon(load, place, source)
+    for one in found:
+        if isinstance(one, LLMError):
+            raise one
+    return [one for one in found if isinstance(one, Picture)]
+
+
+def _part(call: Call, n: int, *, alone: bool) -> Call:
+    """The call, or one of several requests that it needs."""
+    if alone:
+        return call
+    request = replace(call.request, params={**call.request.params, "n": n})
+    # A journal of its own: what an event may claim is the whole call.
+    return replace(call, request=request, attempts=[], scope=replace(call.scope, journal=Journal()))
+
+
+async def _together(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
+    results: list[Any] = [None] * len(parts)
+
+    async def run(place: int, part: Call) -> None:
+        try:
+            async for item in attempts.run(part):
+                results[place] = item
+        except LLMError as error:
+            results[place] = error
+
+    async with anyio.create_task_group() as tasks:
+        for place, part in enumerate(parts):
+            tasks.start_soon(run, place, part)
+    return results
+
+
+async def _count_as_one(call: Call, parts: Sequence[Call], *, won: Sequence[Call]) -> None:
+    """Several requests at once were one call: their rows say so, however each of them ended."""
+    every = [attempt for part in parts for attempt in part.attempts]
+    counted = won[0].attempts[-1] if won else (every[-1] if every else None)
+    unpriced = next((attempt for attempt in every if attempt.row["cost_nano"] is None), None)
+    for number, attempt in enumerate(every, start=1):
+        attempt.row |= {
+            "attempt_number": number,
+            "calls": int(bool(won) and attempt is counted),
+            "failed_calls": int(not won and attempt is counted),
+            "unpriced_calls": int(attempt is unpriced),
+        }
+        if call.ledger is not None:
+            await call.ledger.write("settle", attempt.row, call.scope.labels)
+
+
+def _spent(parts: Sequence[Call]) -> int | None:
+    """Nano-dollars over all requests; None when that of one is not known."""
+    costs = [attempt.row["cost_nano"] for part in parts for attempt in part.attempts]
+    return None if None in costs else sum(costs)
+
+
+def _images(part: Call) -> tuple[MadeImage, ...]:
+    answer = part.attempts[-1].answer
+    return () if answer is None else answer.images
+
+
+def _joined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> LLMResponse:
+    """One answer to the call out of those to its requests."""
+    first = found[0]
+    if len(parts) == 1:
+        return first
+    usage: dict[str, int] = {}
+    for response in found:
+        for name, count in response.usage.items():
+            usage[name] = usage.get(name, 0) + count
+    nano = _spent(parts)
+    if call.ledger is not None:
+        won = next(part for part in parts if part.attempts and part.attempts[-1].answer is not None)
+        recorded = RecordedCall(call.call_id, won.attempts[-1].row["attempt_id"], first.model, nano)
+        call.scope.journal.add(recorded)
+    told = [summary_of(attempt) for part in parts for attempt in part.attempts]
+    return replace(
+        first,
+        usage=usage,
+        cost=to_usd(nano),
+        latency_ms=max(response.latency_ms for response in found),
+        metadata={**first.metadata, "attempts": told},
+    )
+
+
+async def _deliver(
+    call: Call, attempt: Attempt, response: LLMResponse, made: Sequence[MadeImage], wish: Wish, settings: Settings
+) -> None:
+    """Save the images, and say in the answer and in the ledger what became of them."""
+    folder = scope_folder(call.scope)
+    name = wish.file_name or f"image-{call.call_id.hex[-8:]}"
+    for image in made:
+        if image.picture is None:
+            continue
+        picture = image.picture
+        saved = await anyio.to_thread.run_sync(_save, picture, settings, name, folder)
+        entry = {
+            "path": saved.path,
+            "url": saved.url,
+            "width": picture.width,
+            "height": picture.height,
+            "format": picture.format,
+            "bytes": len(picture.data),
+            "revised_prompt": image.revised_prompt,
+        }
+        if saved.note:
+            entry["note"] = saved.note
+        if wish.with_base64:
+            entry["b64"] = base64.b64encode(picture.data).decode("ascii")
+        response.images.append(entry)
+    link = next((image.url for image in made if image.picture and image.url), None)
+    response.content = link or response.images[0]["url"]
+    ids = [image_id(entry["path"], settings) or entry["path"] for entry in response.images]
+    origins = [found for source in wish.references if (found := image_id(source, settings))]
+    await _note(call, attempt, {"images": ids, **({"made_from": origins} if origins else {})})
+
+
+def _save(picture: Picture, settings: Settings, name: str, folder: str | None) -> media.Saved:
+    return media.save_picture(picture, settings=settings, name=name, folder=folder)
+
+
+async def _note(call: Call, attempt: Attempt, metadata: dict[str, Any]) -> None:
+    """Add to the ledger's row of the attempt that answered."""
+    if call.ledger is not None:
+        row = {"attempt_id": attempt.row["attempt_id"], "metadata": metadata}
+        await call.ledger.write("metadata", row, call.scope.labels)
+
+
+async def look(call: Call, images: Any, settings: Settings, *, pass_through: bool = False) -> LLMResponse:
+    """
+    Let a model of a planned call look at images.
+
+    Args:
+        images: URL, path or data URI, or several of them.
+
+        pass_through: Links go to the provider as they are, instead of the images themselves.
+    """
+    try:
+        sources = _sources(images)
+        if not sources or len(sources) > MAX_PICTURES:
+            raise InvalidRequest(f"image_urls must be a list of 1 to {MAX_PICTURES} images")
+        request = call.request
+        links = [source for source in sources if pass_through and source.startswith("https://")]
+        pictures = await _load(call, [source for source in sources if source not in links], settings)
+        messages = shown(request.messages, links, request.params.get("detail")) if links else request.messages
+        call.request = replace(request, messages=messages, pictures=tuple(pictures))
+    except LLMError as error:
+        await attempts.refuse(call, error)
+        raise
+    [result] = await _together([call])
+    if isinstance(result, LLMError):
+        raise result
+    await _tell_saving(call, result, call.attempts[-1])
+    return result
+
+
+async def _tell_saving(call: Call, response: LLMResponse, attempt: Attempt) -> None:
+    """What the images were sent as, and what that has saved against sending them as they are."""
+    fitted = call.request.fitted.get(attempt.candidate.requested, ())
+    response.metadata["images"] = [
+        {
+            "source": original.source,
+            "width": one.picture.width,
+            "height": one.picture.height,
+            "bytes": len(one.picture.data),
+            "tokens": one.tokens,
+            "raw_tokens": one.raw_tokens,
+        }
+        for original, one in zip(call.request.pictures, fitted, strict=True)
+    ]
+    saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
+    rate = attempt.candidate.rates.input
+    usd = math.nan if rate is None else float(rate) * saved
+    response.metadata |= {"image_tokens_saved": saved, "image_cost_saved": usd}
+    noted: dict[str, Any] = {"images_seen": len(fitted), "image_tokens_saved": saved}
+    if not math.isnan(usd):
+        noted["image_nano_saved"] = to_nano(usd)
+    await _note(call, attempt, noted)

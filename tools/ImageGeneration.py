@@ -1,0 +1,130 @@
+"""Images from any model: prompt and pictures in, files and their bill out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from shared import image_tools
+from shared.base_tool import BaseTool
+from shared.llm_client import LLMResponse, get_llm_client
+
+_FILE_NAME = re.compile(r"[^\W_][\w-]*(\.[A-Za-z0-9]{1,5})?")
+_SIZE = r"^([1-9]\d{1,3}x[1-9]\d{1,3}|[1-9]\d?:[1-9]\d?|auto)$"
+_SOURCE = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"
+
+
+class ImageGeneration(BaseTool):
+    """
+    Make images from a description, or edit and combine existing ones.
+
+    The result says where each image is saved: pass its image_path on to look at it or to edit it. It costs money: the
+    result says how much. A failure may have cost money too, so read it before you ask again.
+    """
+
+    prompt: str = Field(..., min_length=1, max_length=32_000, description="What is to be seen, or to be changed.")
+    model: str | None = Field(
+        None, max_length=200, description="Model such as openai/gpt-image-2. Leave out for the default."
+    )
+    fallback_models: list[str] | None = Field(
+        None, max_length=5, description="Models to try next when the model fails, in order. Leave out for the default."
+    )
+    size: str | None = Field(
+        None, pattern=_SIZE, description="1024x1024, or an aspect ratio such as 16:9. Leave out for a square."
+    )
+    quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
+        None, description="Where the model has it; higher costs more. Leave out for medium."
+    )
+    n: int = Field(1, ge=1, le=10, strict=True, description="How many images to make, 1 to 10. Each one costs.")
+    reference_images: list[str] | None = Field(
+        None, max_length=16, description="Paths (image_path of earlier results) or https URLs of images to start from."
+    )
+    mask: str | None = Field(
+        None,
+        max_length=2048,
+        pattern=_SOURCE,
+        description="Path or URL of an image as large as the first reference; only its transparent parts are changed.",
+    )
+    background: Literal["transparent", "opaque", "auto"] | None = Field(
+        None, description="transparent for a cut-out, where the model can. Leave out for the model's own."
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        None, description="Where the model has a choice. Leave out for the model's own."
+    )
+    file_name: str | None = Field(
+        None, max_length=100, description="Name for the file, such as red-fox. Leave out for one of its own."
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("prompt must say what is to be seen")
+        return value
+
+    @field_validator("reference_images")
+    @classmethod
+    def _are_sources(cls, value: list[str] | None) -> list[str] | None:
+        if any(len(source) > 2048 or not re.match(_SOURCE, source) for source in value or ()):
+            raise ValueError("reference_images must be paths or https URLs of at most 2048 characters")
+        return value
+
+    @field_validator("file_name")
+    @classmethod
+    def _is_name(cls, value: str | None) -> str | None:
+        if value is not None and not _FILE_NAME.fullmatch(unicodedata.normalize("NFC", value)):
+            raise ValueError(
+                "file_name must be a name such as red-fox: letters, digits, - and _, starting with a letter or digit"
+            )
+        return value
+
+    async def _process(self) -> Any:
+        """Make the images, and show the agent what they look like."""
+        response = await get_llm_client().agenerate_image(
+            self.prompt,
+            model=self.model,
+            fallback_models=self.fallback_models,
+            size=self.size,
+            quality=self.quality,
+            n=self.n,
+            reference_images=self.reference_images,
+            mask=self.mask,
+            background=self.background,
+            output_format=self.output_format,
+            file_name=self.file_name,
+        )
+        result = _result(response, self.prompt) | {"total_cost": await image_tools.total_cost()}
+        return await image_tools.shown(self, result, [image["path"] for image in response.images])
+
+
+def _result(response: LLMResponse, prompt: str) -> dict[str, Any]:
+    first, *others = response.images
+    result: dict[str, Any] = {"image_path": first["path"]}
+    if others:
+        result["image_paths"] = [image["path"] for image in response.images]
+        result["images"] = [_described(image, prompt) for image in response.images]
+    else:
+        result |= _described(first, prompt)
+    if failed := response.metadata.get("images_failed"):
+        result["failed"] = failed
+    if note := response.metadata.get("note"):
+        result["note"] = note
+    return result | {
+        "model": response.model,
+        "provider": response.provider,
+        "fallback_used": response.metadata["fallback_used"],
+        "cost": response.cost,
+    }
+
+
+def _described(image: dict[str, Any], prompt: str) -> dict[str, Any]:
+    """One image for the agent; never the provider's link, which ends within the hour and may hold a signature."""
+    described = {"image_url": image["url"], **{name: image[name] for name in ("width", "height", "format", "bytes")}}
+    if image["revised_prompt"] and image["revised_prompt"] != prompt:
+        described["revised_prompt"] = image["revised_prompt"]
+    if "note" in image:
+        described["saved"] = image["note"]
+    return described
