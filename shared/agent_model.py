@@ -53,6 +53,8 @@ _SETTINGS = (
     "extra_body",
     "extra_query",
 )
+# What the client takes beside the parameters of a chat completion.
+_NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "timeout"})
 # The place in a streamed turn of thoughts that come when its text has begun: the text has place 0, and the SDK's
 # handler then counts tool calls from 2.
 _THOUGHTS_AFTER_TEXT = 1
@@ -298,7 +300,12 @@ def _host() -> tuple[MasterContext | None, str | None]:
 def _params(
     settings: ModelSettings, tools: list[Tool], output_schema: AgentOutputSchemaBase | None, handoffs: list[Handoff]
 ) -> dict[str, Any]:
-    """The parameters of the chat completion; None for what the agent leaves open."""
+    """
+    The parameters of the chat completion.
+
+    Raises:
+        InvalidRequest: extra_args hold what is none.
+    """
     offered: list[Any] = [Converter.tool_to_openai(tool) for tool in tools]
     offered += [Converter.convert_handoff_tool(handoff) for handoff in handoffs]
     tool_choice: Any = Converter.convert_tool_choice(settings.tool_choice)
@@ -311,7 +318,13 @@ def _params(
         "response_format": None if isinstance(response_format, Omit) else response_format,
         "reasoning_effort": settings.reasoning.effort if settings.reasoning else None,
     }
-    return {**(settings.extra_args or {}), **{name: value for name, value in params.items() if value is not None}}
+    extra = settings.extra_args or {}
+    # agency-swarm's server lets its callers set them, who must not choose where the conversation goes.
+    if refused := sorted(_NOT_FOR_AGENTS & extra.keys()):
+        raise InvalidRequest(
+            f"extra_args may not hold {', '.join(refused)}", hint="Give them to LLMClient, or to the environment."
+        )
+    return {**extra, **{name: value for name, value in params.items() if value is not None}}
 
 
 def _function_calls(input: str | list[TResponseInputItem]) -> Iterator[Any]:  # noqa: A002 - the SDK's name
