@@ -139,8 +139,10 @@ def test_settings_are_sent_and_nothing_else(hosted: Double, ask: Ask) -> None:
     assert request.headers["x-team"] == "blue"
     [tool] = request.body["tools"]
     assert tool["function"]["name"] == "Weather"
-    ask(Agency(agent("B")))
-    assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
+    # Under this name the SDK has settings of its own, which a fallback need not take.
+    for model in (MINI, "gpt-5.4-mini"):
+        ask(Agency(agent("B", budgeted(model, []))))
+        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
 
 
 @plain_and_streamed
@@ -307,6 +309,21 @@ def test_abandoned_stream_is_settled(hosted: Double, ledger: Ledger) -> None:
     asyncio.run(leave())
     assert hosted.requests[0].done.wait(5)
     assert who(ledger) == [(None, None, "cancelled")]
+
+
+def test_cancelled_stream_is_settled(hosted: Double, ledger: Ledger) -> None:
+    """A run that its user cancels in the middle of a turn leaves no attempt open."""
+    hosted.reply("openai", chunks=["one ", "two"], fault=Fault.STALL_STREAM, after=1)
+
+    async def cancel() -> None:
+        stream = Agency(agent("A")).get_response_stream("go")
+        async for event in stream:
+            if getattr(getattr(event, "data", None), "type", "") == "response.output_text.delta":
+                stream.cancel()
+
+    asyncio.run(cancel())
+    assert hosted.requests[0].done.wait(5)
+    assert who(ledger) == [("A", None, "cancelled")]
 
 
 @plain_and_streamed
