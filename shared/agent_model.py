@@ -53,6 +53,8 @@ _SETTINGS = (
     "extra_body",
     "extra_query",
 )
+# What the client takes beside the parameters of a chat completion.
+_NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "timeout"})
 # The place in a streamed turn of thoughts that come when its text has begun: the text has place 0, and the SDK's
 # handler then counts tool calls from 2.
 _THOUGHTS_AFTER_TEXT = 1
@@ -83,6 +85,9 @@ def budgeted(model: str, fallback_models: Sequence[str] | None = None, *, client
 
 class BudgetedModel(Model):
     """What `budgeted` makes; `model` is the name by which agency-swarm prices its own figures."""
+
+    # By this name agency-swarm looks up settings for agents that chose none; those of some models no fallback takes.
+    _agency_swarm_default_model_name = "agentswarm-tools"
 
     def __init__(self, model: str, fallback_models: tuple[str, ...] | None, client: LLMClient | None) -> None:
         self.model = model
@@ -265,7 +270,7 @@ def _turn(
         input,
         model=model,
         # Anthropic wants its thoughts back while it thinks, and only then.
-        preserve_thinking_blocks=model_settings.reasoning is not None and bool(model_settings.reasoning.effort),
+        preserve_thinking_blocks=_effort(model_settings) not in (None, "none"),
         preserve_tool_output_all_content=True,
     )
     _give_signatures_back(messages)
@@ -289,7 +294,8 @@ def _host() -> tuple[MasterContext | None, str | None]:
     agency-swarm keeps the record in a ContextVar of its own, and the SDK the agent's name in the span of the turn,
     also where tracing is off (agency-swarm 1.11.0, openai-agents 0.18.1, read 2026-11-25).
     """
-    records = (getattr(held, "context", None) for held in contextvars.copy_context().values())
+    theirs = (held for held in contextvars.copy_context().values() if type(held).__module__.startswith("agency_swarm."))
+    records = (getattr(held, "context", None) for held in theirs)
     context = next((record for record in records if isinstance(record, MasterContext)), None)
     span = get_current_span()
     return context, getattr(span.span_data, "agent_name", None) if span else None
@@ -298,7 +304,12 @@ def _host() -> tuple[MasterContext | None, str | None]:
 def _params(
     settings: ModelSettings, tools: list[Tool], output_schema: AgentOutputSchemaBase | None, handoffs: list[Handoff]
 ) -> dict[str, Any]:
-    """The parameters of the chat completion; None for what the agent leaves open."""
+    """
+    The parameters of the chat completion.
+
+    Raises:
+        InvalidRequest: extra_args hold what is none.
+    """
     offered: list[Any] = [Converter.tool_to_openai(tool) for tool in tools]
     offered += [Converter.convert_handoff_tool(handoff) for handoff in handoffs]
     tool_choice: Any = Converter.convert_tool_choice(settings.tool_choice)
@@ -309,9 +320,19 @@ def _params(
         "tool_choice": None if isinstance(tool_choice, Omit) else tool_choice,
         "parallel_tool_calls": settings.parallel_tool_calls if offered else None,
         "response_format": None if isinstance(response_format, Omit) else response_format,
-        "reasoning_effort": settings.reasoning.effort if settings.reasoning else None,
+        "reasoning_effort": _effort(settings),
     }
-    return {**(settings.extra_args or {}), **{name: value for name, value in params.items() if value is not None}}
+    extra = settings.extra_args or {}
+    # agency-swarm's server lets its callers set them, who must not choose where the conversation goes.
+    if refused := sorted(_NOT_FOR_AGENTS & extra.keys()):
+        raise InvalidRequest(
+            f"extra_args may not hold {', '.join(refused)}", hint="Give them to LLMClient, or to the environment."
+        )
+    return {**extra, **{name: value for name, value in params.items() if value is not None}}
+
+
+def _effort(settings: ModelSettings) -> str | None:
+    return settings.reasoning.effort if settings.reasoning else None
 
 
 def _function_calls(input: str | list[TResponseInputItem]) -> Iterator[Any]:  # noqa: A002 - the SDK's name

@@ -10,8 +10,10 @@ from typing import Any
 
 from agency_swarm import Agency, Agent
 from agents.exceptions import AgentsException
+from pydantic import Field
 
 from shared.agent_model import budgeted
+from shared.base_tool import BaseTool
 from shared.errors import LLMError
 from shared.ledger import Ledger
 from shared.ledger_query import attempts
@@ -20,6 +22,8 @@ from tests.provider_double import Double
 MINI = "openai/gpt-5.4-mini"
 NANO = "openai/gpt-5.4-nano"
 HAIKU = "anthropic/claude-haiku-4-5"
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 # US$ per million tokens (input, cached input, output), from LiteLLM 1.91.5's price table (read 2026-11-25).
 _RATES = {
@@ -41,6 +45,15 @@ class Told:
 
 
 type Ask = Callable[..., Told]
+
+
+class Weather(BaseTool):
+    """Says what the weather is like."""
+
+    place: str = Field(..., description="Where.")
+
+    def _process(self) -> dict[str, str]:
+        return {"place": self.place, "sky": "blue"}
 
 
 def agent(name: str, model: Any = None, **more: Any) -> Agent:
@@ -88,3 +101,9 @@ def who(ledger: Ledger) -> list[tuple[str | None, str | None, str]]:
     """Agent, tool and status of every attempt, oldest first."""
     ledger.flush()
     return [(row["agent"], row["tool"], row["status"]) for row in attempts(ledger)]
+
+
+def messages_of(double: Double, number: int = -1) -> list[dict[str, Any]]:
+    """The messages of a request."""
+    found: list[dict[str, Any]] = double.requests[number].body["messages"]
+    return found

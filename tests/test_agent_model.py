@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 from agency_swarm import Agency, Handoff
 from agency_swarm.utils.usage_tracking import calculate_usage_with_cost, extract_usage_from_run_result
-from agents import ModelRetrySettings, ModelSettings, ModelTracing, RunConfig, Runner, set_tracing_disabled
+from agents import (
+    ModelRetrySettings,
+    ModelSettings,
+    ModelTracing,
+    RunConfig,
+    Runner,
+    set_tracing_disabled,
+)
 from agents.tracing import TracingProcessor, set_trace_processors
-from openai.types.shared import Reasoning
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from shared.agent_model import budgeted
 from shared.analytics import get_llm_costs
-from shared.base_tool import BaseTool
 from shared.errors import (
     AllModelsFailed,
     AuthenticationError,
@@ -27,32 +32,29 @@ from shared.ledger import Ledger
 from shared.ledger_query import attempts
 from shared.llm_client import get_llm_client
 from shared.scope import scope
-from tests.agencies import HAIKU, MINI, NANO, Ask, agent, ask_plain, ask_streamed, owed, who
+from tests.agencies import (
+    HAIKU,
+    MINI,
+    NANO,
+    PIXEL,
+    Ask,
+    Weather,
+    agent,
+    ask_plain,
+    ask_streamed,
+    messages_of,
+    owed,
+    who,
+)
 from tests.provider_double import Double, Fault
 from tests.provider_double.script import ToolCall, Usage
 from tools import TextGeneration
 
 set_tracing_disabled(True)
 
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
 WRITE = ToolCall("TextGeneration", {"prompt": "Hi", "model": NANO})
 
 plain_and_streamed = pytest.mark.parametrize("ask", [ask_plain, ask_streamed], ids=["plain", "streamed"])
-
-
-class Weather(BaseTool):
-    """Says what the weather is like."""
-
-    place: str = Field(..., description="Where.")
-
-    def _process(self) -> dict[str, str]:
-        return {"place": self.place, "sky": "blue"}
-
-
-def messages_of(double: Double, number: int = -1) -> list[dict[str, Any]]:
-    """The messages of a request."""
-    found: list[dict[str, Any]] = double.requests[number].body["messages"]
-    return found
 
 
 @plain_and_streamed
@@ -137,8 +139,10 @@ def test_settings_are_sent_and_nothing_else(hosted: Double, ask: Ask) -> None:
     assert request.headers["x-team"] == "blue"
     [tool] = request.body["tools"]
     assert tool["function"]["name"] == "Weather"
-    ask(Agency(agent("B")))
-    assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
+    # Under this name the SDK has settings of its own, which a fallback need not take.
+    for model in (MINI, "gpt-5.4-mini"):
+        ask(Agency(agent("B", budgeted(model, []))))
+        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
 
 
 @plain_and_streamed
@@ -189,78 +193,6 @@ def test_outage_falls_back(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     assert [status for _, _, status in who(ledger)] == ["failed", "ok"] * 2
     assert '"sky": "blue"' in json.dumps(hosted.requests[-1].body).replace("\\", "")
     assert get_llm_costs(days=1)["total_cost_nano"] == owed(hosted)
-
-
-THINK = ModelSettings(reasoning=Reasoning(effort="low"), max_tokens=4000)
-
-
-@plain_and_streamed
-@pytest.mark.parametrize("text", ["", "Let me look."])
-def test_anthropic_gets_its_thoughts_back(hosted: Double, ask: Ask, text: str) -> None:
-    """Signed thoughts go back before the tool call that they led to, and are in the history as a reasoning item."""
-    call = ToolCall("Weather", {"place": "Rome"})
-    hosted.reply("anthropic", text=text or None, reasoning="The user wants weather.", tool_calls=[call])
-    hosted.reply("anthropic", text="Blue.")
-    told = ask(Agency(agent("A", budgeted(HAIKU, []), model_settings=THINK, tools=[Weather])))
-    assert told.output == "Blue."
-    kinds = [item.type for item in told.result.new_items]
-    assert kinds.index("reasoning_item") < kinds.index("tool_call_item")
-    [thought, *rest] = messages_of(hosted)[1]["content"]
-    assert thought["thinking"] == "The user wants weather."
-    assert thought["signature"].startswith("c2ln")
-    assert [part["type"] for part in rest] == (["text"] if text else []) + ["tool_use"]
-
-
-@plain_and_streamed
-def test_deepseek_gets_its_thoughts_back(hosted: Double, ask: Ask) -> None:
-    """DeepSeek's reasoning_content goes back with its tool call."""
-    hosted.reply("deepseek", reasoning="Hm.", tool_calls=[ToolCall("Weather", {"place": "Rome"})])
-    ask(Agency(agent("A", budgeted("deepseek/deepseek-chat", []), tools=[Weather])))
-    assert messages_of(hosted)[-2]["reasoning_content"] == "Hm."
-
-
-@plain_and_streamed
-def test_others_do_not_get_them(hosted: Double, ask: Ask) -> None:
-    """What Anthropic thought, signed or showed in a tool's answer is not sent to a fallback that would refuse it."""
-    hosted.reply("anthropic", reasoning="Hm.", text="Wait.", tool_calls=[ToolCall("Weather", {"place": "Rome"})])
-    hosted.always("anthropic", status=503, headers={"retry-after": "0"})
-    client = get_llm_client(max_retries=0)
-    told = ask(
-        Agency(agent("A", budgeted(HAIKU, [MINI], client=client), model_settings=THINK, tools=[Weather])),
-    )
-    assert told.output == "Hello from gpt-5.4-mini."
-    said = messages_of(hosted)[-2]
-    assert said["content"] == [{"type": "text", "text": "Wait."}]
-    assert said.keys() == {"role", "content", "tool_calls"}
-
-
-@plain_and_streamed
-def test_gemini_gets_its_signatures_back(hosted: Double, ask: Ask) -> None:
-    """The signature that Gemini puts on a tool call goes back with it, and the call's id is clean."""
-    part = {"functionCall": {"name": "Weather", "args": {"place": "Rome"}}, "thoughtSignature": "c2lnbmVk"}
-    answer = {
-        "candidates": [{"content": {"parts": [part], "role": "model"}, "finishReason": "STOP", "index": 0}],
-        "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 5, "totalTokenCount": 10},
-    }
-    streamed = ask is ask_streamed
-    body: Any = f"data: {json.dumps(answer)}\r\n\r\n" if streamed else answer
-    hosted.reply("gemini", body=body, content_type="text/event-stream" if streamed else "")
-    ask(Agency(agent("A", budgeted("gemini/gemini-3.1-flash-lite", []), tools=[Weather])))
-    called = hosted.requests[-1].body["contents"][1]["parts"][0]
-    assert called["function_call"]["name"] == "Weather"
-    assert called["thoughtSignature"] == "c2lnbmVk"
-
-
-@plain_and_streamed
-def test_tool_calls_have_ids_of_their_own(hosted: Double, ask: Ask) -> None:
-    """Ollama gives no ids, so that two turns' calls would have the same: each gets one of its own."""
-    for place in ("Rome", "Oslo"):
-        hosted.reply("ollama", tool_calls=[ToolCall("Weather", {"place": place})])
-    told = ask(Agency(agent("A", budgeted("ollama_chat/llama3.2", []), tools=[Weather])))
-    ids = [item.raw_item.call_id for item in told.result.new_items if item.type == "tool_call_item"]
-    assert len(set(ids)) == 2
-    shown = [json.loads(item.output)["place"] for item in told.result.new_items if item.type == "tool_call_output_item"]
-    assert shown == ["Rome", "Oslo"]
 
 
 def test_stream_is_what_the_plain_answer_is(hosted: Double) -> None:
@@ -379,6 +311,21 @@ def test_abandoned_stream_is_settled(hosted: Double, ledger: Ledger) -> None:
     assert who(ledger) == [(None, None, "cancelled")]
 
 
+def test_cancelled_stream_is_settled(hosted: Double, ledger: Ledger) -> None:
+    """A run that its user cancels in the middle of a turn leaves no attempt open."""
+    hosted.reply("openai", chunks=["one ", "two"], fault=Fault.STALL_STREAM, after=1)
+
+    async def cancel() -> None:
+        stream = Agency(agent("A")).get_response_stream("go")
+        async for event in stream:
+            if getattr(getattr(event, "data", None), "type", "") == "response.output_text.delta":
+                stream.cancel()
+
+    asyncio.run(cancel())
+    assert hosted.requests[0].done.wait(5)
+    assert who(ledger) == [("A", None, "cancelled")]
+
+
 @plain_and_streamed
 def test_handoff_changes_the_agent(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     """After a handoff turns and tools are those of the agent that took over, with its own model."""
@@ -426,6 +373,24 @@ def test_what_openai_keeps_is_refused(hosted: Double, kept: dict[str, Any]) -> N
     turn: list[Any] = [None, "go", ModelSettings(), [], None, [], ModelTracing.DISABLED]
     with pytest.raises(InvalidRequest, match="cannot go on"):
         asyncio.run(budgeted(MINI).get_response(*turn, **{**_NOTHING_KEPT, **kept}))
+    assert hosted.requests == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"extra_args": {"api_base": "http://evil.test/v1"}},
+        {"extra_args": {"timeout": 1}},
+        {"extra_args": {"base_url": "http://evil.test/v1"}},
+        {"extra_query": {"a": "b"}},
+        {"top_logprobs": 3},
+    ],
+    ids=str,
+)
+def test_settings_that_are_refused(hosted: Double, settings: dict[str, Any]) -> None:
+    """What no agent may set, or what would be lost, ends the run unsent."""
+    told = ask_plain(Agency(agent("A", model_settings=ModelSettings(**settings))))
+    assert isinstance(told.cause, InvalidRequest)
     assert hosted.requests == []
 
 

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 
 from shared.agent_tracking import track_agency
 from shared.analytics import get_llm_costs
-from shared.ledger import Ledger
+from shared.ledger import Ledger, get_ledger
 from shared.ledger_query import attempts
 from shared.report import render
 from shared.scope import scope
@@ -181,3 +181,15 @@ def test_missing_turns_are_said_to_be_missing(hosted: Double, ledger: Ledger, to
     assert costs["agent_turns"] == 2
     assert missing not in render(costs)
     assert "| Agent turns | 2 |" in render(costs, "markdown")
+
+
+def test_missing_turns_in_postgresql(hosted: Double, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose tools were used is found by labels in PostgreSQL too."""
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", postgres_url)
+    hosted.reply("openai", tool_calls=[ToolCall("CostReport", {})])
+    with scope(customer="acme"):
+        assert ask_plain(Agency(agent("A", own_model(hosted), tools=[CostReport]))).error == ""
+        assert get_llm_costs(days=1)["agent_turns"] is None
+    with scope(customer="other"):
+        assert get_llm_costs(days=1)["agent_turns"] == 0
+    get_ledger(postgres_url).close()

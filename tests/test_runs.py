@@ -48,7 +48,7 @@ def look_up(word: str) -> str:
 def test_identical_calls_end_the_run(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     """After five calls of any tool with the same arguments there is an error and no further paid turn."""
     hosted.always("openai", tool_calls=[ToolCall("look_up", {"word": "x"})])
-    told = ask(Agency(agent("A", tools=[look_up])))
+    told = ask(Agency(agent("A", tools=[look_up])), max_turns=20)
     if ask is ask_plain:
         assert isinstance(told.cause, LoopStopped)
         told.error = str(told.cause)
@@ -69,7 +69,7 @@ def test_messages_to_an_agent_are_calls_too(hosted: Double) -> None:
     send = hosted.reply("openai", tool_calls=[ToolCall("send_message", message)])
     hosted.decide(answer)
     a, b = agent("A"), agent("B")
-    told = ask_plain(Agency(a, communication_flows=[a > b]))
+    told = ask_plain(Agency(a, communication_flows=[a > b]), max_turns=20)
     assert isinstance(told.cause, LoopStopped)
     assert len(hosted.requests) == 10
 
