@@ -20,6 +20,7 @@ from shared.errors import (
     BudgetExceeded,
     ContextTooLong,
     DeadlineExceeded,
+    InvalidRequest,
     LLMError,
     ModelNotAllowed,
     ProviderTimeout,
@@ -108,6 +109,8 @@ async def _open_next(call: Call, rota: Rota) -> tuple[Attempt, str | Answer]:
         await _check_room(call, turn.candidate)
         opened = await _open(call, turn.candidate)
     except LLMError as error:
+        if type(error) is InvalidRequest and error.outcome == "not_sent" and turn is not rota.turns[0]:
+            error.action = "next"  # what this model does not take says nothing against the request
         health.failed(turn.candidate, error)
         rota.failed(turn, error, may_repeat=_may_repeat(call, turn.candidate, error), seconds_left=call.left())
         raise

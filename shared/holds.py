@@ -98,7 +98,10 @@ def _with_output(request: Request, tokens: int) -> Request:
 def _exceeded(call: Call, attempt: Attempt, standing: Standing, reason: str) -> BudgetExceeded:
     terms, name = standing.limit.budget, attempt.candidate.requested
     hint: str | None = None
-    if reason == "unknown price":
+    if reason == "unknown price" and call.request.params.get("extra_body"):
+        message = "Nobody can say what a request with extra_body costs at most, and a budget applies"
+        hint = 'Leave it out, or let it pass uncounted with on_unknown_price="allow".'
+    elif reason == "unknown price":
         message = f"Nobody knows the price of {name}, and a budget applies"
         hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
     elif reason != "no room":

@@ -259,8 +259,8 @@ def upper_bound(candidate: Candidate, request: Request) -> int | None:
     rates = candidate.rates
     if rates.source == "free":
         return 0
-    if rates.source == "unknown":
-        return None
+    if rates.source == "unknown" or request.params.get("extra_body"):
+        return None  # what we do not understand may ask for more answers, a dearer tier or a longer text
     if request.task is TaskType.IMAGE_GENERATION:
         usd = images_bound(candidate, request, max_prompt_tokens(request))
         return None if usd is None else to_nano(usd)
@@ -282,11 +282,13 @@ def affordable_output(candidate: Candidate, request: Request, nano: int) -> int 
 
     It is also no more than the model writes, nor than its window has room for beside the input.
     """
-    fixed = upper_bound(candidate, replace(request, params={**request.params, "max_tokens": 0}))
-    one_more = upper_bound(candidate, replace(request, params={**request.params, "max_tokens": _MANY}))
-    if fixed is None or one_more is None:
+    one, more = (
+        upper_bound(candidate, replace(request, params={**request.params, "max_tokens": tokens}))
+        for tokens in (1, 1 + _MANY)
+    )
+    if one is None or more is None:
         return None
-    limits = [(nano - fixed) * _MANY // (one_more - fixed)] if one_more > fixed else []
+    limits = [1 + (nano - one) * _MANY // (more - one)] if more > one else []
     if candidate.max_output_tokens is not None:
         limits.append(candidate.max_output_tokens)
     if candidate.max_input_tokens is not None and only_text(request) and not request.pictures:
@@ -321,6 +323,6 @@ def only_text(request: Request) -> bool:
 def _max_output_tokens(candidate: Candidate, request: Request) -> int | None:
     """The most output tokens over all the answers that are asked for; None when that is not known."""
     asked = [request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
-    limit = max((most for most in asked if isinstance(most, int) and most >= 0), default=candidate.max_output_tokens)
+    limit = max((most for most in asked if isinstance(most, int) and most > 0), default=candidate.max_output_tokens)
     answers = 1 if request.params.get("n") is None else request.params["n"]
     return limit * answers if limit is not None and isinstance(answers, int) and answers > 0 else None

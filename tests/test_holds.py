@@ -112,6 +112,14 @@ def test_unknown_prices(hosted: Double) -> None:
     assert left_of(response) == 5.0
 
 
+def test_what_is_passed_through_has_no_bound(hosted: Double) -> None:
+    """What goes to the provider as it is could raise the price, so under a budget it is refused."""
+    client = LLMClient(budget=Budget(5))
+    with pytest.raises(BudgetExceeded, match="extra_body"):
+        client.chat_completion(HELLO, model=MINI, extra_body={"n": 50})
+    assert hosted.requests == []
+
+
 def test_free_models_pass(hosted: Double) -> None:
     """What costs nothing is never refused, whatever is left."""
     response = LLMClient(budget=Budget(0)).chat_completion(HELLO, model="ollama/llama3")

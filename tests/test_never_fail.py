@@ -161,6 +161,17 @@ def test_context_falls_back_to_a_model_with_room_only(
     assert len(hosted.requests) == len(rows(ledger)) == 2
 
 
+def test_what_a_fallback_does_not_take(hosted: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that a fallback does not take leaves that model out, and does not hide why it was needed."""
+    monkeypatch.setenv("REPLICATE_API_KEY", "r8-0123456789")
+    hosted.always("openai", status=503)
+    with pytest.raises(AllModelsFailed, match=r"(?s)openai is overloaded.*does not take") as caught:
+        LLMClient(max_retries=0).chat_completion(
+            HELLO, model=MINI, fallback_models=["replicate/meta/meta-llama-3-8b-instruct"], tools=[{"type": "function"}]
+        )
+    assert len(caught.value.failures) == 2
+
+
 def test_input_that_cannot_fit_is_not_sent(hosted: Double, ledger: Ledger) -> None:
     """Input far larger than the known windows costs nothing: it is counted before anything is sent."""
     huge = [{"role": "user", "content": "word " * 900_000}]
