@@ -130,6 +130,10 @@ def test_disk_full(
         with full(home):
             acknowledged += call(CALLS)
             assert ledger.waiting > 0
+            if full is folder_full:  # a limit on files also keeps SQLite from rolling back, which reading may need
+                costs = get_llm_costs(days=1)
+                assert costs["waiting_records"] == ledger.waiting
+                assert costs["total_calls"] >= 3
         all_there(ledger, acknowledged + call(3))
         ledger.close()
 
@@ -145,6 +149,8 @@ def test_read_only_folder(hosted: Double, home: Path, store: Ledger, own_tempora
         ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
         assert ledger.waiting == 2 * CALLS
         assert list(own_temporary_folder.rglob("*.spill.jsonl"))
+        with pytest.raises(StoreError):
+            get_llm_costs(days=1)
     all_there(ledger, acknowledged + call(3))
 
 
@@ -157,6 +163,8 @@ def test_locked_store(hosted: Double, home: Path, store: Ledger) -> None:
         assert other.stdout.readline() == b"held\n"
         acknowledged += call(CALLS)
         assert store.waiting == 2 * CALLS
+        with pytest.raises(StoreError):
+            get_llm_costs(days=1)
         other.communicate()
     all_there(store, acknowledged + call(3))
 
