@@ -67,8 +67,8 @@ MUTATIONS = (
     Mutation(
         "fallback order",
         "shared/attempts.py",
-        "for candidate in call.plan.candidates:",
-        "for candidate in reversed(call.plan.candidates):",
+        "Rota(call.plan.candidates, health,",
+        "Rota(call.plan.candidates[::-1], health,",
         _WAYS + "test_fallback",
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""The examples that need no key run as they stand, and say what they promise."""
+"""The example of a bad night, run as a user runs it."""
 
 from __future__ import annotations
 
