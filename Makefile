@@ -36,7 +36,7 @@ check: .venv/.ready ## Lint, format and types
 	$(PY) -m mypy
 
 soak: .venv/.ready ## What takes long: kills, races, thousands of calls
-	$(PY) -m pytest -n0 tests/soak
+	$(PY) -m pytest -n0 -o faulthandler_timeout=300 tests/soak
 
 bench: .venv/.ready ## What a call costs beside the provider's own time
 	$(PY) benchmarks/overhead.py

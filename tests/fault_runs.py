@@ -160,14 +160,14 @@ def _judge_rows(case: FaultCase, run: Run, rows: list[dict[str, Any]], double: D
             case "unknown":
                 assert row["cost_nano"] is None
             case "counted":
-                assert row["cost_nano"] == _nano(row["provider"], row["prompt_tokens"], row["completion_tokens"]) > 0
+                assert row["cost_nano"] == nano(row["provider"], row["prompt_tokens"], row["completion_tokens"]) > 0
     priced = [row["cost_nano"] for row in rows if row["cost_source"] == "table"]
     bills = double.billed if case.cost == "table" else double.billed[len(double.billed) - len(priced) :]
-    assert priced == [_nano(bill.provider, bill.usage.input, bill.usage.output) for bill in bills]
+    assert priced == [nano(bill.provider, bill.usage.input, bill.usage.output) for bill in bills]
     assert "sk-test" not in str(rows)
 
 
-def _nano(provider: str, prompt: int, completion: int) -> int:
+def nano(provider: str, prompt: int, completion: int) -> int:
     """Nano-dollars, by LiteLLM 1.91.5's table."""
     per_prompt, per_completion = _NANO[provider]
     return prompt * per_prompt + completion * per_completion

@@ -67,8 +67,8 @@ MUTATIONS = (
     Mutation(
         "fallback order",
         "shared/attempts.py",
-        "for candidate in call.plan.candidates:",
-        "for candidate in reversed(call.plan.candidates):",
+        "Rota(call.plan.candidates, health,",
+        "Rota(call.plan.candidates[::-1], health,",
         _WAYS + "test_fallback",
     ),
     Mutation(
@@ -126,5 +126,19 @@ MUTATIONS = (
         '    if nano is None:\n        return None, "unknown"\n',
         '    if nano is None:\n        return 0, "unknown"\n',
         "tests/test_llm_client.py::test_unknown_price_is_not_zero",
+    ),
+    Mutation(
+        "half a stream passes for a whole one",
+        "shared/provider_streams.py",
+        "            if not self.complete:\n                raise",
+        "            if not self.reading.began:\n                raise",
+        "tests/test_fault_matrix.py::test_fault[clean-end]",
+    ),
+    Mutation(
+        "a refused record keeps others back",
+        "shared/ledger.py",
+        "            if not _is_refusal(error):\n",
+        "            if error:\n",
+        "tests/test_spill.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[unknown-column]",
     ),
 )

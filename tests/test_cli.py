@@ -157,7 +157,7 @@ def test_records_that_wait_are_told_of(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-@pytest.mark.parametrize("arguments", [("report",), ("models",), ("doctor", "--json")])
+@pytest.mark.parametrize("arguments", [("report",), ("report", "--json"), ("--version",)])
 def test_output_to_a_full_disk(arguments: tuple[str, ...]) -> None:
     """Output that cannot be written is one line on standard error and exit code 1."""
     command = [sys.executable, "-c", "from shared.cli import main; main()", *arguments]

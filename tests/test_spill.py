@@ -184,6 +184,7 @@ def test_a_cut_off_line_is_passed_over(home: Path) -> None:
         b'["settle", {"attempt_id": "00000000-0000-7000-8000-000000000001"}, {}]',
         b'["settle", {"attempt_id": "00000000-0000-7000-8000-000000000001", "no_such_column": 1}, {}]',
     ],
+    ids=["list", "text", "number", "no-id", "no-columns", "unknown-column"],
 )
 def test_a_record_that_no_ledger_takes_keeps_no_other_back(
     line: bytes, home: Path, store: Ledger, caplog: pytest.LogCaptureFixture

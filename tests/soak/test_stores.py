@@ -1,0 +1,192 @@
+"""Stores that cannot be written: every call is answered, nothing is lost, and each record goes in once, later."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from shared import ledger as ledger_module
+from shared.analytics import get_llm_costs
+from shared.errors import StoreError
+from shared.ledger import Ledger
+from shared.ledger_query import attempts
+from shared.llm_client import LLMClient
+from tests.provider_double import Double
+
+CALLS = 60
+HELLO = [{"role": "user", "content": "Hello!"}]
+_HOLD = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What waits elsewhere than beside the ledger, waits here."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for nothing but the ledger."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{folder / 'ledger.sqlite3'}")
+    return folder
+
+
+@pytest.fixture
+def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """The ledger there, in use already, that gives up on a lock after a tenth of a second."""
+    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.1)
+    ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+    ledger.check_writable()
+    return ledger
+
+
+def call(count: int) -> list[str]:
+    """Make so many calls; every one of them must be answered."""
+    client = LLMClient(max_retries=0)
+    answers = [client.chat_completion(HELLO, model="openai/gpt-5.4-mini") for _ in range(count)]
+    return [answer.metadata["call_id"] for answer in answers]
+
+
+def all_there(ledger: Ledger, acknowledged: list[str]) -> None:
+    """The store is well again, and each call is in it once."""
+    ledger._down_until = 0
+    ledger.flush()
+    assert ledger.waiting == 0
+    assert ledger.refused() == []
+    rows = list(attempts(ledger))
+    assert sorted(str(row["call_id"]) for row in rows) == sorted(acknowledged)
+    assert {row["status"] for row in rows} == {"ok"}
+    costs = get_llm_costs(days=1)
+    assert costs["total_calls"] == len(acknowledged)
+    assert costs["total_cost_nano"] == sum(row["cost_nano"] for row in rows)
+    with ledger.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """Something is mounted on a folder; the test is skipped where that is not allowed."""
+    done = subprocess.run(["/bin/mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting needs the rights of root: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def files_stay_small(_: Path) -> Iterator[None]:
+    """No file of this process grows beyond 48 KiB, neither the ledger's nor what waits beside it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def folder_full(home: Path) -> Iterator[None]:
+    """The ledger's folder has no block left."""
+    filler = home / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 1024):
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.mark.parametrize("full", [files_stay_small, folder_full])
+def test_disk_full(
+    full: Callable[[Path], AbstractContextManager[None]], hosted: Double, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk is full calls are answered and records wait elsewhere; when there is room again they go in."""
+    tiny = mounted(home, "-t", "tmpfs", "-o", "size=1m", "none") if full is folder_full else nullcontext()
+    with tiny:
+        ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+        acknowledged = call(3)
+        with full(home):
+            acknowledged += call(CALLS)
+            assert ledger.waiting > 0
+            if full is folder_full:  # a limit on files also keeps SQLite from rolling back, which reading may need
+                costs = get_llm_costs(days=1)
+                assert costs["waiting_records"] == ledger.waiting
+                assert costs["total_calls"] >= 3
+        all_there(ledger, acknowledged + call(3))
+        ledger.close()
+
+
+def test_read_only_folder(hosted: Double, home: Path, store: Ledger, own_temporary_folder: Path) -> None:
+    """In a folder that cannot be written calls are answered, records wait in the temporary folder, and go in later."""
+    acknowledged = call(3)
+    store.close()
+    ledger_module.get_ledger.cache_clear()
+    with mounted(home, "--bind", str(home)):
+        subprocess.run(["/bin/mount", "-o", "remount,ro,bind", str(home)], check=True)
+        acknowledged += call(CALLS)
+        ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+        assert ledger.waiting == 2 * CALLS
+        assert list(own_temporary_folder.rglob("*.spill.jsonl"))
+        with pytest.raises(StoreError):
+            get_llm_costs(days=1)
+    all_there(ledger, acknowledged + call(3))
+
+
+def test_locked_store(hosted: Double, home: Path, store: Ledger) -> None:
+    """While another program holds the ledger calls are answered and records wait; when it lets go they go in."""
+    acknowledged = call(3)
+    command = [sys.executable, "-c", _HOLD, str(home / "ledger.sqlite3")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        acknowledged += call(CALLS)
+        assert store.waiting == 2 * CALLS
+        with pytest.raises(StoreError):
+            get_llm_costs(days=1)
+        other.communicate()
+    all_there(store, acknowledged + call(3))
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["while open", "before it is opened"])
+def test_corrupt_store(hosted: Double, home: Path, store: Ledger, opened: bool) -> None:
+    """With a damaged ledger calls are answered and reports say so; moved away, a new one takes what waited."""
+    call(3)
+    if not opened:
+        store.close()
+        ledger_module.get_ledger.cache_clear()
+    file, damage = home / "ledger.sqlite3", b"no database " * 4096
+    for beside in home.glob("ledger.sqlite3-*"):
+        beside.unlink()
+    file.write_bytes(damage)
+    acknowledged = call(CALLS)
+    ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+    assert ledger.waiting == 2 * CALLS
+    with pytest.raises(StoreError, match="cannot be read"):
+        get_llm_costs(days=1)
+    assert file.read_bytes() == damage
+    ledger.close()
+    file.rename(home / "damaged")
+    ledger_module.get_ledger.cache_clear()
+    all_there(ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"]), [*acknowledged, *call(3)])
