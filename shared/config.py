@@ -344,4 +344,4 @@ def output_dir(settings: Settings) -> str:
     place = settings.output_dir or str(data_dir() / "output")
     if place.startswith("file://"):
         place = place.removeprefix("file://")
-    return place if "://" in place else os.path.abspath(place)  # noqa: PTH100 - links are resolved where it is opened
+    return place if "://" in place else str(Path(place).expanduser().absolute())

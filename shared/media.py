@@ -112,5 +112,6 @@ def _path_of(url: str) -> str:
 def _read(path: str, settings: Settings, from_agent: bool, folder: str | None) -> bytes:
     place = output_dir(settings)
     output = None if is_remote(place) else Path(place)
-    folders = Folders(output, folder_parts(folder), settings.input_dirs)
+    shared = tuple(it.expanduser() for it in settings.input_dirs)
+    folders = Folders(output, folder_parts(folder), shared)
     return read_file(path, folders=folders, from_agent=from_agent)

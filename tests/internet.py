@@ -46,14 +46,16 @@ def redirect(to: str) -> Handler:
     return answer(status=302, location=to)
 
 
-def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Handler:
-    """An answer that never ends."""
+def endless(head: bytes, piece: bytes, pause_s: float = 0.0, sent: list[int] | None = None) -> Handler:
+    """An answer that never ends; `sent` gets the length of each piece that was sent."""
 
     async def handle(writer: asyncio.StreamWriter) -> None:
         writer.write(head)
         while True:
             writer.write(piece)
             await writer.drain()
+            if sent is not None:
+                sent.append(len(piece))
             await asyncio.sleep(pause_s)
 
     return handle

@@ -141,4 +141,25 @@ MUTATIONS = (
         "            if error:\n",
         "tests/test_spill.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[unknown-column]",
     ),
+    Mutation(
+        "name resolved again when dialled",
+        "shared/media_fetch.py",
+        "        for address in self._addresses[:-1]:\n",
+        "        self._addresses = await resolve(host, port)\n        for address in self._addresses[:-1]:\n",
+        "tests/test_media_fetch.py::test_a_name_is_resolved_once",
+    ),
+    Mutation(
+        "link followed after the check",
+        "shared/media_files.py",
+        '_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)',
+        "_NOFOLLOW = 0",
+        "tests/test_media_files.py::test_a_race_with_links_shows_nothing_from_outside",
+    ),
+    Mutation(
+        "metadata left in an image",
+        "shared/media_gate.py",
+        "    image.info = {}",
+        "    image.info.pop('exif', None)",
+        "tests/test_media_gate.py::test_nothing_but_pixels_gets_through",
+    ),
 )

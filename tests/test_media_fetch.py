@@ -21,13 +21,14 @@ PNG = images.image()
 
 
 def refusal(net: Internet, url: str, kind: type[LLMError] = InvalidRequest, deadline_s: float = 20.0) -> str:
-    """What is said when a URL is not read; nothing was charged for it."""
+    """What is said when a URL is not read; nothing was charged for it, and its query is not told."""
     with pytest.raises(kind) as caught:
-        net.load(url, deadline_s=deadline_s)
+        net.load(f"{url}?sig=QUERY", deadline_s=deadline_s)
     assert (caught.value.cost, caught.value.outcome, caught.value.provider) == (0.0, "not_sent", None)
     text = str(caught.value)
     assert len(text) <= 500
     assert PUBLIC not in text
+    assert "QUERY" not in text
     assert caught.value.__suppress_context__ or caught.value.__cause__ is None
     return text
 
@@ -158,17 +159,20 @@ def test_a_host_in_trouble_may_be_asked_again(internet: Internet, status: int) -
 
 def test_ten_megabytes_are_the_limit(internet: Internet) -> None:
     """A stated length is believed when it is too long, and never when it is short; nothing endless is read."""
-    head = b"HTTP/1.1 200 OK\r\n"
+    ok, piece, sent = b"HTTP/1.1 200 OK\r\n", b"x" * 65536, list[int]()
     internet.pages |= {
-        "img.test/huge": endless(head + b"Content-Length: 5000000000\r\n\r\n", b"x"),
-        "img.test/endless": endless(head + b"\r\n", b"x" * 65536),
+        "img.test/huge": endless(ok + b"Content-Length: 5000000000\r\n\r\n", piece, sent=sent),
+        "img.test/endless": endless(ok + b"\r\n", piece, sent=sent),
         "img.test/chunked": endless(
-            head + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"
+            ok + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + piece + b"\r\n", sent=sent
         ),
         "img.test/full": answer(b"x" * media_fetch.MAX_BYTES),
     }
     for page in ("huge", "endless", "chunked"):
+        sent.clear()
         assert "larger than 10 MB" in refusal(internet, f"https://img.test/{page}")
+        # What the sockets on the way hold comes on top.
+        assert sum(sent) < (0 if page == "huge" else media_fetch.MAX_BYTES) + 10**7
     assert "not an image" in refusal(internet, "https://img.test/full")
 
 

@@ -166,7 +166,8 @@ def test_a_race_with_links_shows_nothing_from_outside(root: Path, monkeypatch: p
     def swap(change: Callable[[], None]) -> Callable[[Path], bool]:
         def exists(path: Path) -> bool:
             found = check(path)
-            change()
+            if found:
+                change()
             return found
 
         return exists

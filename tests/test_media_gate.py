@@ -231,7 +231,7 @@ def test_a_forked_process_decodes_too() -> None:
     asyncio.run(decode(images.image(), source="a"))
     context = multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[int] = context.Queue()
-    child = context.Process(target=_decode_in_child, args=(answers,))
+    child = context.Process(target=_decode_in_child, args=(answers,), daemon=True)
     child.start()
     assert answers.get(timeout=20) == 8
     child.join(20)

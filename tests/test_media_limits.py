@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.media_limits import GENERIC_SIDE, RULES, Detail, fitting, raw_tokens, rule_for, tokens
@@ -87,6 +87,7 @@ def test_low_detail_is_cheap(model: str, cost: int) -> None:
 
 
 @given(st.sampled_from(MODELS), sides, sides, details)
+@example("gpt-5.4-mini", 41 * 32, 61 * 32, "high")  # one patch too many
 def test_fitting_never_exceeds_the_model(model: str, width: int, height: int, detail: Detail) -> None:
     """The fitted size is within every limit, never larger than the image, of its shape, and within the maximum."""
     rule = rule_for(model)

@@ -78,8 +78,12 @@ def test_by_default_images_lie_in_the_user_data_folder() -> None:
 
 
 def test_a_folder_may_be_given_as_a_url_or_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file URL is a folder; a relative one counts from where the program runs, and results are absolute."""
+    """A file URL is a folder, "~" is the home, and a relative one counts from where the program runs."""
     monkeypatch.chdir(tmp_path)
+    home = save_picture(PICTURE, settings=to("~/pics"), name="a")
+    assert home.path == str(Path.home() / "pics" / "a.png")
+    read = Settings(input_dirs=(Path("~/pics"),))
+    assert asyncio.run(load_picture("a.png", settings=read)).width == 8
     assert save_picture(PICTURE, settings=to("here"), name="a").path == str(tmp_path / "here" / "a.png")
     assert save_picture(PICTURE, settings=to(f"file://{tmp_path}/x"), name="a").path == str(tmp_path / "x" / "a.png")
 
