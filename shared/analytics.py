@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
-from shared import config, ledger_query
+from shared import config, ledger_images, ledger_query
 from shared.errors import ConfigurationError
 from shared.ledger import Ledger, bucket_of, get_ledger, new_id, now_us
 from shared.ledger_query import Filter
@@ -84,7 +84,8 @@ def get_llm_costs(
         total_cost (US$ known to be spent), total_cost_nano (the same, exact, in nano-dollars), total_tokens,
         total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
         knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
-        (dearest first), cost_by_day, and since, until, timezone and store.
+        (dearest first), cost_by_day, image_tokens_saved and image_cost_saved (by scaling images down before models
+        looked at them; US$), and since, until, timezone and store.
 
     Raises:
         InvalidRequest: The window is not a span of time.
@@ -113,8 +114,28 @@ def costs_of(
     ledger.flush()
     ledger.settle_expired()
     costs = ledger_query.costs(ledger, span, which, by)
+    costs |= ledger_images.savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     return costs
+
+
+def image_families(which: Filter | None = None) -> list[ledger_images.Family]:
+    """
+    The images that were made, each with what it was made from and its edits.
+
+    Args:
+        which: Calls to look at. None: those of the scope, inside one with labels.
+
+    Raises:
+        ConfigurationError: Cost tracking is off.
+
+        StoreError: The ledger cannot be read.
+    """
+    ledger = _ledger()
+    if ledger is None:
+        raise ConfigurationError("Cost tracking is off", hint="Set LITELLM_COST_TRACKING=true.")
+    ledger.flush()
+    return ledger_images.families(ledger, which or Filter(labels=current_scope().labels))
 
 
 def print_llm_costs(days: float = 7) -> None:

@@ -50,6 +50,8 @@ def _text(costs: Mapping[str, Any]) -> str:
         lines.append(f"Unpriced calls: {costs['unpriced_calls']:,}")
     if costs["failed_calls"]:
         lines.append(f"Failed calls: {costs['failed_calls']:,}")
+    if costs.get("image_tokens_saved"):
+        lines.append(f"Saved by scaling images: {_saved(costs)}")
     lines += ["", "Cost by Provider:"]
     lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
     lines += ["", "Cost by Model:"]
@@ -64,6 +66,10 @@ def _text(costs: Mapping[str, Any]) -> str:
             for group in costs["groups"]
         ]
     return "\n".join([*lines, "", footer(costs)])
+
+
+def _saved(costs: Mapping[str, Any]) -> str:
+    return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
 
 
 def _calls(calls: int, cost: float) -> str:
@@ -84,6 +90,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         ("Failed calls", f"{costs['failed_calls']:,}"),
         ("Unpriced calls", f"{costs['unpriced_calls']:,}"),
     ]
+    if costs.get("image_tokens_saved"):
+        summary.append(("Saved by scaling images", _saved(costs)))
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [
         f"## LLM costs ({period(costs)})",

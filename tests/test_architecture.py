@@ -29,7 +29,7 @@ LAYERS = (
     ("ledger_schema",),
     ("ledger",),
     ("ledger_query", "calls"),
-    ("provider_answers", "provider_errors", "provider_targets"),
+    ("provider_answers", "provider_errors", "provider_targets", "ledger_images"),
     ("provider_requests", "provider_streams"),
     ("provider_foreign", "provider_image_requests"),
     ("provider_sending",),
@@ -51,7 +51,7 @@ EDGES = {
     "litellm": PROVIDER | {"pricing"},
     "agency_swarm": {"base_tool", "agent_model"},
     "agents": {"base_tool", "agent_model"},
-    "sqlalchemy": {"ledger", "ledger_schema", "ledger_query"},
+    "sqlalchemy": {"ledger", "ledger_schema", "ledger_query", "ledger_images"},
 }
 LAZY = {"litellm"}  # it takes seconds
 PRINTS = {("cli", None), ("analytics", "print_llm_costs")}
