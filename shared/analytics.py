@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
-from shared import config, ledger_accounts, ledger_query
+from shared import config, ledger_accounts, ledger_images, ledger_query
 from shared.budget import Budget, Limit
 from shared.errors import ConfigurationError
 from shared.ledger import Ledger, bucket_of, get_ledger, new_id, now_us
@@ -89,7 +89,8 @@ def get_llm_costs(
         (dearest first), cost_by_day, agent_turns (answered turns of agents themselves; None when agents used tools
         and nobody tracked their turns, whose cost is then in no total), budgets (those that hold here now: limit, used
         and left in US$, calls under way counted at their most, and lasts_s, the seconds that the rest lasts at the rate
-        of the last day, None when nothing was spent), since, until, timezone, store, and waiting_records
+        of the last day, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down
+        before models looked at them; US$), since, until, timezone, store, and waiting_records
         (that could not be written yet, and are in no figure).
 
     Raises:
@@ -117,6 +118,7 @@ def costs_of(
     ledger.flush()
     ledger.settle_expired()
     costs = ledger_query.costs(ledger, span, which, by)
+    costs |= ledger_images.savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
     return costs
@@ -175,6 +177,23 @@ def _as_dict(stands: Stands) -> dict[str, Any]:
         "window": terms.window,
         "lasts_s": stands.lasts_s,
     }
+
+
+def image_families(which: Filter | None = None) -> list[ledger_images.Family]:
+    """
+    The images that were made, each with what it was made from and its edits.
+
+    Args:
+        which: Calls to look at. None: those of the scope, inside one with labels.
+
+    Raises:
+        ConfigurationError: Cost tracking is off.
+
+        StoreError: The ledger cannot be read.
+    """
+    ledger = _needed_ledger()
+    ledger.flush()
+    return ledger_images.families(ledger, which or Filter(labels=current_scope().labels))
 
 
 def print_llm_costs(days: float = 7) -> None:

@@ -1,4 +1,4 @@
-"""The command line: text, report, models, doctor and the local model."""
+"""The command line: text, report, images, models, doctor and the local model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import DownloadColumn, Progress
 from rich.table import Table
 
 from shared import doctor
-from shared.analytics import all_budgets, get_llm_costs, remove_budget, set_budget
+from shared.analytics import all_budgets, get_llm_costs, image_families, remove_budget, set_budget
 from shared.budget import Budget, Window
 from shared.errors import LLMError
 from shared.planning import chat_models, retired_models, usable_models
@@ -117,7 +117,28 @@ def _print_report(costs: dict[str, Any]) -> None:
     out.print(f"Failed calls: {costs['failed_calls']:,}. Unpriced calls: {costs['unpriced_calls']:,}.")
     for each in costs["budgets"]:
         out.print(printable(budget_line(each)))
+    if costs["image_tokens_saved"]:
+        tokens, usd = costs["image_tokens_saved"], costs["image_cost_saved"]
+        out.print(f"Saved by scaling images: {tokens:,} tokens, ${usd:.6f}.")
     out.print(footer(costs))
+
+
+@app.command()
+def images(
+    name: Annotated[str | None, typer.Argument(help="Only the relatives of this image, as the list shows it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the images that were made, with what an original and its edits cost together."""
+    found = [family for family in image_families() if name is None or name in family.images]
+    if as_json:
+        rows = ({"images": family.images, "calls": family.calls, "cost": family.cost} for family in found)
+        out.out(to_json(list(rows), indent=2))
+        return
+    for family in found:
+        unknown = f", {family.unpriced_calls} of unknown price" if family.unpriced_calls else ""
+        out.print(f"${family.cost:.6f} in {family.calls} calls{unknown}: {printable(', '.join(family.images))}")
+    if not found:
+        out.print("The ledger knows no such image." if name else "No images have been made.")
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -301,9 +300,7 @@ async def _tell_saving(call: Call, response: LLMResponse, attempt: Attempt) -> N
     ]
     saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
     rate = attempt.candidate.rates.input
-    usd = math.nan if rate is None else float(rate) * saved
-    response.metadata |= {"image_tokens_saved": saved, "image_cost_saved": usd}
-    noted: dict[str, Any] = {"images_seen": len(fitted), "image_tokens_saved": saved}
-    if not math.isnan(usd):
-        noted["image_nano_saved"] = to_nano(usd)
-    await _note(call, attempt, noted)
+    nano = None if rate is None else to_nano(rate * saved)
+    response.metadata |= {"image_tokens_saved": saved, "image_cost_saved": to_usd(nano)}
+    noted = {"images_seen": len(fitted), "image_tokens_saved": saved, "image_nano_saved": nano}
+    await _note(call, attempt, {name: value for name, value in noted.items() if value is not None})

@@ -122,7 +122,7 @@ def attempts(ledger: Ledger, span: Window | None = None, which: Filter | None = 
     """
     which = which or Filter()
     with ledger.reading() as connection:
-        query = sa.select(attempt).where(*_conditions(which)).order_by(attempt.c.ts_us, attempt.c.attempt_id)
+        query = sa.select(attempt).where(*conditions(which)).order_by(attempt.c.ts_us, attempt.c.attempt_id)
         if span is not None:
             query = query.where(attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
         labels = defaultdict[Any, dict[str, str]](dict)
@@ -237,10 +237,11 @@ def _sums_by_label(connection: Connection, span: Window, which: Filter, name: st
 def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:
     sums = (sa.func.coalesce(sa.func.sum(attempt.c[name]), 0).label(name) for name in SUMS)
     inside = (attempt.c.ts_us >= start_us, attempt.c.ts_us < end_us, attempt.c.status != "started")
-    return sa.select(*columns, *sums).where(*inside, *_conditions(which))
+    return sa.select(*columns, *sums).where(*inside, *conditions(which))
 
 
-def _conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
+def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
+    """What the attempts that `which` lets through have in common, for a query of one's own."""
     # An alias, since a query may itself join the labels.
     tag = label.alias("tag")
     tagged = tag.c.attempt_id == attempt.c.attempt_id

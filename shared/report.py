@@ -55,6 +55,8 @@ def _text(costs: Mapping[str, Any]) -> str:
         lines.append(f"Failed calls: {costs['failed_calls']:,}")
     if costs["agent_turns"] is None:
         lines.append("Agent turns not tracked: their cost is not in these totals")
+    if costs.get("image_tokens_saved"):
+        lines.append(f"Saved by scaling images: {_saved(costs)}")
     lines += ["", "Cost by Provider:"]
     lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
     lines += ["", "Cost by Model:"]
@@ -95,6 +97,10 @@ def _turns(costs: Mapping[str, Any]) -> str:
     return "not tracked" if turns is None else f"{turns:,}"
 
 
+def _saved(costs: Mapping[str, Any]) -> str:
+    return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
+
+
 def _calls(calls: int, cost: float) -> str:
     return f"{calls:,} calls, ${cost / calls if calls else 0.0:.6f}/call"
 
@@ -115,6 +121,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         ("Agent turns", _turns(costs)),
     ]
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
+    if costs.get("image_tokens_saved"):
+        summary.append(("Saved by scaling images", _saved(costs)))
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [
         f"## LLM costs ({period(costs)})",

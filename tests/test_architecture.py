@@ -32,7 +32,7 @@ LAYERS = (
     ("ledger_writes",),
     ("ledger",),
     ("ledger_query", "calls"),
-    ("provider_answers", "provider_errors", "provider_messages", "provider_targets"),
+    ("provider_answers", "provider_errors", "provider_messages", "provider_targets", "ledger_images"),
     ("provider_requests", "provider_streams"),
     ("provider_foreign", "provider_image_requests"),
     ("provider_sending",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import json
 import os
 import re
 import shlex
@@ -13,17 +14,20 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Optional, get_args
 
 import pytest
+from pydantic import Field
 from typer.testing import CliRunner
 
 from docs import generate
 from shared import cli
+from shared.base_tool import BaseTool
 from shared.config import Settings
-from shared.llm_client import LLMClient
 from shared.types import CostSource
+from tests.images import image
 from tests.provider_double import Double
+from tests.web import Web
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,13 +37,6 @@ _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=ind
 _MARK = re.compile(r"<!-- (not run: .+|prints) -->\n\Z")
 _LINK = re.compile(r"\]\((?!https?:)(?P<path>[^)#]*)(?:#(?P<anchor>[^)]*))?\)")
 
-# Blocks of the guide that wait for images and vision, by the heading that they stand under. The list must shrink.
-IMAGES_LATER = {
-    "Image Generation": "generate_image",
-    "Vision Analysis": "vision_completion",
-    "Example: Image Generation Tool": "generate_image",
-    "Example: Vision Analysis Tool": "vision_completion",
-}
 # Blocks of the guide that never ran as they stand, with the reason.
 NOT_RUNNABLE = {"Before: Direct OpenAI Calls": "openai.ChatCompletion left the openai package with its 1.0"}
 # What the guide leaves open in its calls.
@@ -90,8 +87,9 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 @pytest.fixture
-def reader(hosted: Double) -> Iterator[Double]:
+def reader(hosted: Double, web: Web) -> Iterator[Double]:
     """Somebody with keys who tries things out; what their examples set in the environment is forgotten."""
+    web.everywhere = image()
     before = dict(os.environ)
     yield hosted
     os.environ.clear()
@@ -214,30 +212,32 @@ def test_links_resolve(page: Path) -> None:
 
 @pytest.mark.skipif(not GUIDE.is_file(), reason="the guide is not part of the repository")
 def test_the_guides_examples_run(reader: Double) -> None:
-    """The guide's Python runs as written, with what it leaves open filled in; images and vision come later."""
+    """The guide's Python runs as written, with what it leaves open filled in."""
     said: list[str] = []
     namespace: dict[str, Any] = {
         "__name__": "guide",
         "messages": [{"role": "user", "content": "Hello!"}],
         "tasks": ["one", "two"],
         "budget": 1.0,
+        "BaseTool": BaseTool,
+        "Field": Field,
+        "Optional": Optional,
         "send_alert": said.append,
         "display_to_user": said.append,
     }
     skipped = set()
     for block in blocks(GUIDE, "python"):
-        waits = block.heading in IMAGES_LATER and re.search("generate_image|vision_completion", block.text)
-        if waits or block.heading in NOT_RUNNABLE:
+        if block.heading in NOT_RUNNABLE:
             skipped.add(block.heading)
             continue
         text = block.text
         for gap, filled in LEFT_OPEN.items():
             text = text.replace(gap, filled)
         Block(block.page, block.line, block.heading, block.language, text, block.mark).run(namespace)
-    assert skipped == IMAGES_LATER.keys() | NOT_RUNNABLE.keys()
+    assert skipped == NOT_RUNNABLE.keys()
     assert "".join(said) == "Hello from gpt-5.5."
-
-
-def test_what_waits_for_images_still_waits() -> None:
-    """A block of the guide leaves the list of those not run as soon as the client can do what it needs."""
-    assert not [heading for heading, method in IMAGES_LATER.items() if hasattr(LLMClient, method)]
+    making, looking = namespace["ImageGeneration"](prompt="a cat"), namespace["UnderstandImages"]
+    made = json.loads(making.run_sync())
+    assert made["image_url"].startswith("file://")
+    seen = json.loads(looking(media_url="https://example.com/a.png", instruction="What is it?").run_sync())
+    assert seen["analysis"] == "Hello from gpt-5.5."

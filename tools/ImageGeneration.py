@@ -13,8 +13,8 @@ from shared.base_tool import BaseTool
 from shared.llm_client import LLMResponse, get_llm_client
 
 _FILE_NAME = re.compile(r"[^\W_][\w-]*(\.[A-Za-z0-9]{1,5})?")
+_MAX_SOURCE_CHARS = 2048
 _SIZE = r"^([1-9]\d{1,3}x[1-9]\d{1,3}|[1-9]\d?:[1-9]\d?|auto)$"
-_SOURCE = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"
 
 
 class ImageGeneration(BaseTool):
@@ -44,8 +44,6 @@ class ImageGeneration(BaseTool):
     )
     mask: str | None = Field(
         None,
-        max_length=2048,
-        pattern=_SOURCE,
         description="Path or URL of an image as large as the first reference; only its transparent parts are changed.",
     )
     background: Literal["transparent", "opaque", "auto"] | None = Field(
@@ -65,11 +63,12 @@ class ImageGeneration(BaseTool):
             raise ValueError("prompt must say what is to be seen")
         return value
 
-    @field_validator("reference_images")
+    @field_validator("reference_images", "mask")
     @classmethod
-    def _are_sources(cls, value: list[str] | None) -> list[str] | None:
-        if any(len(source) > 2048 or not re.match(_SOURCE, source) for source in value or ()):
-            raise ValueError("reference_images must be paths or https URLs of at most 2048 characters")
+    def _are_sources(cls, value: list[str] | str | None) -> list[str] | str | None:
+        sources = [value] if isinstance(value, str) else value or []
+        if not all(len(source) <= _MAX_SOURCE_CHARS and image_tools.is_source(source) for source in sources):
+            raise ValueError("reference_images and mask must be paths or https URLs, without control characters")
         return value
 
     @field_validator("file_name")
@@ -77,7 +76,7 @@ class ImageGeneration(BaseTool):
     def _is_name(cls, value: str | None) -> str | None:
         if value is not None and not _FILE_NAME.fullmatch(unicodedata.normalize("NFC", value)):
             raise ValueError(
-                "file_name must be a name such as red-fox: letters, digits, - and _, starting with a letter or digit"
+                "file_name must be a name such as red-fox: letters, digits, - and _, not starting with - or _"
             )
         return value
 
@@ -96,7 +95,10 @@ class ImageGeneration(BaseTool):
             output_format=self.output_format,
             file_name=self.file_name,
         )
-        result = _result(response, self.prompt) | {"total_cost": await image_tools.total_cost()}
+        result = _result(response, self.prompt)
+        if self.reference_images:
+            result["cost_with_originals"] = await image_tools.family_cost(response.images[0]["path"])
+        result["total_cost"] = await image_tools.total_cost()
         return await image_tools.shown(self, result, [image["path"] for image in response.images])
 
 
