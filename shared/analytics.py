@@ -22,6 +22,7 @@ from shared.ledger_query import Filter, Stands
 from shared.pricing import to_nano, to_usd
 from shared.redaction import redact
 from shared.report import render
+from shared.runs import run_of_process
 from shared.scope import Scope, current_scope
 from shared.types import AnalyticsEvent, EventType
 
@@ -128,7 +129,7 @@ def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
     """How the budgets stand that hold here: of the settings, of the scope and of the ledger."""
     scope, settings = current_scope(), config.load_settings()
     limits = [*([] if settings.budget is None else [Limit(settings.budget)]), *scope.limits]
-    here = {"ts_us": now_us(), "agent": scope.agent, "tool": scope.tool, "run": scope.run}
+    here = {"ts_us": now_us(), "agent": scope.agent, "tool": scope.tool, "run": scope.run or run_of_process()}
     found = ledger_query.standings(ledger, limits, here, scope.labels)
     mine = [each for each in found if any(each.standing.whose) or not each.standing.limit.dimensions]
     return [_as_dict(each) for each in mine if scope.may_see(each.standing.limit)]
@@ -251,7 +252,7 @@ def _cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str
         "model": model,
         "tool": event.tool_name or scope.tool,
         "agent": scope.agent,
-        "run": scope.run,
+        "run": scope.run or run_of_process(),
         "conversation": scope.conversation,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -273,7 +274,7 @@ def _event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
         "event_type": str(event.event_type)[:40],
         "tool": event.tool_name or scope.tool,
         "agent": scope.agent,
-        "run": scope.run,
+        "run": scope.run or run_of_process(),
         "conversation": scope.conversation,
         "labels": dict(scope.labels),
         "metadata": _safe(event.metadata),

@@ -15,6 +15,7 @@ from shared.errors import Outcome
 from shared.ledger import Ledger, bucket_of, new_id, now_us
 from shared.planning import Plan
 from shared.pricing import price, to_usd, upper_bound
+from shared.runs import run_of_process
 from shared.scope import RecordedCall, Scope
 from shared.transport import Exchange
 from shared.types import Answer, Candidate, LLMResponse, Request, TaskType, Usage
@@ -30,12 +31,18 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.nano = 0
+        self._nano = 0
 
-    def add(self, nano: int) -> None:
+    def add(self, nano: int, scope: Scope) -> None:
         """Count what an attempt cost."""
         with self._lock:
-            self.nano += nano
+            self._nano += nano
+        for tally in scope.tallies:
+            tally.add(self, nano)
+
+    def nano(self, scope: Scope) -> int:
+        """What was spent; inside a scope with labels, for them alone and since it was entered."""
+        return scope.tallies[-1].of(self) if scope.tallies else self._nano
 
 
 @dataclass(slots=True)
@@ -116,7 +123,7 @@ def finalise(
         }
     known = any(other.row["unpriced_calls"] for other in call.attempts if other is not attempt)
     row["unpriced_calls"] = int(row["cost_nano"] is None and not known)
-    call.meter.add(row["cost_nano"] or 0)
+    call.meter.add(row["cost_nano"] or 0, call.scope)
 
 
 def new_row(call: Call, candidate: Candidate) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def new_row(call: Call, candidate: Candidate) -> dict[str, Any]:
         "model": candidate.model,
         "tool": scope.tool,
         "agent": scope.agent,
-        "run": scope.run,
+        "run": scope.run or run_of_process(),
         "conversation": scope.conversation,
         "key_alias": candidate.key_alias,
         "stream": call.request.stream,

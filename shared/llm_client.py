@@ -314,8 +314,12 @@ class LLMClient:
         return await image_calls.look(await _accepted(call), image_urls, self._settings, pass_through=links)
 
     def get_total_cost(self) -> float:
-        """US$ known to be spent through this client since it was made; streams count when they end."""
-        return to_usd(self._meter.nano)
+        """
+        US$ known to be spent through this client since it was made; streams count when they end.
+
+        Inside a scope with labels, what was spent for them since that scope was entered.
+        """
+        return to_usd(self._meter.nano(current_scope()))
 
     def export_cost_records(self, path: str | Path) -> int:
         """

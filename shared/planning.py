@@ -110,6 +110,8 @@ def plan(
 
         InvalidRequest: Any of the names cannot do the task.
 
+        ConfigurationError: The scope has a key for a provider that nobody knows.
+
         LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
     """
     names = [model or default_model(task, settings)]
@@ -119,6 +121,7 @@ def plan(
     for name in names:
         _check_name(name)
         _check_allowed(name, catalogue=catalogue, settings=settings, scope=scope, task=task)
+    _check_keys(catalogue, scope)
     candidates: list[Candidate] = []
     skipped: list[LLMError] = []
     for position, name in enumerate(names):
@@ -254,6 +257,18 @@ def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope
             model=name,
             hint=f"Leave out model, or use one such as {usable}.",
         )
+
+
+def _check_keys(catalogue: Catalogue, scope: Scope) -> None:
+    """A key under a wrong name would never be used, and the operator would pay instead."""
+    own = {config.provider for config in catalogue.configs.values()}
+    for name in scope.keys:
+        if name not in own and (name in _PROVIDER_NAMES or name not in known_providers()):
+            close = difflib.get_close_matches(name, known_providers(), n=3) or model_facts()["suggested"]
+            raise ConfigurationError(
+                f"The scope has a key for {name[:60]}, which is no provider's name",
+                hint=f"Give {_PROVIDER_NAMES.get(name) or ' or '.join(close)}.",
+            )
 
 
 def _custom(name: str, config: ModelConfig, api_base: str | None) -> Candidate:
@@ -424,7 +439,7 @@ def _with_key(
     foreign = own_endpoint and provider in model_facts()["suggested"]
     if provider in scope.keys and not foreign:
         secret = scope.keys[provider].get_secret_value()
-        return replace(candidate, api_key=secret, key_alias=scope.key_alias(provider))
+        return replace(candidate, api_key=secret, key_alias=scope.key_aliases[provider])
     found = provider_key(provider, variable) if variable or not own_endpoint else None
     if found is not None:
         return replace(candidate, api_key=found.get_secret_value())

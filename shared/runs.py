@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 import weakref
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,6 +29,16 @@ class Caller(NamedTuple):
     agent: str | None = None
     run: str | None = None
     conversation: str | None = None
+
+
+def run_of_process() -> str:
+    """The run of what no agent's run called for: one for each process."""
+    return _run_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _run_of(pid: int) -> str:  # noqa: ARG001 - a forked process is another run
+    return f"process_{uuid.uuid4().hex}"
 
 
 def caller_of(context: Any, agent: str | None = None) -> Caller:

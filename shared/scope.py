@@ -7,10 +7,11 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
@@ -19,7 +20,6 @@ from shared.errors import ConfigurationError
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _NO_KEYS: Mapping[str, SecretStr] = MappingProxyType({})
-_OWN = frozenset({"keys", "budgets"})
 
 
 @dataclass(slots=True)
@@ -95,6 +95,33 @@ class Journal:
             future.cancel()
 
 
+class Tally:
+    """Nano-dollars that each client has spent for the labels of one scope since it was entered; for any thread."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self.labels = labels
+        self._lock = threading.Lock()
+        self._nano: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+    def add(self, client: object, nano: int) -> None:
+        """Count what an attempt of a client cost."""
+        with self._lock:
+            self._nano[client] = self._nano.get(client, 0) + nano
+
+    def of(self, client: object) -> int:
+        """What a client has spent."""
+        with self._lock:
+            return self._nano.get(client, 0)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One entering of a scope, and where it leads back to; nowhere once it has been left."""
+
+    manager: _ScopeManager
+    outer: Scope | None
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Who is calling; every attempt that the ledger records carries it."""
@@ -106,19 +133,20 @@ class Scope:
     labels: Mapping[str, str] = _NO_LABELS
     models: tuple[str, ...] | None = None
     keys: Mapping[str, SecretStr] = field(default=_NO_KEYS, repr=False)
+    # By provider, whose key it is: the labels of the scope that brought it.
+    key_aliases: Mapping[str, str] = _NO_LABELS
     limits: tuple[Limit, ...] = ()
     from_agent: bool = False
+    # Labels that budgets or keys were given to, and that stay as they are inside.
+    bound: frozenset[str] = frozenset()
     journal: Journal = field(default_factory=Journal, repr=False, compare=False)
-
-    def key_alias(self, provider: str) -> str | None:
-        """Name for reports of the key in use: the scope's labels when the scope brought its own key."""
-        if provider not in self.keys:
-            return None
-        return ",".join(f"{name}={value}" for name, value in sorted(self.labels.items())) or "scope"
+    # Of the labels in force, the narrowest last.
+    tallies: tuple[Tally, ...] = field(default=(), repr=False, compare=False)
+    entries: tuple[_Entry, ...] = field(default=(), repr=False, compare=False)
 
     def may_see(self, limit: Limit) -> bool:
         """Whether what a limit has left may be told here: agents inside labels learn nothing of what others spend."""
-        own = any(dimension.startswith("label:") for dimension in limit.dimensions)
+        own = any(dimension.removeprefix("label:") in self.labels for dimension in limit.dimensions)
         return own or not (self.labels and (self.from_agent or self.agent))
 
 
@@ -132,39 +160,34 @@ def current_scope() -> Scope:
 
 
 class _ScopeManager:
-    """Enters a scope derived from the one it is entered in, and leaves it again."""
+    """
+    Enters a scope derived from the one it is entered in, and leaves it again.
 
-    def __init__(self, changes: Mapping[str, Any], labels: Mapping[str, str]) -> None:
-        self._changes = changes
-        self._labels = labels
-        self._entered: list[tuple[Scope, Token[Scope]]] = []
+    It holds nothing of its own, so that tasks and threads may share one: where a scope leads back to is written in the
+    context that is in it.
+    """
+
+    def __init__(self, said: _Said) -> None:
+        self._said = said
 
     def __enter__(self) -> Scope:
         outer = _current.get()
-        changes = dict(self._changes)
-        if changes.get("models") is not None and outer.models is not None:
-            changes["models"] = tuple(name for name in changes["models"] if name in outer.models)
-        inner = replace(
-            outer,
-            **{name: value for name, value in changes.items() if value is not None and name not in _OWN},
-            keys=MappingProxyType({**outer.keys, **changes.get("keys", {})}),
-            labels=MappingProxyType(labels := {**outer.labels, **self._labels}),
-            limits=(*outer.limits, *(Limit(each, tuple(sorted(labels))) for each in changes.get("budgets", ()))),
-            # What a tool waits for, claims and cancels includes the scopes that it opens itself.
-            journal=outer.journal if outer.tool and not changes.get("tool") else Journal(),
-        )
-        self._entered.append((outer, _current.set(inner)))
+        inner = _narrowed(outer, self._said)
+        # Those that were left meanwhile are let go of, or a job that schedules itself inside would grow for ever.
+        around = (entry for entry in outer.entries if entry.outer is not None)
+        inner = replace(inner, entries=(*around, _Entry(self, outer)))
+        _current.set(inner)
         return inner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outer, token = self._entered.pop()
-        try:
-            _current.reset(token)
-        except ValueError:
-            # Left in another context than it was entered in, as web frameworks do with streaming responses.
-            _current.set(outer)
+        # Web frameworks close generators late, out of order or in another request's context, which must stay as it is.
+        for entry in reversed(_current.get().entries):
+            if entry.manager is self and entry.outer is not None:
+                _current.set(entry.outer)
+                entry.outer = None
+                return
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()
@@ -172,8 +195,62 @@ class _ScopeManager:
     async def __aexit__(self, *error: Any) -> None:
         self.__exit__(*error)
 
-    def __copy__(self) -> Self:
-        return type(self)(self._changes, self._labels)
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a call of `scope` says, checked."""
+
+    budgets: tuple[Budget, ...]
+    models: tuple[str, ...] | None
+    keys: Mapping[str, SecretStr]
+    attribution: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+
+def _narrowed(outer: Scope, said: _Said) -> Scope:
+    """
+    The scope inside `outer`.
+
+    Raises:
+        ConfigurationError: It changes a label that something was given to, or its budget is for a label that is absent.
+    """
+    changed = [name for name in sorted(outer.bound & said.labels.keys()) if outer.labels[name] != said.labels[name]]
+    if changed:
+        raise ConfigurationError(
+            f"The label {changed[0]} was given a budget or keys, and cannot change inside",
+            hint="Open the scope beside the other one; a worker that serves everybody starts outside of all.",
+        )
+    labels = MappingProxyType({**outer.labels, **said.labels})
+    models = said.models
+    if models is not None and outer.models is not None:
+        models = tuple(name for name in models if name in outer.models)
+    alias = ",".join(f"{name}={value}" for name, value in sorted(labels.items())) or "scope"
+    return replace(
+        outer,
+        **said.attribution,
+        labels=labels,
+        models=outer.models if models is None else models,
+        keys=MappingProxyType({**outer.keys, **said.keys}),
+        key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(said.keys, alias)}),
+        limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in said.budgets)))),
+        bound=outer.bound | labels.keys() if said.budgets or said.keys else outer.bound,
+        # What a tool waits for, claims and cancels includes the scopes that it opens itself.
+        journal=outer.journal if outer.tool and "tool" not in said.attribution else Journal(),
+        tallies=outer.tallies if labels == outer.labels else _tallies(outer, labels),
+    )
+
+
+def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:
+    """A budget for everything with these labels, unless it names the one label that it is for."""
+    named = [dimension.removeprefix("label:") for dimension in budget.dimensions if dimension.startswith("label:")]
+    if named and named[0] not in labels:
+        raise ConfigurationError(f"A budget for each {named[0]} needs a scope with the label {named[0]}")
+    return Limit(budget, () if named else tuple(sorted(labels)))
+
+
+def _tallies(outer: Scope, labels: Mapping[str, str]) -> tuple[Tally, ...]:
+    """Those around whose labels still hold, and a new one."""
+    return (*(tally for tally in outer.tallies if tally.labels.items() <= labels.items()), Tally(labels))
 
 
 def scope(
@@ -192,33 +269,46 @@ def scope(
     Say who is calling, for everything inside `with` or `async with`; nested scopes narrow.
 
     Args:
-        budget: What everything with this scope's labels may cost, also in other scopes, threads and processes; those
-            of the scopes around it go on to hold.
+        budget: What everything with this scope's labels, those around it included, may cost together, also in other
+            scopes, threads and processes; one that names a label, as in Budget(5, scope="customer"), counts by that
+            label alone. Budgets of the scopes around it go on to hold.
 
         models: The only models that may be called inside, fallbacks included. None: as outside.
 
-        keys: Provider keys to use inside, by provider name. They are never recorded.
+        keys: Provider keys to use inside, by provider name; a provider without one here uses what is outside. They are
+            never recorded.
 
         tool, agent, run, conversation: Attribution of every call inside. None: as outside.
 
         from_agent: True when the arguments of the calls inside come from an agent, and so are not trusted.
 
-        labels: Names of your own, such as customer="acme".
+        labels: Names of your own, such as customer="acme". Inside a scope that gave them a budget or keys they cannot
+            change.
 
     Raises:
-        ConfigurationError: A label is not a short, non-empty text.
+        ConfigurationError: A label is not a short, non-empty text, a key is empty, or `models` is no list of names.
+            When it is entered: a label changes that cannot, or a budget is for a label that is not there.
     """
     for name, value in labels.items():
         if not isinstance(value, str) or not value or len(value) > 200 or len(name) > 60:
             raise ConfigurationError(f"Label {name[:60]!r} must be a text of 1 to 200 characters")
-    changes = {
-        "budgets": budgets_of(budget),
-        "models": tuple(models) if models is not None else None,
-        "keys": {p: k if isinstance(k, SecretStr) else SecretStr(k) for p, k in (keys or {}).items()},
-        "tool": tool,
-        "agent": agent,
-        "run": run,
-        "conversation": conversation,
-        "from_agent": from_agent,
-    }
-    return _ScopeManager(changes, labels)
+    if models is not None and (isinstance(models, str) or not all(isinstance(name, str) for name in models)):
+        raise ConfigurationError("models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
+    attribution = {"tool": tool, "agent": agent, "run": run, "conversation": conversation, "from_agent": from_agent}
+    return _ScopeManager(
+        _Said(
+            budgets_of(budget),
+            None if models is None else tuple(models),
+            {provider: _secret(provider, key) for provider, key in (keys or {}).items()},
+            {name: value for name, value in attribution.items() if value is not None},
+            labels,
+        )
+    )
+
+
+def _secret(provider: str, key: SecretStr | str) -> SecretStr:
+    secret = key if isinstance(key, SecretStr) else SecretStr(key)
+    if not isinstance(secret.get_secret_value(), str) or not secret.get_secret_value():
+        # Without one the operator's own would be used, and the operator would pay.
+        raise ConfigurationError(f"The key for {provider[:60]} is empty", hint="Leave the provider out of keys.")
+    return secret

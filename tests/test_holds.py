@@ -170,6 +170,30 @@ def test_an_agent_learns_nothing_of_others(hosted: Double) -> None:
     assert "remaining_budget_usd" not in response.metadata
 
 
+def test_a_run_outside_of_agents_is_the_process(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget for a run counts, where no agent runs, what this process has spent, and not what others did before."""
+    hosted.always("openai", text="Yes.", usage=Usage(10, 100))
+    client = LLMClient(budget=Budget(0.001, "run"))
+    client.chat_completion(HELLO, model=MINI, max_tokens=150)
+    with pytest.raises(BudgetExceeded):
+        client.chat_completion(HELLO, model=MINI, max_tokens=150)
+    monkeypatch.setattr("shared.runs.os.getpid", lambda: -1)
+    client.chat_completion(HELLO, model=MINI, max_tokens=150)
+    assert len({row["run"] for row in rows(ledger)}) == 2
+
+
+def test_totals_inside_a_scope(hosted: Double) -> None:
+    """The guide's loop that stops at a total works for each customer alone, with one client for all of them."""
+    client = LLMClient()
+    for customer, calls in (("acme", 3), ("bolt", 1)):
+        with scope(customer=customer):
+            costs = [client.chat_completion(HELLO, model=MINI).cost for _ in range(calls)]
+            assert client.get_total_cost() == pytest.approx(sum(costs))
+    assert client.get_total_cost() == pytest.approx(4 * costs[0])
+
+
 def test_many_at_once_never_overspend(hosted: Double) -> None:
     """Threads and tasks that race for a budget spend no more than it, and as many are sent as fit."""
     hosted.always("openai", text="Yes.", usage=Usage(10, 50))

@@ -270,6 +270,22 @@ def test_a_key_goes_only_to_the_endpoint_it_is_for(monkeypatch: pytest.MonkeyPat
     assert planned("mine", configs=configs).candidates[0].api_key == "sk-mine"
 
 
+@pytest.mark.parametrize("name", ["google", "cohere_chat", "OpenAI", "opneai"])
+def test_a_key_under_a_wrong_name_is_refused(name: str) -> None:
+    """A customer's key that would never be used is an error, since the operator's would be used instead."""
+    refused = pytest.raises(ConfigurationError, match=f"a key for {name}, which is no provider's name")
+    with scope(keys={name: "sk-customer"}) as inside, refused as caught:
+        planned(MINI, inside=inside)
+    assert "sk-customer" not in str(caught.value)
+
+
+def test_a_provider_of_ones_own_may_have_a_key() -> None:
+    """The provider of a model that the caller described is a name that a scope may have a key for."""
+    own = ModelConfig(name="mine", provider="ours", api_base="https://models.example/v1")
+    with scope(keys={"ours": "sk-customer"}) as inside:
+        assert planned("mine", configs={"mine": own}, inside=inside).candidates[0].api_key == "sk-customer"
+
+
 def test_the_scopes_key_wins_under_the_name_of_its_labels() -> None:
     """A customer's own key is used instead of the environment's, and reported by the scope's labels."""
     with scope(keys={"openai": "sk-customer"}, customer="acme") as inside:

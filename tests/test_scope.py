@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import gc
 import threading
 import uuid
-from collections.abc import Generator, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from shared.budget import Budget, Limit
+from shared.calls import Meter
 from shared.errors import ConfigurationError
 from shared.scope import Journal, RecordedCall, Scope, current_scope, scope
 
@@ -103,13 +107,81 @@ def test_a_scope_never_shows_its_keys() -> None:
         assert "visible" not in f"{inside!r} {inside} {inside.keys!r} {dict(inside.keys)!r}"
 
 
-def test_the_alias_of_a_scopes_own_key_is_its_labels() -> None:
-    """Reports name a customer's own key by the labels of the scope that brought it, never by the key."""
+def test_the_alias_of_a_key_is_who_brought_it() -> None:
+    """Reports name a customer's own key by the labels of the scope that brought it, whoever uses it further inside."""
     with scope(keys={"openai": "sk-1"}, team="red", customer="acme") as labelled:
-        assert labelled.key_alias("openai") == "customer=acme,team=red"
-        assert labelled.key_alias("anthropic") is None
+        assert dict(labelled.key_aliases) == {"openai": "customer=acme,team=red"}
+        with scope(step="draft") as step:
+            assert dict(step.key_aliases) == {"openai": "customer=acme,team=red"}
+        with scope(step="draft", keys={"cohere": "sk-2"}) as more:
+            assert more.key_aliases["cohere"] == "customer=acme,step=draft,team=red"
     with scope(keys={"openai": "sk-1"}) as plain:
-        assert plain.key_alias("openai") == "scope"
+        assert dict(plain.key_aliases) == {"openai": "scope"}
+
+
+@pytest.mark.parametrize("key", ["", SecretStr(""), None, SecretStr(None)], ids=repr)  # type: ignore[arg-type]
+def test_an_empty_key_is_no_key(key: Any) -> None:
+    """A customer whose key is missing does not silently use the operator's."""
+    with pytest.raises(ConfigurationError, match="The key for openai is empty"):
+        scope(customer="acme", keys={"openai": key})
+
+
+@pytest.mark.parametrize("models", ["openai/gpt-5.4-mini", [None], [1]], ids=repr)
+def test_models_are_a_list(models: Any) -> None:
+    """One name as a text is not read as a list of letters."""
+    with pytest.raises(ConfigurationError, match="list of model names"):
+        scope(models=models)
+
+
+@pytest.mark.parametrize("given", [{"keys": {"openai": "sk-1"}}, {"budget": Budget(1)}], ids=["keys", "budget"])
+def test_what_was_given_to_one_customer_is_not_used_for_another(given: dict[str, Any]) -> None:
+    """A worker that was started inside one customer's request fails loudly when it opens another customer's scope."""
+    with scope(customer="acme", **given) as acme, scope(step="one"):
+        with pytest.raises(ConfigurationError, match="customer was given a budget or keys") as refused:
+            scope(customer="bolt").__enter__()
+        assert "bolt" not in str(refused.value)
+        assert "acme" not in str(refused.value)
+        with scope(step="two") as step, scope(customer="acme") as same:
+            assert same.labels == step.labels == {**acme.labels, "step": "two"}
+    with scope(customer="acme", models=["a"]), scope(customer="bolt") as other:
+        assert other.labels == {"customer": "bolt"}
+
+
+def test_whose_budget_it_is() -> None:
+    """A scope's budget is for all its labels together, or for the one label that it names, which must be there."""
+    with scope(request="r1"):
+        with scope(customer="acme", budget=Budget(1)) as all_labels:
+            assert [limit.dimensions for limit in all_labels.limits] == [("label:customer", "label:request")]
+        with scope(customer="acme", budget=Budget(1, scope="customer")) as one_label:
+            assert [limit.dimensions for limit in one_label.limits] == [("label:customer",)]
+        with scope(customer="acme", budget=Budget(1, scope="agent")) as agents:
+            assert [limit.dimensions for limit in agents.limits] == [("agent", "label:customer", "label:request")]
+        with pytest.raises(ConfigurationError, match="needs a scope with the label costumer"):
+            scope(customer="acme", budget=Budget(1, scope="costumer")).__enter__()
+
+
+def test_a_budget_entered_again_is_the_same_one() -> None:
+    """A scope inside itself does not pile up its budgets, however often."""
+    manager = scope(customer="acme", budget=[Budget(1), Budget(2, "day")])
+    with manager as first, manager, manager as third:
+        assert third.limits == first.limits
+        assert len(third.limits) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "budget", "seen"),
+    [
+        ({"customer": "acme"}, Budget(1, scope="customer"), True),
+        ({"team": "red"}, Budget(1, scope="customer"), False),
+        ({"team": "red"}, Budget(1), False),
+        ({}, Budget(1), True),
+    ],
+    ids=str,
+)
+def test_an_agent_sees_its_own_limits(labels: dict[str, str], budget: Budget, seen: bool) -> None:
+    """Inside labels an agent is told what limits of these labels have left, and nothing of what others spend."""
+    with scope(from_agent=True, **labels) as inside:  # type: ignore[arg-type]
+        assert inside.may_see(Limit(budget)) is seen
 
 
 def test_tasks_and_to_thread_carry_the_scope() -> None:
@@ -137,22 +209,134 @@ def test_a_thread_of_its_own_starts_outside() -> None:
         assert pool.submit(contextvars.copy_context().run, current_scope).result() is inside
 
 
-def test_a_scope_left_in_another_context_puts_back_the_outer_one() -> None:
-    """Web frameworks enter a generator in one context and close it in another; that is no error."""
+def stream(**labels: str) -> Generator[Scope]:
+    """A generator that holds a scope open, as those of streaming responses do."""
+    with scope(**labels) as inside:  # type: ignore[arg-type]
+        yield inside
 
-    def stream() -> Generator[Scope]:
-        with scope(customer="acme") as inside:
-            yield inside
+
+def in_a_copy(story: Callable[[], None]) -> None:
+    """Run it so that what it leaves behind is gone."""
+    contextvars.copy_context().run(story)
+
+
+def test_a_generator_closed_in_a_copied_context_is_left_there() -> None:
+    """Web frameworks enter a generator in one context and close it in a copy of it; there the outer scope is back."""
 
     def story() -> None:
         with scope(team="red") as outer:
-            items = stream()
-            assert next(items).labels["customer"] == "acme"
-        elsewhere = contextvars.copy_context()
-        elsewhere.run(items.close)
-        assert elsewhere.run(current_scope) is outer
+            items = stream(customer="acme")
+            assert next(items).labels == {"team": "red", "customer": "acme"}
+            elsewhere = contextvars.copy_context()
+            elsewhere.run(items.close)
+            assert elsewhere.run(current_scope) is outer
 
-    contextvars.copy_context().run(story)
+    in_a_copy(story)
+
+
+def test_closing_one_customers_stream_does_not_touch_another_customer() -> None:
+    """Whoever closes a stream of somebody else's stays in the scope that it is in."""
+
+    def story() -> None:
+        items = contextvars.Context().run(lambda: (made := stream(customer="acme"), next(made))[0])
+        with scope(customer="bolt") as bolt:
+            items.close()
+            assert current_scope() is bolt
+        assert current_scope() == Scope()
+
+    in_a_copy(story)
+
+
+def test_a_stream_that_outlives_its_scope_brings_none_back() -> None:
+    """A generator that is closed after the scope around it was left does not put that scope back."""
+
+    def story() -> None:
+        with scope(team="red"):
+            items = stream(customer="acme")
+            next(items)
+        assert current_scope() == Scope()
+        items.close()
+        assert current_scope() == Scope()
+
+    in_a_copy(story)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_leaving_in_any_order_ends_outside(data: st.DataObject) -> None:
+    """However many streams are opened and closed in whatever order, nobody is known when all are closed."""
+
+    def story() -> None:
+        opened = [stream(**{f"label{number}": "x"}) for number in range(data.draw(st.integers(1, 5)))]
+        for items in opened:
+            next(items)
+        for items in data.draw(st.permutations(opened)):
+            items.close()
+        assert current_scope() == Scope()
+
+    in_a_copy(story)
+
+
+def test_tasks_may_share_one_manager() -> None:
+    """A scope kept in a variable and entered by many tasks at once leads each of them back to where it was."""
+    shared = scope(step="draft")
+
+    async def work(customer: str, turns: int) -> None:
+        with scope(customer=customer) as own:
+            with shared as inside:
+                assert inside.labels == {"customer": customer, "step": "draft"}
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            assert current_scope() is own
+
+    async def main() -> None:
+        await asyncio.gather(*(work(f"c{number}", turns) for number, turns in enumerate((5, 1, 3, 2, 4))))
+
+    asyncio.run(main())
+
+
+def test_a_job_that_schedules_itself_does_not_grow() -> None:
+    """A job that starts its own next turn from inside its scope keeps nothing of the turns before."""
+    seen: list[weakref.ref[Any]] = []
+
+    async def turn(left: int) -> None:
+        with scope(job="tick", turn=str(left)) as inside:
+            seen.append(weakref.ref(inside.journal))
+            assert len(inside.tallies) <= 2
+            following = asyncio.create_task(turn(left - 1)) if left else None
+        del inside
+        if following is not None:
+            await asyncio.sleep(0)
+            pending.append(following)
+
+    pending: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        await turn(30)
+        while pending:
+            await pending.pop()
+
+    asyncio.run(main())
+    gc.collect()
+    assert len(seen) == 31
+    assert sum(journal() is not None for journal in seen) <= 1
+
+
+def test_totals_are_those_of_the_labels() -> None:
+    """What a client has spent is told inside a scope for its labels alone, through scopes without any of their own."""
+    client, other = Meter(), Meter()
+    with scope(customer="acme") as acme:
+        client.add(1, current_scope())
+        with scope(tool="T"):
+            client.add(2, current_scope())
+            with scope(step="one") as step:
+                client.add(4, current_scope())
+            with scope(step="one", models=[]):
+                client.add(8, current_scope())
+    with scope(customer="bolt") as bolt:
+        client.add(16, current_scope())
+    assert [client.nano(each) for each in (acme, step, bolt, Scope())] == [15, 4, 16, 31]
+    assert other.nano(acme) == 0
 
 
 def test_one_manager_can_be_entered_again_and_copied() -> None:
