@@ -95,6 +95,7 @@ async def _end_logging() -> None:
     """LiteLLM's logging worker belongs to one event loop; in the next it drops, loudly, what it still had to do."""
     from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
+    await asyncio.sleep(0)  # LiteLLM hands its worker the call in a task of its own
     worker = GLOBAL_LOGGING_WORKER
     if worker._bound_loop is not asyncio.get_running_loop():  # noqa: SLF001 - it has no other way to tell
         return

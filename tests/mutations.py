@@ -88,8 +88,8 @@ MUTATIONS = (
     Mutation(
         "lost settle",
         "shared/attempts.py",
-        '    await _settle(call, attempt, answer, "ok", calls=1)\n',
-        '    finalise(call, attempt, answer, "ok", calls=1)\n',
+        '    verdict = await _settle(call, attempt, answer, "ok", calls=1)\n',
+        '    verdict = finalise(call, attempt, answer, "ok", calls=1)\n',
         _WAYS + "test_retry",
     ),
     Mutation(
