@@ -37,8 +37,8 @@ _LONG = 16
 UNGUARDED_HOST = "https://api.aimlapi.com/v1"
 
 
-# An image inside a body of Gemini's.
-_INLINE = re.compile(rb'("data":")([A-Za-z0-9+/=]{60,})')
+# Images inside a body, but for the one pixel that some scenes ask about.
+_INLINE = re.compile(rb'("data":"|"url":"data:image/\w+;base64,)([A-Za-z0-9+/=]{100,})')
 
 
 def _picture(data: bytes) -> bytes:
@@ -88,7 +88,7 @@ class Filters:
         if "boundary=" in kind:  # one that is read from a cassette has none
             scrubbed.headers["content-type"] = "multipart/form-data"
             scrubbed.body = _form(kind, scrubbed.body)
-        elif isinstance(scrubbed.body, bytes) and b'"inlineData"' in scrubbed.body:
+        elif isinstance(scrubbed.body, bytes):
             scrubbed.body = _INLINE.sub(lambda found: found[1] + _picture(base64.b64decode(found[2])), scrubbed.body)
         return scrubbed
 
