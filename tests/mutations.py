@@ -121,6 +121,20 @@ MUTATIONS = (
         _answers("openai-stream"),
     ),
     Mutation(
+        "images at the price of text",
+        "shared/pricing.py",
+        "(drawn, at.image_output),",
+        "(drawn, at.output),",
+        "tests/test_recorded_images.py::test_images[openai-generation]",
+    ),
+    Mutation(
+        "an image paid for twice",
+        "shared/attempts.py",
+        'if error.action == "raise" or _may_be_paid_twice(call, error):',
+        'if error.action == "raise":',
+        "tests/test_image_client.py::test_what_may_be_paid_is_not_asked_for_again[500]",
+    ),
+    Mutation(
         "unknown price is zero",
         "shared/pricing.py",
         '    if nano is None:\n        return None, "unknown"\n',

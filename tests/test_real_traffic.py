@@ -12,8 +12,10 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are no dependency
 
 from shared import errors
-from shared.types import Answer
-from tests.loopback import Reply, Told, ask, candidate, host_of, http
+from shared.types import Answer, Request, TaskType
+from tests.images import image
+from tests.loopback import Reply, Told, ask, ask_for, candidate, host_of, http
+from tests.web import Web
 
 FOLDER = Path(__file__).parents[2] / "shared" / "real_traffic"
 ENTRIES = json.loads((FOLDER / "INDEX.json").read_text()) if (FOLDER / "INDEX.json").exists() else []
@@ -30,9 +32,11 @@ KINDS: Mapping[str, type[errors.LLMError]] = {
 }
 
 
-def chats() -> list[Any]:
-    """The recordings of chat answers; those of images belong to the image tests."""
-    found = [pytest.param(entry, id=entry["file"]) for entry in ENTRIES if entry["bucket"] != "image_gen"]
+def recordings(*, of_images: bool = False) -> list[Any]:
+    """The recordings of chat answers, or of images."""
+    found = [
+        pytest.param(entry, id=entry["file"]) for entry in ENTRIES if (entry["bucket"] == "image_gen") == of_images
+    ]
     skip = pytest.mark.skip(reason=f"{FOLDER} is not there")
     return found or [pytest.param({}, id="absent", marks=skip)]
 
@@ -56,7 +60,7 @@ def _recorded(response: Mapping[str, Any]) -> Reply:
     return http(body, status=response["status"]["code"], headers=headers, kind=kind)
 
 
-@pytest.mark.parametrize("entry", chats())
+@pytest.mark.parametrize("entry", recordings())
 def test_recorded_answer(entry: Mapping[str, Any]) -> None:
     """What a provider once really sent gives exactly what it said, and the error that it meant."""
     told, expected = replay(entry), entry["expected"]
@@ -76,6 +80,25 @@ def test_recorded_answer(entry: Mapping[str, Any]) -> None:
     else:
         check_answer(told.answer, expected)
         assert not entry["stream"] or "".join(told.texts) == expected["content"]
+
+
+@pytest.mark.parametrize("entry", recordings(of_images=True))
+def test_recorded_image(entry: Mapping[str, Any], web: Web) -> None:
+    """An image that a provider once really sent is read, decoded or downloaded, and told as the provider told it."""
+    web.everywhere = image(size=(256, 256))  # the real links have long ended
+    [interaction] = yaml.safe_load((FOLDER / entry["file"]).read_text())["interactions"]
+    name, _, model = entry["litellm_model"].partition("/")
+    request = Request(TaskType.IMAGE_GENERATION, [{"role": "user", "content": "a sea otter"}])
+    told, expected = ask_for(candidate(name, model), request, _recorded(interaction["response"])), entry["expected"]
+    [asked] = told.asked
+    assert f"{host_of(asked)}{asked.target}" == entry["endpoint"]
+    made = told.answer.images
+    assert len(made) == expected["image_count"]
+    assert made[0].url == expected["image_url"]
+    assert made[0].revised_prompt == expected["revised_prompt"]
+    assert made[0].picture is not None
+    assert (made[0].picture.format, made[0].picture.width, made[0].picture.height) == ("png", 256, 256)
+    assert told.answer.usage.source == "unknown"
 
 
 def check_error(error: errors.LLMError, expected: Mapping[str, Any]) -> None:
