@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count
 
 from shared.calls import Attempt, Call
@@ -41,10 +42,20 @@ async def hold(call: Call, attempt: Attempt) -> None:
     for cuts in count():
         verdict = await _start(call, attempt)
         if verdict is None or verdict.refused_by is None:
+            if attempt.candidate.rates.source == "unknown":
+                _say_unpriced(attempt.candidate.requested)
             _bind(attempt, verdict)
             return
         if cuts == _MAX_CUTS or not _cut(call, attempt, verdict):
             raise _exceeded(call, attempt, verdict.refused_by, verdict.reason or "")
+
+
+@lru_cache(maxsize=_MAX_WARNED)
+def _say_unpriced(model: str) -> None:
+    """Once for each model."""
+    logger.warning(
+        "Nobody knows the price of %s: its calls are recorded without a cost, and no budget counts them.", model
+    )
 
 
 def _cut(call: Call, attempt: Attempt, verdict: Verdict) -> bool:
@@ -132,6 +143,12 @@ def _that_fits(call: Call, standing: Standing) -> str | None:
 
 def _least_bound(candidate: Candidate, request: Request) -> int | None:
     return upper_bound(candidate, _with_output(request, MIN_OUTPUT_TOKENS) if _may_cut(request) else request)
+
+
+@lru_cache(maxsize=1)
+def say_untracked() -> None:
+    """Say, once for each process, that cost tracking is off."""
+    logger.warning("Cost tracking is off: no call is recorded, and no budget holds, nor those that the ledger keeps.")
 
 
 def warn_when_near(standings: Sequence[Standing]) -> None:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
+from shared import ledger_accounts as accounts
 from shared.budget import Limit
 from shared.errors import StoreError
 from shared.ledger_accounts import Verdict
@@ -93,6 +94,8 @@ class Ledger:
         self._down_until = 0.0
         self._warned = False
         self._has_budgets = False
+        self._latest_us: int | None = None
+        self._clock_was_behind = False
 
     # Writing
 
@@ -180,11 +183,27 @@ class Ledger:
         verdicts: dict[int, Verdict | None] = {}
         if entries:
             with self.writing() as connection:
+                self._watch_clock(connection, [item.entry[1]["ts_us"] for item in entries if item.entry[0] == "start"])
                 verdicts = {id(item): apply(connection, *item.entry, item.limits) for item in entries}
         if any(item.limits is not None for item in entries):
             self._has_budgets = any(_has_own(item.limits, verdicts[id(item)]) for item in entries)
         for item in items:
             item.done.set_result(verdicts.get(id(item)))
+
+    def _watch_clock(self, connection: Connection, started_us: list[int]) -> None:
+        """Say once that requests begin long before those that the ledger holds."""
+        if not started_us:
+            return
+        latest = accounts.latest_us(connection) if self._latest_us is None else self._latest_us
+        self._latest_us = max(latest, *started_us)
+        behind_us = latest - min(started_us)
+        if behind_us > accounts.CLOCK_TOLERANCE_US and not self._clock_was_behind:
+            self._clock_was_behind = True
+            logger.warning(
+                "This machine's clock is %d s behind the latest record of the ledger %s; days in reports are wrong.",
+                behind_us // 1_000_000,
+                self.name,
+            )
 
     async def write(
         self,

@@ -111,6 +111,12 @@ def everyone(connection: Connection, limit: Limit, now_us: int) -> list[Standing
     return standings or [Standing(limit, (), 0, since_us, until_us)]
 
 
+def latest_us(connection: Connection) -> int:
+    """When the latest request in the ledger began, in microseconds since 1970; 0 when there is none."""
+    query = sa.select(attempt.c.ts_us).where(attempt.c.status != "reported")
+    return connection.scalar(query.order_by(attempt.c.ts_us.desc()).limit(1)) or 0
+
+
 def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
     """Move every running total that the attempt belongs to by what it counts for now, less what it counted for."""
     change = counted(after) - (counted(before) if before is not None else 0)
@@ -179,10 +185,7 @@ def _refusal(connection: Connection, row: Row, standing: Standing) -> str | None
 
 def _clock_behind(connection: Connection, ts_us: int) -> int | None:
     """Seconds by which the ledger's latest record of a request lies in the future; None within the tolerance."""
-    latest = connection.scalar(
-        sa.select(attempt.c.ts_us).where(attempt.c.status != "reported").order_by(attempt.c.ts_us.desc()).limit(1)
-    )
-    ahead = (latest or 0) - ts_us
+    ahead = latest_us(connection) - ts_us
     return ahead // 1_000_000 if ahead > CLOCK_TOLERANCE_US else None
 
 

@@ -16,6 +16,7 @@ from shared.budget import Budget, Limit, budgets_of
 from shared.calls import Call, Meter
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
 from shared.estimates import estimate
+from shared.holds import say_untracked
 from shared.ledger import Ledger, get_ledger
 from shared.ledger_query import Filter
 from shared.ledger_query import attempts as ledger_attempts
@@ -81,6 +82,8 @@ class LLMClient:
         self._limits = _limits(settings, budget)
         if self._limits and self._database is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
+        if self._database is None:
+            say_untracked()
         self._max_retries = max_retries
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
@@ -314,11 +317,7 @@ class LLMClient:
         return await image_calls.look(await _accepted(call), image_urls, self._settings, pass_through=links)
 
     def get_total_cost(self) -> float:
-        """
-        US$ known to be spent through this client since it was made; streams count when they end.
-
-        Inside a scope with labels, what was spent for them since that scope was entered.
-        """
+        """US$ known to be spent by this client, streams when they end; inside labels for them, since the scope began."""
         return to_usd(self._meter.nano(current_scope()))
 
     def export_cost_records(self, path: str | Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from shared.base_tool import BaseTool
 from shared.errors import LLMError
 from shared.ledger import Ledger
 from shared.ledger_query import attempts
-from tests.provider_double import Double
+from tests.provider_double import Billed, Double
 
 MINI = "openai/gpt-5.4-mini"
 NANO = "openai/gpt-5.4-nano"
@@ -88,9 +88,14 @@ def ask_streamed(agency: Agency, message: Any = "go", **more: Any) -> Told:
 
 
 def owed(double: Double) -> int:
-    """Nano-dollars that the providers charge for what the double billed, each request rounded once."""
+    """Nano-dollars that the providers charge for what the double billed."""
+    return owed_for(double.billed)
+
+
+def owed_for(bills: Iterable[Billed]) -> int:
+    """Nano-dollars that the providers charge for these bills, each request rounded once."""
     total = 0
-    for bill in double.billed:
+    for bill in bills:
         fresh, cached, output = _RATES[bill.model]
         usage = bill.usage
         total += round(((usage.input - usage.cached) * fresh + usage.cached * cached + usage.output * output) * 1000)
