@@ -1,21 +1,13 @@
-"""The wheel: one package, in a project that has a `tools` folder and a `shared` module of its own."""
+"""The wheel: one package, with the checkout's files in it."""
 
 from __future__ import annotations
 
 import ast
-import json
-import os
-import re
 import subprocess
 import sys
-import threading
-import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import httpx
 import pytest
 
 import agentswarm_tools
@@ -25,78 +17,6 @@ ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 TIMEOUT_S = 60
 
-# A user's web app, with names of its own; one path plays the provider.
-APP = """
-import json
-
-import shared
-import tools
-from agentswarm_tools import CostReport, LLMClient, scope as calling
-
-ANSWER = {
-    "id": "1", "object": "chat.completion", "created": 1, "model": "mine",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello from afar"}}],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
-}
-
-
-async def app(scope, receive, send):
-    if scope["path"].endswith("/chat/completions"):
-        result = ANSWER
-    else:
-        base = f"http://127.0.0.1:{scope['server'][1]}/v1"
-        messages = [{"role": "user", "content": "Hello"}]
-        with calling(customer="acme"):
-            answer = await LLMClient().achat_completion(messages, model="openai/mine", api_base=base, api_key="none")
-            report = json.loads(await CostReport(output_format="json").run())
-        result = {"content": answer.content, "calls": report["total_calls"], "own": [tools.OWN, shared.OWN]}
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": json.dumps(result).encode()})
-"""
-
-# What was loaded from where, printed as JSON by a program that uses the project's names and ours.
-LOADED = """
-import json
-import sys
-
-import shared
-import tools
-import agentswarm_tools
-from agentswarm_tools import *
-from agentswarm_tools.tools.TextGeneration import TextGeneration as Again
-
-assert Again is TextGeneration is agentswarm_tools.TextGeneration
-assert isinstance(get_llm_client(), LLMClient)
-assert TextGeneration in ALL_TOOLS and len(ALL_TOOLS) == 4 and issubclass(TextGeneration, BaseTool)
-files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
-print(json.dumps({"own": [tools.OWN, shared.OWN], "files": {name: file for name, file in files.items() if file}}))
-"""
-
-
-class Project(NamedTuple):
-    """A user's project: its folder, and the one that the wheel is installed in."""
-
-    folder: Path
-    site: Path
-
-    def environment(self) -> dict[str, str]:
-        """The wheel stands before the checkout that this virtual environment may have."""
-        return {**os.environ, "PYTHONPATH": str(self.site)}
-
-    def run(self, *command: str | Path) -> str:
-        """What a program that ends well prints."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -105,29 +25,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=TIMEOUT_S)
     return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The wheel beside a project that has taken both names, and has a tool of the same name too."""
-    project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("site"))
-    (project.folder / "tools").mkdir()
-    (project.folder / "tools" / "__init__.py").write_text("OWN = 'tools'\n")
-    (project.folder / "tools" / "TextGeneration.py").write_text("class TextGeneration: ...\n")
-    (project.folder / "shared.py").write_text("OWN = 'shared'\n")
-    (project.folder / "app.py").write_text(APP)
-    install: list[str | Path] = [
-        BIN / "uv",
-        "pip",
-        "install",
-        "--offline",
-        "--no-cache",
-        "--no-deps",
-        "--python",
-        sys.executable,
-    ]
-    subprocess.run([*install, "--target", project.site, wheel], check=True, capture_output=True, timeout=TIMEOUT_S)
-    return project
 
 
 def test_one_package(wheel: Path) -> None:
@@ -153,66 +50,6 @@ def test_only_imports_differ(wheel: Path) -> None:
             named = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not {module.partition(".")[0] for module in named} & {"shared", "tools"}, f"{name}: {named}"
-
-
-def test_both_are_used(project: Project) -> None:
-    """A project's own `tools` and `shared` stay its own, and no module of ours is loaded twice or from elsewhere."""
-    seen = json.loads(project.run(sys.executable, "-c", LOADED))
-    assert seen["own"] == ["tools", "shared"]
-    ours = {name: file for name, file in seen["files"].items() if file.startswith((str(project.site), f"{ROOT}/"))}
-    ours = {name: file for name, file in ours.items() if not file.startswith(str(BIN.parent))}
-    assert ours.keys() >= {"agentswarm_tools.shared.llm_client", "agentswarm_tools.tools.CostReport"}
-    assert {name.partition(".")[0] for name in ours} == {"agentswarm_tools"}
-    assert all(file.startswith(str(project.site)) for file in ours.values())
-    assert len(set(ours.values())) == len(ours)
-
-
-def test_command_line(project: Project) -> None:
-    """The module and the console script are the same program, and work from within such a project."""
-    assert "report" in project.run(sys.executable, "-m", "agentswarm_tools", "--help")
-    version = project.run(project.site / "bin" / "agentswarm-tools", "--version")
-    assert version.strip() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-
-
-def test_pytest_plugin(project: Project) -> None:
-    """pytest finds our fixtures where the wheel is installed, and the example of docs/testing.md passes there."""
-    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    example, settings = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    (project.folder / "test_writer.py").write_text(example)
-    (project.folder / "conftest.py").write_text(settings)
-    said = project.run(sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "test_writer.py")
-    assert "models were scripted in 1 tests" in said
-    assert "1 passed" in said
-
-
-@pytest.fixture
-def served(project: Project) -> Iterator[str]:
-    """The URL of the project's web app, served by a real uvicorn."""
-    command: list[str | Path] = [BIN / "uvicorn", "app:app", "--port", "0", "--lifespan", "off", "--no-access-log"]
-    with subprocess.Popen(
-        command, cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True
-    ) as server:
-        watchdog = threading.Timer(TIMEOUT_S, server.kill)
-        watchdog.start()
-        try:
-            assert server.stderr is not None
-            said = []
-            for line in server.stderr:
-                said.append(line)
-                if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
-                    yield found[1]
-                    break
-            else:
-                pytest.fail(f"uvicorn did not start: {''.join(said)}")
-        finally:
-            watchdog.cancel()
-            server.terminate()
-
-
-def test_in_uvicorn(served: str) -> None:
-    """A web app that uvicorn imports from its folder calls a model and a tool of ours beside its own names."""
-    answer: dict[str, Any] = httpx.get(served, timeout=TIMEOUT_S).raise_for_status().json()
-    assert answer == {"content": "Hello from afar", "calls": 1, "own": ["tools", "shared"]}
 
 
 def test_exports() -> None:
