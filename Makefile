@@ -56,7 +56,7 @@ clean: ## Remove what was fetched, built and cached
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment: exactly what requirements.lock names, hashes checked, and this checkout. `-t 2`: uv shows its
-# progress to people only.
+# progress to people only. Compiled at once, since thousands of modules are imported anew by every process.
 .venv/.ready: requirements.lock pyproject.toml .python-version | $(filter .uv/bin/uv,$(UV))
 	@case "$$($(PY) --version 2>&1)" in \
 	  "Python $(PYTHON_VERSION)."*) ;; \
@@ -65,7 +65,7 @@ clean: ## Remove what was fetched, built and cached
 	esac
 	@echo "Installing the locked packages into .venv; the first time that is about 250 MB and takes a minute or more." >&2
 	@quiet=-q; if [ -t 2 ]; then quiet=; fi; \
-	  $(UV) pip sync $$quiet --python $(PY) --require-hashes requirements.lock
+	  $(UV) pip sync $$quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -41,7 +41,7 @@ def does(task: TaskType, provider: str, wire_model: str, entry: Entry | None) ->
         return makes_images(provider, wire_model, entry)
     if task is TaskType.VISION:
         return sees(entry)
-    return None if entry is None else entry.get("mode", "chat") == "chat"
+    return None if entry is None else entry.get("mode") == "chat"
 
 
 def check_task(task: TaskType, candidate: Candidate, entry: Entry | None, *, own: bool) -> None:
