@@ -439,6 +439,7 @@ def test_pass_through(hosted: Double, web: Web) -> None:
     [
         ({"model": "openai/gpt-image-2"}, "does not look at images"),
         ({"model": "deepseek/deepseek-chat"}, "does not look at images.*openai/gpt-5.4-mini"),
+        ({"model": "local/smollm2-135m"}, "does not look at images"),
         ({"image_urls": []}, "1 to 16 images"),
         ({"image_urls": ["https://img.example/a.png"] * 17}, "1 to 16 images"),
         ({"image_urls": ["https://img.example/gone.png"]}, "HTTP 404"),
@@ -467,6 +468,19 @@ def test_counts_that_nobody_gave(hosted: Double, tmp_path: Path) -> None:
     response = LLMClient().vision_completion(ASK, [photo])
     assert response.metadata["cost_source"] == "counted"
     assert response.usage["prompt_tokens"] > 800
+
+
+def test_a_fallback_of_settings_that_cannot_is_left_out(
+    hosted: Double, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fallback that nobody named for this call does not forbid what the named model can do."""
+    monkeypatch.setenv("LITELLM_DEFAULT_FALLBACK_MODELS", GEMINI)
+    client = LLMClient(max_retries=0)
+    assert client.generate_image("a cat", quality="high").model == GPT
+    hosted.always("openai", error="overloaded")
+    assert client.generate_image("a cat").model == GEMINI
+    with pytest.raises(errors.Overloaded):
+        client.generate_image("a cat", quality="high")
 
 
 def test_settings_name_the_defaults(hosted: Double, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
