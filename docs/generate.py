@@ -28,6 +28,7 @@ from typer.testing import CliRunner  # noqa: E402
 from shared import cli, errors, ledger_schema, provider_errors  # noqa: E402
 from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
 from shared.errors import LLMError  # noqa: E402
+from shared.image_models import FAMILIES  # noqa: E402
 from shared.planning import chat_models  # noqa: E402
 from shared.pricing import UNKNOWN, model_facts, table_version, to_usd, token_cost  # noqa: E402
 from shared.transport import Exchange  # noqa: E402
@@ -303,6 +304,24 @@ def _charged(outcomes: Iterable[str]) -> str:
     return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
 
 
+# Images
+
+
+def image_models_table() -> str:
+    """What image models accept."""
+    rows = []
+    for row in FAMILIES:
+        names = ", ".join(f"`{name.removeprefix('*/')}`" for name in row.names if not name.startswith("*/openai/"))
+        step = f"; any multiples of {row.step}, {row.pixels[0]:,} to {row.pixels[1]:,} pixels" if row.step else ""
+        levels = f" at {', '.join(row.levels)}" if len(row.levels) > 1 else ""
+        start = f"{row.references}{' and a mask' if row.mask else ''}" if row.references else ""
+        more = [*(f"background {ground}" for ground in row.backgrounds[:1]), *row.formats]
+        sizes = f"{', '.join((*row.sizes, *row.ratios))}{step}{levels}"
+        rows.append((names, sizes, ", ".join(row.qualities), start, ", ".join(more), row.source))
+    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "More", "Source")
+    return _table(head, rows)
+
+
 # Prices
 
 
@@ -387,6 +406,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "columns": columns_list,
     "errors": errors_table,
     "wire": wire_table,
+    "image_models": image_models_table,
     "prices": prices_table,
     "savings": savings_table,
 }

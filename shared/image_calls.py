@@ -258,8 +258,8 @@ async def _deliver(
             "bytes": len(picture.data),
             "revised_prompt": image.revised_prompt,
         }
-        if saved.note:
-            entry["note"] = saved.note
+        if notes := [note for note in (image.problem, saved.note) if note]:
+            entry["note"] = "; ".join(notes)
         if wish.with_base64:
             entry["b64"] = base64.b64encode(picture.data).decode("ascii")
         response.images.append(entry)
