@@ -156,6 +156,21 @@ def tools_table() -> str:
     return _table(("Tool", "What the agent reads of it", "Arguments (**required**)"), rows)
 
 
+def image_models_table() -> str:
+    """What image models accept."""
+    rows = []
+    for row in FAMILIES:
+        names = ", ".join(f"`{name.removeprefix('*/')}`" for name in row.names if not name.startswith("*/openai/"))
+        step = f"; any multiples of {row.step}, {row.pixels[0]:,} to {row.pixels[1]:,} pixels" if row.step else ""
+        levels = f" at {', '.join(row.levels)}" if len(row.levels) > 1 else ""
+        start = f"{row.references}{' and a mask' if row.mask else ''}" if row.references else ""
+        more = [*(f"background {ground}" for ground in row.backgrounds[:1]), *row.formats]
+        sizes = f"{', '.join((*row.sizes, *row.ratios))}{step}{levels}"
+        rows.append((names, sizes, ", ".join(row.qualities), start, ", ".join(more), row.source))
+    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "More", "Source")
+    return _table(head, rows)
+
+
 def help_text(*command: str) -> str:
     """What `agentswarm-tools COMMAND --help` prints."""
     runner = CliRunner(env={"COLUMNS": str(_HELP_COLUMNS), "NO_COLOR": "1"})
@@ -304,24 +319,6 @@ def _charged(outcomes: Iterable[str]) -> str:
     return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
 
 
-# Images
-
-
-def image_models_table() -> str:
-    """What image models accept."""
-    rows = []
-    for row in FAMILIES:
-        names = ", ".join(f"`{name.removeprefix('*/')}`" for name in row.names if not name.startswith("*/openai/"))
-        step = f"; any multiples of {row.step}, {row.pixels[0]:,} to {row.pixels[1]:,} pixels" if row.step else ""
-        levels = f" at {', '.join(row.levels)}" if len(row.levels) > 1 else ""
-        start = f"{row.references}{' and a mask' if row.mask else ''}" if row.references else ""
-        more = [*(f"background {ground}" for ground in row.backgrounds[:1]), *row.formats]
-        sizes = f"{', '.join((*row.sizes, *row.ratios))}{step}{levels}"
-        rows.append((names, sizes, ", ".join(row.qualities), start, ", ".join(more), row.source))
-    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "More", "Source")
-    return _table(head, rows)
-
-
 # Prices
 
 
@@ -401,12 +398,12 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "keys": keys_table,
     "tools": tools_table,
+    "image_models": image_models_table,
     "help": help_overview,
     "commands": help_pages,
     "columns": columns_list,
     "errors": errors_table,
     "wire": wire_table,
-    "image_models": image_models_table,
     "prices": prices_table,
     "savings": savings_table,
 }
