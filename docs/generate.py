@@ -28,6 +28,7 @@ from typer.testing import CliRunner  # noqa: E402
 from shared import attempts, cli, errors, ledger_schema, provider_errors, rota, transport  # noqa: E402
 from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
 from shared.errors import LLMError  # noqa: E402
+from shared.image_models import FAMILIES  # noqa: E402
 from shared.planning import chat_models  # noqa: E402
 from shared.pricing import UNKNOWN, model_facts, table_version, to_usd, token_cost  # noqa: E402
 from shared.transport import Exchange  # noqa: E402
@@ -155,6 +156,21 @@ def tools_table() -> str:
         names = [f"**{name}**" if field.is_required() else name for name, field in tool.model_fields.items()]
         rows.append((f"`{tool.__name__}`", (tool.__doc__ or "").split("\n\n")[0], ", ".join(names)))
     return _table(("Tool", "What the agent reads of it", "Arguments (**required**)"), rows)
+
+
+def image_models_table() -> str:
+    """What image models accept."""
+    rows = []
+    for row in FAMILIES:
+        names = ", ".join(f"`{name.removeprefix('*/')}`" for name in row.names if not name.startswith("*/openai/"))
+        step = f"; any multiples of {row.step}, {row.pixels[0]:,} to {row.pixels[1]:,} pixels" if row.step else ""
+        levels = f" at {', '.join(row.levels)}" if len(row.levels) > 1 else ""
+        start = f"{row.references}{' and a mask' if row.mask else ''}" if row.references else ""
+        more = [*(f"background {ground}" for ground in row.backgrounds[:1]), *row.formats]
+        sizes = f"{', '.join((*row.sizes, *row.ratios))}{step}{levels}"
+        rows.append((names, sizes, ", ".join(row.qualities), start, ", ".join(more), row.source))
+    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "More", "Source")
+    return _table(head, rows)
 
 
 def help_text(*command: str) -> str:
@@ -427,6 +443,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "keys": keys_table,
     "tools": tools_table,
+    "image_models": image_models_table,
     "help": help_overview,
     "commands": help_pages,
     "columns": columns_list,

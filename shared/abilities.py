@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from shared.pricing import model_facts
 from shared.types import Candidate, TaskType
 
 _CHAT_MODES = frozenset({"chat", "responses", "completion"})
+# Models that the table often lists without saying that they look at images.
+_BY_NAME = re.compile(r"vision|llava|-vl\b|pixtral|llama-4")
 _IMAGE_MODES = frozenset({"image_generation", "image_edit"})
 
 Entry = Mapping[str, Any]
@@ -25,14 +28,16 @@ def makes_images(provider: str, wire_model: str, entry: Entry | None) -> bool | 
     return entry.get("mode") in _IMAGE_MODES or gemini or (draws and provider in IMAGE_PROVIDERS)
 
 
-def sees(entry: Entry | None) -> bool | None:
-    """Whether a chat model looks at images; None where the table does not know it, or does not say."""
+def sees(wire_model: str, entry: Entry | None) -> bool | None:
+    """Whether a chat model looks at images; None where the table does not know it, or says less than its name."""
     if entry is None:
         return None
     if entry.get("mode", "chat") not in _CHAT_MODES:
         return False
     found: bool | None = entry.get("supports_vision")
-    return False if found is None else found
+    if found is None and _BY_NAME.search(wire_model.lower()):
+        return None
+    return bool(found)
 
 
 def does(task: TaskType, provider: str, wire_model: str, entry: Entry | None) -> bool | None:
@@ -40,7 +45,7 @@ def does(task: TaskType, provider: str, wire_model: str, entry: Entry | None) ->
     if task is TaskType.IMAGE_GENERATION:
         return makes_images(provider, wire_model, entry)
     if task is TaskType.VISION:
-        return sees(entry)
+        return sees(wire_model, entry)
     return None if entry is None else entry.get("mode") == "chat"
 
 
@@ -63,7 +68,9 @@ def check_task(task: TaskType, candidate: Candidate, entry: Entry | None, *, own
             "with a job instead of an image, or makes none",
             task,
         )
-    if own or does(task, candidate.provider, candidate.wire_model, entry) is not False:
+    if candidate.provider != "local" and (
+        own or does(task, candidate.provider, candidate.wire_model, entry) is not False
+    ):
         return
     what = "does not make images" if task is TaskType.IMAGE_GENERATION else "does not look at images"
     raise _cannot(candidate, f"{candidate.requested} {what}", task)
@@ -81,5 +88,5 @@ def _cannot(candidate: Candidate, message: str, task: TaskType) -> LLMError:
         message,
         provider=candidate.provider,
         model=candidate.requested,
-        hint=f"Use one such as {', '.join(list(suggested(task).values())[:3])}.",
+        hint=f"Use one such as {', '.join(list(suggested(task).values())[:3])}, or describe your own in a ModelConfig.",
     )

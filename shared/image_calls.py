@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,33 @@ from shared.image_models import check_pictures, order_of, per_request
 from shared.pricing import to_nano, to_usd
 from shared.provider_image_requests import shown
 from shared.scope import Journal, RecordedCall, Scope
-from shared.types import LLMResponse, MadeImage, Picture
+from shared.types import Candidate, LLMResponse, MadeImage, Picture
 
 MAX_PICTURES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a call for images needs beside its request: sources of pictures, and how its files are to be called."""
+    """
+    What a call for images needs beside its request: sources of pictures, and how its files are to be called.
+
+    `own_fallbacks`: the caller named the fallback models, so that one which cannot do it is an error, and not left out.
+    """
 
     references: tuple[str, ...] = ()
     mask: str | None = None
     file_name: str | None = None
+    own_fallbacks: bool = True
     with_base64: bool = False
 
 
-def wish_of(kw: dict[str, Any]) -> Wish:
+def wish_of(kw: dict[str, Any], *, own_fallbacks: bool) -> Wish:
     """What belongs to the call and not to its request, taken out of `kw`."""
     return Wish(
         references=_sources(kw.pop("reference_images", None) or ()),
         mask=kw.pop("mask", None),
         file_name=kw.pop("file_name", None),
+        own_fallbacks=own_fallbacks,
         with_base64=kw.get("response_format") == "b64_json",
     )
 
@@ -105,15 +111,34 @@ async def make(call: Call, wish: Wish, settings: Settings) -> LLMResponse:
 
 async def _prepare(call: Call, wish: Wish, settings: Settings) -> None:
     """All that can be refused before anything is paid, and the pictures to start from."""
-    for candidate in call.plan.candidates:
-        check_pictures(candidate, len(wish.references), masked=wish.mask is not None)
+    _keep_able(call, wish, lambda it: check_pictures(it, len(wish.references), masked=wish.mask is not None))
     await anyio.to_thread.run_sync(media.check_output, settings)
     sources = [*wish.references, *([wish.mask] if wish.mask else [])]
     pictures = await _load(call, sources, settings)
     mask = pictures.pop() if wish.mask else None
     call.request = replace(call.request, pictures=tuple(pictures), mask=mask)
+    _keep_able(call, wish, lambda it: order_of(it, call.request))
+
+
+def _keep_able(call: Call, wish: Wish, check: Callable[[Candidate], Any]) -> None:
+    """
+    Leave out fallback models of Settings that do not take what is asked for.
+
+    Raises:
+        InvalidRequest: A model that the caller named does not.
+    """
+    able: list[Candidate] = []
     for candidate in call.plan.candidates:
-        order_of(candidate, call.request)
+        try:
+            check(candidate)
+        except InvalidRequest:
+            if wish.own_fallbacks or candidate.requested == call.plan.requested:
+                raise
+        else:
+            able.append(candidate)
+    if not able:
+        check(call.plan.candidates[0])
+    call.plan = replace(call.plan, candidates=tuple(able))
 
 
 async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:
@@ -233,8 +258,8 @@ async def _deliver(
             "bytes": len(picture.data),
             "revised_prompt": image.revised_prompt,
         }
-        if saved.note:
-            entry["note"] = saved.note
+        if notes := [note for note in (image.problem, saved.note) if note]:
+            entry["note"] = "; ".join(notes)
         if wish.with_base64:
             entry["b64"] = base64.b64encode(picture.data).decode("ascii")
         response.images.append(entry)

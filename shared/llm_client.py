@@ -254,7 +254,7 @@ class LLMClient:
         **kw: Any,
     ) -> LLMResponse:
         """The same as `generate_image`, awaitable."""
-        wish = image_calls.wish_of(kw)
+        wish = image_calls.wish_of(kw, own_fallbacks=fallback_models is not None)
         kw = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
         messages = [{"role": "user", "content": prompt}]
         call = self._chat(messages, model, fallback_models, None, None, False, kw, TaskType.IMAGE_GENERATION)

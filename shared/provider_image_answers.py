@@ -216,9 +216,15 @@ async def _into(images: list[MadeImage], place: int, item: MadeImage, outgoing: 
     )
     try:
         picture = await _picture(link, is_link)
-        images[place] = replace(item, picture=picture)
+        images[place] = replace(item, picture=picture, problem=_other_kind(outgoing, picture))
     except LLMError as error:
         images[place] = replace(item, problem=error.message)
+
+
+def _other_kind(outgoing: ImageOutgoing, picture: Picture) -> str | None:
+    """What to say of an image that is none of the kind that was asked for."""
+    asked = outgoing.order.output_format
+    return None if asked in (None, picture.format) else f"{asked} was asked for, but {picture.format} came"
 
 
 async def _picture(link: str, is_link: bool) -> Picture:

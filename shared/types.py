@@ -161,7 +161,8 @@ class MadeImage:
     """
     One image that a provider made, or what became of it.
 
-    `picture` None: it could not be had, `problem` says why. `size` and `quality` are what is charged for.
+    `picture` None: it could not be had. `problem` says why, or what is not as it was asked for. `size` and `quality`
+    are what is charged for.
     """
 
     picture: Picture | None = None

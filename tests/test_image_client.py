@@ -1,10 +1,9 @@
-"""Images through the client: made, saved, billed once, never paid for twice, and looked at by any model."""
+"""Images through the client: made, saved, billed once, and never paid for twice."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from shared.ledger_query import attempts
 from shared.llm_client import LLMClient, ModelConfig, TaskType, get_llm_client
 from shared.scope import scope
 from tests.images import image
-from tests.provider_double import Double, Fault, Usage
+from tests.provider_double import Double, Fault
 from tests.web import Web
 
 GPT, GEMINI, VISION = "openai/gpt-image-2", "gemini/gemini-3.1-flash-image", "openai/gpt-5.4-mini"
@@ -265,6 +264,28 @@ def test_a_providers_link_is_content(hosted: Double, out: Path, web: Web) -> Non
     assert response.images[0]["url"].startswith("file://")
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_the_promised_kind_is_saved(kind: str, hosted: Double, out: Path) -> None:
+    """What is asked for as PNG, JPEG or WebP is saved as a valid one, with the size that the answer says."""
+    hosted.reply("openai", image=image(kind, (640, 480)))
+    [made] = LLMClient().generate_image("a cat", output_format=kind, file_name="cat").images
+    assert (made["format"], Path(made["path"]).name) == (kind, f"cat.{'jpg' if kind == 'jpeg' else kind}")
+    data = Path(made["path"]).read_bytes()
+    assert data.startswith({"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}[kind])
+    with Image.open(made["path"]) as opened:
+        opened.verify()
+        assert (opened.format, *opened.size) == (kind.upper(), made["width"], made["height"])
+        assert opened.size == (640, 480)
+
+
+def test_another_kind_than_promised_is_said(hosted: Double, out: Path) -> None:
+    """An image of another kind than was asked for has been paid for: it is saved as what it is, and said."""
+    hosted.reply("openai", image=image("png"))
+    [made] = LLMClient().generate_image("a cat", output_format="webp").images
+    assert made["path"].endswith(".png")
+    assert made["note"] == "webp was asked for, but png came"
+
+
 def test_bytes_are_given_on_demand(hosted: Double, out: Path) -> None:
     """response_format="b64_json" adds the bytes to the answer, and is no parameter of models without it."""
     made = LLMClient().generate_image("a cat", response_format="b64_json").images[0]
@@ -353,120 +374,17 @@ def test_an_agent_may_choose_known_image_models_only(hosted: Double, out: Path) 
                 LLMClient().generate_image("a cat", model=name)
 
 
-# Vision
-
-
-def test_the_images_stand_in_the_last_of_the_users_messages(hosted: Double, web: Web) -> None:
-    """Images go once, as data, into the last message of the user; nobody but us fetches a URL."""
-    web.pages["img.example/a.jpg"] = image("jpeg")
-    messages = [
-        {"role": "system", "content": "Be short."},
-        {"role": "user", "content": "Look."},
-        {"role": "assistant", "content": "At what?"},
-        {"role": "user", "content": "At these."},
-    ]
-    response = LLMClient().vision_completion(messages, ["https://img.example/a.jpg", "https://img.example/a.jpg"])
-    sent = hosted.requests[0].body["messages"]
-    assert [type(message["content"]) for message in sent] == [str, str, str, list]
-    assert [part["type"] for part in sent[3]["content"]] == ["text", "image_url", "image_url"]
-    assert all(part["image_url"]["url"].startswith("data:image/") for part in sent[3]["content"][1:])
-    assert "img.example" not in json.dumps(hosted.requests[0].body)
-    assert response.content == "Hello from gpt-5.4-mini."
-    assert messages[3] == {"role": "user", "content": "At these."}
-
-
-@pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "gemini/gemini-3.1-flash-lite", VISION])
-def test_every_provider_sees_the_same(model: str, hosted: Double, out: Path) -> None:
-    """The same image goes to each provider in its own words."""
-    path = LLMClient().generate_image("a cat").images[0]["path"]
-    hosted.reset()
-    response = LLMClient().vision_completion(ASK, [path], model=model)
-    assert response.model == model
-    assert len(hosted.requests) == 1
-    assert response.metadata["images"][0]["source"] == Path(path).name
-
-
-def test_a_photo_costs_what_the_model_can_use(hosted: Double, tmp_path: Path, ledger: Ledger) -> None:
-    """A 4000 x 3000 photo is scaled down, and what that has saved is told in tokens and US$, and recorded."""
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image("jpeg", (4000, 3000)))
-    response = LLMClient().vision_completion(ASK, [photo], model="openai/gpt-5.5")
-    [seen] = response.metadata["images"]
-    assert seen["width"] / seen["height"] == pytest.approx(4 / 3, rel=0.01)
-    assert (seen["width"], seen["tokens"], seen["raw_tokens"]) == (1835, 2993, 11868)
-    saved = seen["raw_tokens"] - seen["tokens"]
-    assert response.metadata["image_tokens_saved"] == saved
-    assert response.metadata["image_cost_saved"] == pytest.approx(saved * 5e-6)
-    [row] = rows(ledger)
-    assert row["metadata"] == {"images_seen": 1, "image_tokens_saved": saved, "image_nano_saved": saved * 5000}
-    assert 0 < row["bound_nano"] - 128_000 * 30_000 < 20_000_000
-
-
-def test_a_fallback_is_shown_what_it_can_use(hosted: Double, tmp_path: Path) -> None:
-    """Each model gets the picture as it needs it, from the original."""
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image("jpeg", (4000, 3000)))
-    hosted.always("anthropic", error="overloaded")
-    client = LLMClient(max_retries=0)
-    response = client.vision_completion(ASK, [photo], model="anthropic/claude-haiku-4-5", fallback_models=[VISION])
-    assert response.model == VISION
-    assert len(hosted.requests) == 2
-    assert response.metadata["images"][0]["source"] == "photo.jpg"
-
-
-def test_detail(hosted: Double, tmp_path: Path) -> None:
-    """detail="low" is cheap: the provider is told, and gets a small image."""
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(image("jpeg", (4000, 3000)))
-    response = LLMClient().vision_completion(ASK, [photo], detail="low", max_tokens=20)
-    part = hosted.requests[0].body["messages"][0]["content"][1]
-    assert part["image_url"]["detail"] == "low"
-    assert response.metadata["images"][0]["width"] <= 512
-    assert "detail" not in hosted.requests[0].body
-
-
-def test_pass_through(hosted: Double, web: Web) -> None:
-    """Only on demand does a link go to the provider as it is."""
-    response = LLMClient().vision_completion(ASK, ["https://img.example/a.png"], pass_through=True)
-    content = hosted.requests[0].body["messages"][0]["content"]
-    assert content[1] == {"type": "image_url", "image_url": {"url": "https://img.example/a.png"}}
-    assert web.asked == []
-    assert response.metadata["images"] == []
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"model": "openai/gpt-image-2"}, "does not look at images"),
-        ({"model": "deepseek/deepseek-chat"}, "does not look at images.*openai/gpt-5.4-mini"),
-        ({"image_urls": []}, "1 to 16 images"),
-        ({"image_urls": ["https://img.example/a.png"] * 17}, "1 to 16 images"),
-        ({"image_urls": ["https://img.example/gone.png"]}, "HTTP 404"),
-        ({"image_urls": ["https://169.254.169.254/"]}, "no public address"),
-        ({"detail": "huge"}, "detail must be"),
-        ({"messages": []}, "messages must be"),
-        ({"stream": True}, "does not take stream"),
-    ],
-)
-def test_vision_refused_before_anything_is_paid(
-    params: dict[str, Any], message: str, hosted: Double, web: Web, ledger: Ledger
+def test_a_fallback_of_settings_that_cannot_is_left_out(
+    hosted: Double, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no model could look at is refused before a request is sent."""
-    web.pages["img.example/a.png"] = image()
-    with pytest.raises(errors.LLMError, match=message):
-        LLMClient().vision_completion(**{"messages": ASK, "image_urls": ["https://img.example/a.png"], **params})
-    assert hosted.requests == []
-
-
-def test_counts_that_nobody_gave(hosted: Double, tmp_path: Path) -> None:
-    """Without the provider's usage the estimate counts the images too."""
-    photo = tmp_path / "photo.png"
-    photo.write_bytes(image())
-    body = {"id": "x", "model": "m", "choices": [{"message": {"role": "assistant", "content": "A cat."}, "index": 0}]}
-    hosted.reply("openai", body=body, usage=Usage(1, 1))
-    response = LLMClient().vision_completion(ASK, [photo])
-    assert response.metadata["cost_source"] == "counted"
-    assert response.usage["prompt_tokens"] > 800
+    """A fallback that nobody named for this call does not forbid what the named model can do."""
+    monkeypatch.setenv("LITELLM_DEFAULT_FALLBACK_MODELS", GEMINI)
+    client = LLMClient(max_retries=0)
+    assert client.generate_image("a cat", quality="high").model == GPT
+    hosted.always("openai", error="overloaded")
+    assert client.generate_image("a cat").model == GEMINI
+    with pytest.raises(errors.Overloaded):
+        client.generate_image("a cat", quality="high")
 
 
 def test_settings_name_the_defaults(hosted: Double, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,7 +418,7 @@ def test_bad_inputs_of_making(
         monkeypatch.setattr("shared.llm_client._IMAGE_PATIENCE", 0.01)
     told = call(ImageGeneration, **arguments_of(entry, root))
     if ident == "IG36":
-        assert "output folder" in text_of(told)["saved"]
+        assert "output folder" in text_of(told)["image_note"]
         assert Path(text_of(told)["image_path"]).is_file()
         return
     judge(told, entry["expect"], root)

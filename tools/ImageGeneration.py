@@ -114,6 +114,8 @@ def _result(response: LLMResponse, prompt: str) -> dict[str, Any]:
         result["failed"] = failed
     if note := response.metadata.get("note"):
         result["note"] = note
+    if "remaining_budget_usd" in response.metadata:
+        result["remaining_budget_usd"] = response.metadata["remaining_budget_usd"]
     return result | {
         "model": response.model,
         "provider": response.provider,
@@ -128,5 +130,5 @@ def _described(image: dict[str, Any], prompt: str) -> dict[str, Any]:
     if image["revised_prompt"] and image["revised_prompt"] != prompt:
         described["revised_prompt"] = image["revised_prompt"]
     if "note" in image:
-        described["saved"] = image["note"]
+        described["image_note"] = image["note"]
     return described

@@ -107,8 +107,7 @@ def _result(response: LLMResponse) -> dict[str, Any]:
     result: dict[str, Any] = {"analysis": text[:_MAX_TEXT_CHARS], "caution": _CAUTION}
     if len(text) > _MAX_TEXT_CHARS:
         result["truncated"] = f"only the first {_MAX_TEXT_CHARS:,} of {len(text):,} characters"
-    if told.get("note"):
-        result["note"] = told["note"]
+    result |= {name: told[name] for name in ("note", "remaining_budget_usd") if told.get(name) is not None}
     return result | {
         "model": response.model,
         "provider": response.provider,
