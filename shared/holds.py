@@ -120,8 +120,14 @@ def _exceeded(call: Call, attempt: Attempt, standing: Standing, reason: str) -> 
     elif not call.scope.may_see(standing.limit):
         message, hint = f"A budget of the operator's has no room for {name}", _that_fits(call, standing)
     else:
+        could, short = attempt.row["bound_nano"], ""
+        if _may_cut(call.request):
+            could, short = (
+                _least_bound(attempt.candidate, call.request),
+                f" with an answer of {MIN_OUTPUT_TOKENS} tokens",
+            )
         message = (
-            f"{name} could cost ${to_usd(attempt.row['bound_nano']):.6f}, and ${to_usd(standing.left_nano):.6f} is left"
+            f"{name} could cost ${to_usd(could):.6f}{short}, and ${to_usd(standing.left_nano):.6f} is left"
             f" of {standing}, calls under way counted at their most"
         )
         hint = _that_fits(call, standing)

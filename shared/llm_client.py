@@ -317,7 +317,7 @@ class LLMClient:
         return await image_calls.look(await _accepted(call), image_urls, self._settings, pass_through=links)
 
     def get_total_cost(self) -> float:
-        """US$ known to be spent by this client, streams when they end; inside labels for these alone."""
+        """US$ known to be spent by this client, streams when they end; inside labels: theirs, since the scope began."""
         return to_usd(self._meter.nano(current_scope()))
 
     def export_cost_records(self, path: str | Path) -> int:

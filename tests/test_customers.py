@@ -18,12 +18,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from agency_swarm import Agency
-from agency_swarm.integrations.fastapi import run_fastapi
 from agents import set_tracing_disabled
 from pydantic import Field
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
+from shared import provider
 from shared.base_tool import BaseTool
 from shared.budget import Budget
 from shared.ledger import Ledger
@@ -95,6 +95,9 @@ def desk(load_threads_callback: Any = None) -> Agency:
 @pytest.fixture(scope="module")
 def web() -> Iterator[tuple[Tenants, str]]:
     """The app and its URL, one server for all tests of this module."""
+    provider.import_litellm()  # first, since it would look up prices in the network when agency-swarm imports it
+    from agency_swarm.integrations.fastapi import run_fastapi
+
     tools: Any = [TextGeneration, CostReport, ImageGeneration, UnderstandImages, InThread]
     app = Tenants(run_fastapi(agencies={"desk": desk}, tools=tools, return_app=True))
     with serving(app) as url:
@@ -284,6 +287,7 @@ def assert_heard_nothing_of_the_other(client: Client) -> None:
     assert other not in heard
     assert MODELS[other] not in heard
     assert "sk-" not in heard
+    assert "sqlite" not in heard
     assert not re.search(r"\b9,?(100|0\d\d)\.\d", heard)
     assert f"${ENOUGH[other]}" not in heard
     assert f"${ENOUGH[other] - 1:.0f}." not in heard

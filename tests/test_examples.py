@@ -32,3 +32,32 @@ def test_one_bill(environment: None, capsys: pytest.CaptureFixture[str]) -> None
     assert 0 < float(theirs) < float(ours)
     assert "for 9 requests" in shown
     assert "for 9 calls" in shown
+
+
+def test_budgeted_agent(environment: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run ends with a refusal before its budget is broken, and what was spent is within it."""
+    runpy.run_path(str(EXAMPLES / "budgeted_agent.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "The provider is SCRIPTED" in shown
+    assert "is left of $0.002 a run" in shown
+    assert "Nothing was charged." in shown
+    [(spent, turns)] = re.findall(r"Spent: \$([0-9.]+) for (\d+) turns", shown)
+    assert 0 < float(spent) <= 0.002
+    assert int(turns) == shown.count("is read") > 3
+
+
+def test_customers(environment: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """One customer hangs up and goes on, the other runs out of money, and each is told its own alone."""
+    runpy.run_path(str(EXAMPLES / "customers.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "The provider is SCRIPTED" in shown
+    assert "... (hung up)" in shown
+    assert "is left of $0.0008 a day (customer=acme)" in shown
+    acme, bolt, operator = re.split(r"— What (?:bolt is told|the operator sees):", shown.partition("acme is told:")[2])
+    assert "customer=acme" in acme
+    assert "customer=bolt" not in acme
+    assert "customer=bolt" in bolt
+    assert "customer=acme" not in bolt
+    seen = dict(re.findall(r"(acme|bolt): \$([0-9.]+)", operator))
+    assert f"Total Cost: ${seen['acme']}" in acme
+    assert f"Total Cost: ${seen['bolt']}" in bolt

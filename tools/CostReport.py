@@ -36,4 +36,7 @@ class CostReport(BaseTool):
             conversation=inside.conversation,
             any_conversation=bool(inside.labels) or not inside.from_agent,
         )
-        return render(costs_of(own, self.days, by=self.group_by), self.output_format)
+        costs = costs_of(own, self.days, by=self.group_by)
+        if inside.labels and inside.from_agent:
+            costs["store"] = "(the operator's)"  # a customer need not know the name of a server or a folder
+        return render(costs, self.output_format)

@@ -1,0 +1,154 @@
+"""A web app for two customers: each has its own key, models and budget; one hangs up, the other runs out of money.
+
+Run with: uv run examples/customers.py (in a checkout)
+
+With no key the provider is SCRIPTED: a server on this machine that says what a provider might say. With OPENAI_API_KEY
+set it is OpenAI, and both customers use that key (it costs less than a cent). Everything else is real: agency-swarm's
+web server, its agents, the client, the prices and the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+console.print("Loading agency-swarm (some seconds) ...")
+
+# agency-swarm's web server imports LiteLLM, which would look up prices in the network.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
+from agency_swarm.integrations.fastapi import run_fastapi  # noqa: E402
+from agents import set_tracing_disabled  # noqa: E402
+
+from shared.agent_model import budgeted  # noqa: E402
+from shared.analytics import get_llm_costs  # noqa: E402
+from shared.budget import Budget  # noqa: E402
+from shared.scope import scope  # noqa: E402
+from tests.provider_double import Fault  # noqa: E402
+from tests.provider_double.server import running  # noqa: E402
+from tools import CostReport  # noqa: E402
+
+MODEL = "openai/gpt-5.4-nano"
+TOKENS = {"token-a": "acme", "token-b": "bolt"}
+BUDGETS = {"acme": Budget(0.0008, "day"), "bolt": Budget(5.0, "month")}
+# Not in the environment, where agency-swarm would find it for whatever a request asks for.
+OWN_KEY = os.environ.pop("OPENAI_API_KEY", None)
+KEYS = {customer: OWN_KEY or f"scripted-{customer}" for customer in BUDGETS}
+
+
+class Customers:
+    """Opens a customer's scope around the whole of each request, streamed answers included."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, connection: Any, receive: Any, send: Any) -> None:
+        """Called by the web server for each request; whoever has no token is nobody's customer."""
+        token = dict(connection["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
+        if token not in TOKENS:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"no such customer"})
+            return
+        name = TOKENS[token]
+        with scope(customer=name, budget=BUDGETS[name], models=[MODEL], keys={"openai": KEYS[name]}):
+            await self.app(connection, receive, send)
+
+
+def make_agency(load_threads_callback: Any = None) -> Agency:
+    """What each request is answered by."""
+    desk = Agent(name="Desk", instructions="Answer in two sentences.", model=budgeted(MODEL, []), tools=[CostReport])
+    return Agency(desk, load_threads_callback=load_threads_callback)
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """The app's URL, while a web server runs in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Visitor:
+    """Somebody with a customer's token, who asks over the web."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url
+        self._given: dict[str, Any] = {"headers": {"authorization": f"Bearer {token}"}, "timeout": 60}
+
+    def ask(self, question: str, *, words: int = 1000) -> str:
+        """The answer as it comes, or the error that ends it; hangs up after so many pieces of text."""
+        said: list[str] = []
+        body = {"message": question}
+        with httpx.stream("POST", f"{self._url}/desk/get_response_stream", json=body, **self._given) as response:
+            for line in response.iter_lines():
+                event = json.loads(line[6:]) if line.startswith("data: {") else {}
+                data = event.get("data", {})
+                if data.get("type") == "error":
+                    return f"ERROR: {data['content']}"
+                if data.get("data", {}).get("type") == "response.output_text.delta":
+                    said.append(data["data"]["delta"])
+                if len(said) == words:
+                    return f"{''.join(said)}... (hung up)"
+        return "".join(said)
+
+    def report(self) -> str:
+        """What CostReport says to this customer."""
+        said = httpx.post(f"{self._url}/tool/CostReport", json={"days": 1}, **self._given).json()
+        return str(said["response"])
+
+
+def tour(url: str) -> None:
+    """What the two do."""
+    acme, bolt = Visitor(url, "token-a"), Visitor(url, "token-b")
+    console.print("Loading LiteLLM at the first call (some seconds) ...")
+    console.print(f"\n— bolt asks:\n{bolt.ask('Why is the sky blue?')}")
+    console.print(f"\n— bolt asks, and hangs up:\n{bolt.ask('Why is grass green?', words=3)}")
+    answer = ""
+    while not answer.startswith("ERROR"):
+        answer = acme.ask("Why is snow white?")
+        console.print(f"\n— acme asks:\n{answer}")
+    console.print(f"\n— bolt goes on:\n{bolt.ask('Why is the night dark?')}")
+    for name, visitor in (("acme", acme), ("bolt", bolt)):
+        console.print(f"\n— What {name} is told:\n{visitor.report()}")
+
+
+def main() -> None:
+    """Serve both customers, then show the operator's view."""
+    console.print(
+        "OpenAI answers." if OWN_KEY else "The provider is SCRIPTED: a server on this machine. The rest is real."
+    )
+    set_tracing_disabled(True)
+    with tempfile.TemporaryDirectory() as folder, running() as double:
+        os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'demo.sqlite3'}"
+        if not OWN_KEY:
+            os.environ["OPENAI_API_BASE"] = double.api_base("openai")
+            double.always("openai", text="Light is scattered. That is why it looks so to us.", fault=Fault.DRIP)
+        with serving(Customers(run_fastapi({"desk": make_agency}, [CostReport], return_app=True))) as url:
+            tour(url)
+        console.print("\n— What the operator sees:")
+        for group in get_llm_costs(days=1, by="customer")["groups"]:
+            console.print(f"  {group['name']}: ${group['cost']:.6f} for {group['calls']} answers")
+
+
+if __name__ == "__main__":
+    main()
