@@ -39,7 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def main_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
 ) -> None:
-    """Text from any model, and what it has cost."""
+    """Text and images from any model, and what they have cost."""
     if version:
         out.print(metadata.version("agentswarm-tools"))
         raise typer.Exit

@@ -166,7 +166,7 @@ def test_slow_answer_times_out(hosted: Double, ledger: Ledger, ask: Ask) -> None
     """An attempt ends at its timeout, is repeated once at most, and says that it may have been charged."""
     hosted.always("openai", fault=Fault.STALL_HEADERS)
     with pytest.raises(ProviderTimeout) as caught:
-        ask(LLMClient(timeout=0.5), model=MINI)
+        ask(LLMClient(timeout=0.3), model=MINI)
     assert caught.value.outcome == "unknown"
     assert "may have been charged" in str(caught.value)
     assert [row["cost_nano"] for row in rows(ledger)] == [None, None]
@@ -177,7 +177,7 @@ def test_deadline_ends_the_whole_call(hosted: Double, ask: Ask) -> None:
     """The deadline ends the call over all its attempts, though the timeout would allow more."""
     hosted.always("openai", fault=Fault.STALL_HEADERS)
     with pytest.raises(DeadlineExceeded):
-        ask(LLMClient(timeout=30), model=MINI, fallback_models=[HAIKU], deadline=1.5)
+        ask(LLMClient(timeout=30), model=MINI, fallback_models=[HAIKU], deadline=0.7)
     assert [request.provider for request in hosted.requests] == ["openai"]
 
 
