@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared import ledger as ledger_module
+from shared import ledger_engine
 from shared.analytics import get_llm_costs
 from shared.errors import StoreError
 from shared.ledger import Ledger
@@ -53,7 +54,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """The ledger there, in use already, that gives up on a lock after a tenth of a second."""
-    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ledger_engine, "BUSY_TIMEOUT_S", 0.1)
     ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     ledger.check_writable()
     return ledger
