@@ -160,7 +160,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
-    records: list[dict[str, Any]] = strict(text) if path.suffix == ".json" else list(map(strict, text.splitlines()))
+    records: list[dict[str, Any]] = strict(text) if path.suffix == ".json" else list(map(strict, text.split("\n")[:-1]))
     return records
 
 
