@@ -302,7 +302,7 @@ def test_a_job_that_schedules_itself_does_not_grow() -> None:
     async def turn(left: int) -> None:
         with scope(job="tick", turn=str(left)) as inside:
             seen.append(weakref.ref(inside.journal))
-            assert len(inside.tallies) <= 2
+            assert max(len(inside.tallies), len(inside.entries)) <= 2
             following = asyncio.create_task(turn(left - 1)) if left else None
         del inside
         if following is not None:
