@@ -43,7 +43,11 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 2 * 2**20)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Those that are nothing but waiting run in the soak only, with all others in all their ways.
+SLOW = ("dripping-", "slow-", "stalling-")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.name.startswith(SLOW)], ids=lambda case: case.name)
 def test_fault(case: FaultCase, hosted: Double, ledger: Ledger) -> None:
     """Each fault ends as the table says: for the caller, on the wire, in the ledger and in time."""
     runs = some_runs(case)

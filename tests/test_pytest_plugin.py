@@ -103,16 +103,6 @@ def test_vcr_config(agentswarm_vcr_config: dict[str, Any]) -> None:
     assert response["headers"] == {"Retry-After": ["3"]}
 
 
-def test_a_left_over_answer_fails(tmp_path: Path) -> None:
-    """A test that does not ask for every scripted answer fails, and the summary says what was scripted."""
-    (tmp_path / "test_it.py").write_text("def test_it(agentswarm_script):\n    agentswarm_script('Hi')\n")
-    options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "1 scripted answers were never asked for" in done.stdout
-    assert "agentswarm-tools: models were scripted in 1 tests, no provider was asked" in done.stdout
-
-
 def test_it_loads_nothing_by_itself() -> None:
     """pytest loads the plugin in every run of whoever has installed us, so it brings pytest and nothing else."""
     program = (

@@ -174,3 +174,13 @@ def test_in_uvicorn(served: str) -> None:
     """A web app that uvicorn imports from its folder calls a model and a tool of ours beside its own names."""
     answer: dict[str, Any] = httpx.get(served, timeout=TIMEOUT_S).raise_for_status().json()
     assert answer == {"content": "Hello from afar", "calls": 1, "own": ["tools", "shared"]}
+
+
+def test_a_left_over_answer_fails(tmp_path: Path) -> None:
+    """A test that does not ask for every scripted answer fails, and the summary says what was scripted."""
+    (tmp_path / "test_it.py").write_text("def test_it(agentswarm_script):\n    agentswarm_script('Hi')\n")
+    options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 scripted answers were never asked for" in done.stdout
+    assert "agentswarm-tools: models were scripted in 1 tests, no provider was asked" in done.stdout

@@ -23,7 +23,7 @@ from shared import local_model
 from shared.errors import ConfigurationError
 from shared.local_model import LocalServer, ensure_running, prepare, serve
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHAT = """
 import httpx, signal
 # A shell that puts a job into the background has its children ignore Ctrl-C; this puts it back.
