@@ -10,6 +10,7 @@ from typing import Any
 
 import httpcore
 import httpx
+import hypothesis
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
@@ -27,7 +28,14 @@ _SECRET = ("_API_KEY", "_API_TOKEN", "_API_BASE", "_BASE_URL", "HF_TOKEN")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back."""
+    """
+    agency_swarm reads a .env over the environment when it is imported; after this it cannot bring keys back.
+
+    Hypothesis looks for new examples where a person can look at them; CI tries the same ones each time.
+    """
+    if os.environ.get("CI"):
+        hypothesis.settings.register_profile("ci", derandomize=True)
+        hypothesis.settings.load_profile("ci")
     distributes = not hasattr(config, "workerinput") and config.getoption("numprocesses", None)
     if not distributes:  # The process that only hands out the tests need not wait for it.
         import agency_swarm  # noqa: F401
