@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -23,8 +22,11 @@ from shared.analytics import get_llm_costs, image_families, print_llm_costs
 from shared.base_tool import BaseTool
 from shared.scope import scope
 from tests import images
-from tests.internet import PUBLIC, Internet, answer, endless, redirect
+from tests.internet import Internet
 from tests.provider_double import Double, Fault
+from tests.test_media_bad_inputs import pages
+
+__all__ = ["pages"]
 from tools import ImageGeneration, UnderstandImages
 
 LIST = Path(__file__).parents[2] / "shared" / "facts" / "bad_inputs.json"
@@ -329,29 +331,6 @@ def root(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (out / "planted.png").symlink_to(tmp_path / "victim")
     monkeypatch.setenv("AGENTSWARM_INPUT_DIRS", str(folder))
     return folder
-
-
-@pytest.fixture
-def pages(internet: Internet) -> Internet:
-    """The servers and names that the list speaks of."""
-    head = b"HTTP/1.1 200 OK\r\n"
-    internet.names["mixed.test"] = [[PUBLIC, "10.0.0.5"]]
-    internet.pages |= {
-        "redir.test/to-metadata": redirect("http://169.254.169.254/"),
-        "redir.test/downgrade": redirect("http://img.test/a.png"),
-        "redir.test/loop": redirect("/loop"),
-        "img.test/huge.png": endless(head + b"Content-Length: 5000000000\r\n\r\n", b"x"),
-        "img.test/lying-length.png": endless(head + b"\r\n", b"x" * 65536),
-        "img.test/gzip-bomb.png": answer(gzip.compress(bytes(10**7)), content_encoding="gzip"),
-        "img.test/vector.svg": answer(b"<svg/>", content_type="image/svg+xml"),
-        "img.test/pixel-bomb.png": answer(images.inflated("png", 60_000, 60_000)),
-        "img.test/truncated.jpg": answer(images.photo((64, 64))[:-400]),
-        "img.test/animated.gif": answer(images.animated("gif", 200)),
-        "img.test/a.png": answer(PNG),
-        "xn--mg-lka.test/a.png": answer(PNG),
-        "img.test/injection.png": answer(PNG),
-    }
-    return internet
 
 
 def of(tool: str) -> list[Any]:
