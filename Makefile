@@ -30,10 +30,11 @@ record: .venv/.ready ## Record the cassettes anew, from the provider double and 
 record-live: .venv/.ready ## Record a provider's cassettes from its real endpoint: PROVIDER=openai, with its key set
 	@$(PY) -m pytest -n0 --record-mode=all --live="$(PROVIDER)" tests
 
-check: .venv/.ready ## Lint, format and types
+check: .venv/.ready ## Lint, format, types and layers
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 soak: .venv/.ready ## What takes long: kills, races, thousands of calls
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 tests/soak

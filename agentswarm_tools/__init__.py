@@ -1,30 +1,87 @@
-"""agentswarm-tools: text and images from any model for agency-swarm agents, and a bill nobody has to doubt."""
+"""agentswarm-tools: text and images from any model for agency-swarm agents, and an auditable bill."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shared.agent_model import budgeted
-    from shared.agent_tracking import track_agency
-    from shared.analytics import get_llm_costs, print_llm_costs
+    from shared.agent_model import budgeted, track_agency
+    from shared.analytics import AnalyticsEvent, EventType, get_llm_costs, print_llm_costs, record_event
     from shared.base_tool import BaseTool
-    from shared.llm_client import LLMClient, get_llm_client
+    from shared.budget import Budget
+    from shared.errors import (
+        AllModelsFailed,
+        AuthenticationError,
+        BadResponse,
+        BudgetExceeded,
+        ConfigurationError,
+        ContentBlocked,
+        ContextTooLong,
+        DeadlineExceeded,
+        InvalidRequest,
+        LLMError,
+        LocalOverload,
+        LoopStopped,
+        ModelNotAllowed,
+        ModelNotFound,
+        ModelRetired,
+        Overloaded,
+        ProviderTimeout,
+        ProviderUnavailable,
+        QuotaExhausted,
+        RateLimitError,
+        RequestTooLarge,
+        StoreError,
+        StreamInterrupted,
+    )
+    from shared.llm_client import Estimate, LLMClient, LLMResponse, LLMStream, ModelConfig, TaskType, get_llm_client
     from shared.scope import scope
     from tools import ALL_TOOLS, CostReport, ImageGeneration, TextGeneration, UnderstandImages
 
 __all__ = [
     "ALL_TOOLS",
+    "AllModelsFailed",
+    "AnalyticsEvent",
+    "AuthenticationError",
+    "BadResponse",
     "BaseTool",
+    "Budget",
+    "BudgetExceeded",
+    "ConfigurationError",
+    "ContentBlocked",
+    "ContextTooLong",
     "CostReport",
+    "DeadlineExceeded",
+    "Estimate",
+    "EventType",
     "ImageGeneration",
+    "InvalidRequest",
     "LLMClient",
+    "LLMError",
+    "LLMResponse",
+    "LLMStream",
+    "LocalOverload",
+    "LoopStopped",
+    "ModelConfig",
+    "ModelNotAllowed",
+    "ModelNotFound",
+    "ModelRetired",
+    "Overloaded",
+    "ProviderTimeout",
+    "ProviderUnavailable",
+    "QuotaExhausted",
+    "RateLimitError",
+    "RequestTooLarge",
+    "StoreError",
+    "StreamInterrupted",
+    "TaskType",
     "TextGeneration",
     "UnderstandImages",
     "budgeted",
     "get_llm_client",
     "get_llm_costs",
     "print_llm_costs",
+    "record_event",
     "scope",
     "track_agency",
 ]
@@ -34,20 +91,22 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used (PEP 562): agency-swarm and LiteLLM take seconds, this module none."""
     home: Any
     match name:
-        case "ALL_TOOLS" | "CostReport" | "ImageGeneration" | "TextGeneration" | "UnderstandImages":
-            import tools as home
+        case "budgeted" | "track_agency":
+            from shared import agent_model as home
+        case "AnalyticsEvent" | "EventType" | "get_llm_costs" | "print_llm_costs" | "record_event":
+            from shared import analytics as home
         case "BaseTool":
             from shared import base_tool as home
-        case "LLMClient" | "get_llm_client":
+        case "Budget":
+            from shared import budget as home
+        case "Estimate" | "LLMClient" | "LLMResponse" | "LLMStream" | "ModelConfig" | "TaskType" | "get_llm_client":
             from shared import llm_client as home
-        case "budgeted":
-            from shared import agent_model as home
-        case "track_agency":
-            from shared import agent_tracking as home
-        case "get_llm_costs" | "print_llm_costs":
-            from shared import analytics as home
         case "scope":
             from shared import scope as home
+        case "ALL_TOOLS" | "CostReport" | "ImageGeneration" | "TextGeneration" | "UnderstandImages":
+            import tools as home
+        case _ if name in __all__:
+            from shared import errors as home
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(home, name)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from shared.config import quiet_litellm
 from shared.llm_client import LLMClient
-from tests.provider_double import running
+from tests.support.provider_double import running
 
 ROUNDS = 3
 CALLS = 200

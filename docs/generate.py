@@ -19,22 +19,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import httpx  # noqa: E402 - the checkout comes first
-import sqlalchemy as sa  # noqa: E402
-import typer  # noqa: E402
-from pydantic.fields import FieldInfo  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
+import httpx
+import sqlalchemy as sa
+import typer
+from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
 
-from shared import attempts, cli, errors, ledger_schema, provider_errors, rota, transport  # noqa: E402
-from shared.config import KEY_VARIABLES, Settings, key_variables  # noqa: E402
-from shared.errors import LLMError  # noqa: E402
-from shared.image_models import FAMILIES  # noqa: E402
-from shared.planning import chat_models  # noqa: E402
-from shared.pricing import UNKNOWN, model_facts, table_version, to_usd, token_cost  # noqa: E402
-from shared.transport import Exchange  # noqa: E402
-from shared.types import Candidate, Rates, Usage  # noqa: E402
-from tests import fault_cases  # noqa: E402
-from tests.fault_cases import FaultCase  # noqa: E402
+from shared import cli, errors
+from shared.calls import flow, retry_schedule
+from shared.config import Settings
+from shared.errors import LLMError
+from shared.internal.money import to_usd
+from shared.ledger import schema
+from shared.models.catalogue import chat_models
+from shared.models.image_options import IMAGE_MODELS
+from shared.models.keys import KEY_VARIABLES, key_variables
+from shared.prices.cost import token_cost
+from shared.prices.table import UNKNOWN, model_facts, table_version
+from shared.providers import errors as provider_errors
+from shared.providers import transport
+from shared.providers.transport import Exchange
+from shared.types import Candidate, Rates, Usage
+from tests.support import fault_cases
+from tests.support.fault_cases import FaultCase
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 _HELP_COLUMNS = 100
@@ -161,7 +168,7 @@ def tools_table() -> str:
 def image_models_table() -> str:
     """What image models accept."""
     rows = []
-    for row in FAMILIES:
+    for row in IMAGE_MODELS:
         names = ", ".join(f"`{name.removeprefix('*/')}`" for name in row.names if not name.startswith("*/openai/"))
         step = f"; any multiples of {row.step}, {row.pixels[0]:,} to {row.pixels[1]:,} pixels" if row.step else ""
         levels = f" at {', '.join(row.levels)}" if len(row.levels) > 1 else ""
@@ -208,10 +215,10 @@ def help_pages() -> str:
 def columns_list() -> str:
     """Every column of the ledger's rows."""
     tables = {
-        "Each attempt": ledger_schema.attempt,
-        "Each label of an attempt": ledger_schema.label,
-        "Each event that `record_event` or a tool's run leaves": ledger_schema.event,
-        "Sums of each quarter of an hour": ledger_schema.rollup,
+        "Each attempt": schema.attempt,
+        "Each label of an attempt": schema.label,
+        "Each event that `record_event` or a tool's run leaves": schema.event,
+        "Sums of each quarter of an hour": schema.rollup,
     }
     return "\n".join(f"- {what}: {_columns(table)}." for what, table in tables.items())
 
@@ -313,7 +320,7 @@ def _error_row(depth: int, kind: type[LLMError], seen: Mapping[str, set[str]]) -
 
 
 def _is_raised(kind: type[LLMError]) -> bool:
-    sources = (path for path in (ROOT / "shared").glob("*.py") if path.name != "errors.py")
+    sources = (path for path in (ROOT / "shared").rglob("*.py") if path != ROOT / "shared" / "errors.py")
     return any(kind.__name__ in path.read_text(encoding="utf-8") for path in sources)
 
 
@@ -356,9 +363,9 @@ def _time_bound(case: FaultCase) -> str:
         case "deadline":
             return "`deadline`"
         case "idle":
-            return f"`timeout` of silence, at most {attempts.IDLE_TIMEOUT_S:g} s"
+            return f"`timeout` of silence, at most {flow.IDLE_TIMEOUT_S:g} s"
         case "retry-after":
-            return f"as long as it says, at most {rota.MAX_RETRY_AFTER_S:g} s"
+            return f"as long as it says, at most {retry_schedule.MAX_RETRY_AFTER_S:g} s"
     if case.door != "open":
         return f"{transport.CONNECT_TIMEOUT_S:g} s for each"
     return "at once" if case.asked == 1 else "at once, and the pauses between"

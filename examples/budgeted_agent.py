@@ -20,19 +20,19 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True, markup=False)
 console.print("Loading agency-swarm (some seconds) ...")
 
-from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
-from agents import set_tracing_disabled  # noqa: E402
-from agents.exceptions import AgentsException  # noqa: E402
-from pydantic import Field  # noqa: E402
+from agency_swarm import Agency, Agent
+from agents import set_tracing_disabled
+from agents.exceptions import AgentsException
+from pydantic import Field
 
-from shared.agent_model import budgeted  # noqa: E402
-from shared.analytics import get_llm_costs  # noqa: E402
-from shared.base_tool import BaseTool  # noqa: E402
-from shared.budget import Budget  # noqa: E402
-from shared.errors import BudgetExceeded  # noqa: E402
-from shared.scope import scope  # noqa: E402
-from tests.provider_double import Double, Recorded, Reply, ToolCall  # noqa: E402
-from tests.provider_double.server import running  # noqa: E402
+from shared.agent_model import budgeted
+from shared.analytics import get_llm_costs
+from shared.base_tool import BaseTool
+from shared.budget import Budget
+from shared.errors import BudgetExceeded
+from shared.scope import scope
+from tests.support.provider_double import Double, Recorded, Reply, ToolCall
+from tests.support.provider_double.server import running
 
 MODEL = "openai/gpt-5.4-nano"
 BUDGET = Budget(0.002, "run")

@@ -29,17 +29,17 @@ console.print("Loading agency-swarm (some seconds) ...")
 # agency-swarm's web server imports LiteLLM, which would look up prices in the network.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
-from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
-from agency_swarm.integrations.fastapi import run_fastapi  # noqa: E402
-from agents import set_tracing_disabled  # noqa: E402
+from agency_swarm import Agency, Agent
+from agency_swarm.integrations.fastapi import run_fastapi
+from agents import set_tracing_disabled
 
-from shared.agent_model import budgeted  # noqa: E402
-from shared.analytics import get_llm_costs  # noqa: E402
-from shared.budget import Budget  # noqa: E402
-from shared.scope import scope  # noqa: E402
-from tests.provider_double import Fault  # noqa: E402
-from tests.provider_double.server import running  # noqa: E402
-from tools import CostReport  # noqa: E402
+from shared.agent_model import budgeted
+from shared.analytics import get_llm_costs
+from shared.budget import Budget
+from shared.scope import scope
+from tests.support.provider_double import Fault
+from tests.support.provider_double.server import running
+from tools import CostReport
 
 MODEL = "openai/gpt-5.4-nano"
 TOKENS = {"token-a": "acme", "token-b": "bolt"}

@@ -22,21 +22,21 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True, markup=False)
 console.print("Loading agency-swarm (some seconds) ...")
 
-from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
-from agents import Model, ModelResponse, ToolOutputText, Usage, set_tracing_disabled  # noqa: E402
-from openai.types.responses import (  # noqa: E402
+from agency_swarm import Agency, Agent
+from agents import Model, ModelResponse, ToolOutputText, Usage, set_tracing_disabled
+from openai.types.responses import (
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
 )
 
-from shared import transport  # noqa: E402
-from shared.analytics import image_families, print_llm_costs  # noqa: E402
-from shared.planning import usable_models  # noqa: E402
-from shared.types import TaskType  # noqa: E402
-from tools import ImageGeneration, UnderstandImages  # noqa: E402
+from shared.analytics import image_lineages, print_llm_costs
+from shared.models.catalogue import usable_models
+from shared.providers import transport
+from shared.types import TaskType
+from tools import ImageGeneration, UnderstandImages
 
-CASSETTE = Path(__file__).parent.parent / "cassettes" / "test_recorded_example" / "test_generate_look_fix.yaml"
+CASSETTE = Path(__file__).parent.parent / "cassettes" / "example" / "test_generate_look_fix.yaml"
 TASK = (
     "Make an image of a small robot that holds a sign with the word HELLO; call the file robot. Look at it with "
     "UnderstandImages: is the word spelled right, and what would make the image better? Then edit the image once "
@@ -135,7 +135,7 @@ async def make_look_fix(model: Any) -> list[str]:
 
 def show_bill() -> None:
     """What the image and its edit have cost together, and the whole bill."""
-    for family in image_families():
+    for family in image_lineages():
         console.print(f"\n{', '.join(family.images)} cost ${family.cost:.6f} together ({family.calls} calls).")
     console.print()
     print_llm_costs(days=1)

@@ -20,19 +20,19 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True, markup=False)
 console.print("Loading agency-swarm (some seconds) ...")
 
-from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
-from agency_swarm.utils.usage_tracking import (  # noqa: E402
+from agency_swarm import Agency, Agent
+from agency_swarm.utils.usage_tracking import (
     calculate_usage_with_cost,
     extract_usage_from_run_result,
 )
-from agents import set_tracing_disabled  # noqa: E402
+from agents import set_tracing_disabled
 
-from shared.agent_model import budgeted  # noqa: E402
-from shared.analytics import get_llm_costs  # noqa: E402
-from tests.provider_double import Double  # noqa: E402
-from tests.provider_double.script import ToolCall  # noqa: E402
-from tests.provider_double.server import running  # noqa: E402
-from tools import TextGeneration  # noqa: E402
+from shared.agent_model import budgeted
+from shared.analytics import get_llm_costs
+from tests.support.provider_double import Double
+from tests.support.provider_double.script import ToolCall
+from tests.support.provider_double.server import running
+from tools import TextGeneration
 
 AGENTS_MODEL, TOOLS_MODEL = "openai/gpt-5.4-mini", "openai/gpt-5.4-nano"
 # US$ per million tokens (input, output). Source: LiteLLM 1.91.5's price table (read 2026-11-25).

@@ -16,12 +16,12 @@ from typing import Any
 
 from rich.console import Console
 
-from shared import transport
 from shared.analytics import get_llm_costs
-from shared.ledger import get_ledger
-from shared.ledger_query import attempts
+from shared.ledger.query import attempt_records
+from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
-from tests.provider_double import Double, dial, running
+from shared.providers import transport
+from tests.support.provider_double import Double, dial, running
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -52,7 +52,7 @@ def ask(client: LLMClient) -> None:
 
 def explain(url: str) -> None:
     """The night in ten lines, from the ledger."""
-    rows = list(attempts(get_ledger(url)))
+    rows = list(attempt_records(get_ledger(url)))
     costs = get_llm_costs(days=1)
     console.print(f"{costs['total_calls']} calls, {costs['failed_calls']} of them unanswered; {len(rows)} attempts.")
     for model in MODELS:

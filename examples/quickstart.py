@@ -22,19 +22,20 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True, markup=False)
 console.print("Loading agency-swarm (some seconds) ...")
 
-from agency_swarm import Agency, Agent  # noqa: E402 - after the line that says what takes so long
-from agents import Model, ModelResponse, Usage, set_tracing_disabled  # noqa: E402
-from openai.types.responses import (  # noqa: E402
+from agency_swarm import Agency, Agent
+from agents import Model, ModelResponse, Usage, set_tracing_disabled
+from openai.types.responses import (
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
 )
 
-from shared import local_model  # noqa: E402
-from shared.analytics import get_llm_costs, print_llm_costs  # noqa: E402
-from shared.llm_client import LLMClient, ModelConfig  # noqa: E402
-from shared.planning import LOCAL_MODEL, usable_models  # noqa: E402
-from tools import CostReport, TextGeneration  # noqa: E402
+from shared.analytics import get_llm_costs, print_llm_costs
+from shared.llm_client import LLMClient
+from shared.models.catalogue import LOCAL_MODEL, usable_models
+from shared.providers import local
+from shared.types import ModelConfig
+from tools import CostReport, TextGeneration
 
 
 class ScriptedTurns(Model):
@@ -145,7 +146,7 @@ def main() -> None:
         console.print(f"A key is set: {model} does the work.")
     else:
         console.print(f"No provider key is set: {model} does the work. It is tiny: expect nonsense, but real nonsense.")
-        local_model.ensure_running(on_progress=lambda line: console.print(f"{line} ..."))
+        local.ensure_running(on_progress=lambda line: console.print(f"{line} ..."))
     set_tracing_disabled(True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'demo.sqlite3'}"

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from agency_swarm import MasterContext
+from agency_swarm import Agency, MasterContext
+from agency_swarm.agent.system_reminders import CompositeAgentHooks
+from agency_swarm.utils.model_utils import get_usage_tracking_model_name
 from agents import (
+    Agent,
+    AgentHooks,
     AgentOutputSchemaBase,
     Handoff,
     Model,
     ModelResponse,
     ModelSettings,
     ModelTracing,
+    RunContextWrapper,
     Tool,
     Usage,
     generation_span,
@@ -33,10 +39,18 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionUsage
 from openai.types.responses import Response, ResponseCompletedEvent
 
-from shared.errors import ConfigurationError, InvalidRequest
-from shared.llm_client import LLMClient, LLMResponse, LLMStream, get_llm_client
+from shared.calls import COUNTS, Call, LLMStream, new_row
+from shared.config import Settings, database_url, load_settings
+from shared.errors import ConfigurationError, InvalidRequest, LLMError
+from shared.internal.spend import SpendCounter
+from shared.ledger import get_ledger
+from shared.llm_client import LLMClient, get_llm_client
+from shared.models import Catalogue, Plan, resolve
+from shared.prices import UNKNOWN, price
 from shared.runs import Caller, Watch, caller_of, watch_of
-from shared.scope import scope
+from shared.scope import Scope, current_scope, scope
+from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
+from shared.types import Usage as Counts
 
 # The settings of an agent that are parameters of a chat completion under the same name.
 _SETTINGS = (
@@ -387,3 +401,89 @@ def _trace(span: Any, turn: _Turn, said: _Said) -> None:
         span.span_data.input, span.span_data.output = turn.messages, [said.message.model_dump()]
     usage = said.usage
     span.span_data.usage = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+
+
+logger = logging.getLogger("agentswarm_tools")
+
+
+def track_agency(agency: Agency) -> None:
+    """
+    Record every turn of every agent of an agency, priced where the price of the agent's model is known.
+
+    It cannot refuse a turn, retry it or fall back, and does not see one that fails or is cut off; `budgeted` does all
+    that, and its turns are not recorded here again. Doing it twice counts once.
+    """
+    for agent in agency.agents.values():
+        hooks = agent.hooks
+        if hooks is None:
+            agent.hooks = _TurnRecorder()
+        elif not _records(hooks):
+            # The host's own composite, in which it looks for hooks of its own.
+            agent.hooks = CompositeAgentHooks([hooks, _TurnRecorder()])
+
+
+class _TurnRecorder(AgentHooks[Any]):
+    """Records what the SDK says when a turn has been answered."""
+
+    async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
+        """One turn, plain or streamed."""
+        if isinstance(agent.model, BudgetedModel):
+            return
+        who = caller_of(context.context, agent.name)
+        try:
+            with scope(agent=who.agent, run=who.run, conversation=who.conversation) as inside:
+                await _record(get_usage_tracking_model_name(agent.model) or "", response.usage, inside)
+        except LLMError as error:
+            logger.warning("A turn of %s was not recorded: %s", agent.name, error)
+
+
+def _records(hooks: Any) -> bool:
+    return isinstance(hooks, _TurnRecorder) or any(_records(each) for each in getattr(hooks, "_hooks", ()))
+
+
+async def _record(model: str, usage: Usage, inside: Scope) -> None:
+    settings = load_settings()
+    if not settings.cost_tracking:
+        return
+    candidate, counts = _candidate(model.removeprefix("litellm/"), settings), _counts(usage)
+    ledger = get_ledger(database_url(settings))
+    call = Call(
+        request=Request(TaskType.CHAT_COMPLETION, ()),
+        plan=Plan(candidate.requested, (candidate,)),
+        scope=inside,
+        ledger=ledger,
+        timeout=0,
+        max_retries=0,
+        spend_counter=SpendCounter(),
+    )
+    cost, source = price(Answer("", None, counts), candidate.rates)
+    row = new_row(call, candidate) | {name: getattr(counts, name) for name in COUNTS}
+    row |= {"status": "reported", "usage_source": counts.source, "cost_nano": cost, "cost_source": source}
+    row |= {"calls": 1, "unpriced_calls": int(cost is None)}
+    await ledger.write("settle", row, inside.labels)
+
+
+def _candidate(name: str, settings: Settings) -> Candidate:
+    """The model with its price; without one where nobody knows the name, or its provider has shut it down."""
+    unknown = Candidate(name or "(unknown)", name or "(unknown)", "(unknown)", name, rates=UNKNOWN)
+    if not name:
+        return unknown
+    try:
+        found = resolve(name, catalogue=Catalogue.load(settings), settings=settings, scope=current_scope())
+    except LLMError:
+        return unknown
+    return found if found.model == name else unknown
+
+
+def _counts(usage: Usage) -> Counts:
+    """The SDK's counts; it has no word for unknown, so a turn without tokens is one that nobody counted."""
+    if not usage.total_tokens:
+        return Counts()
+    return Counts(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        cached_tokens=usage.input_tokens_details.cached_tokens,
+        cache_write_tokens=getattr(usage.input_tokens_details, "cache_write_tokens", None),
+        reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
+        source="provider",
+    )

@@ -19,10 +19,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.analytics import record_event
 from shared.errors import LLMError
+from shared.internal.serialize import to_json
 from shared.redaction import redact
 from shared.runs import Watch, caller_of, watch_of
 from shared.scope import Scope, scope
-from shared.serialize import to_json
 from shared.types import AnalyticsEvent, EventType
 
 _STRUCTURED = ToolOutputText | ToolOutputImage | ToolOutputFileContent
@@ -42,6 +42,11 @@ class BaseTool(AgencySwarmTool):
     def tool_name(self) -> str:
         """Name of the tool in events and reports."""
         return type(self).__name__
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether the host shows images to its model; agency-swarm's MCP and HTTP servers pass on text alone."""
+        return not isinstance(self.context, Mapping)
 
     @abstractmethod
     def _process(self) -> Any:
@@ -109,7 +114,7 @@ class BaseTool(AgencySwarmTool):
             return await anyio.to_thread.run_sync(self._process, abandon_on_cancel=True)
         except BaseException:
             # The thread cannot be stopped, but the calls that it waits for can.
-            inside.journal.cancel()
+            inside.pending.cancel()
             raise
 
     @model_validator(mode="wrap")
@@ -175,7 +180,7 @@ def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEv
 
 async def _settle_writes(inside: Scope) -> None:
     """Everything that was recorded is in the ledger when the tool returns."""
-    writes = [asyncio.wrap_future(write) for write in inside.journal.owed()]
+    writes = [asyncio.wrap_future(write) for write in inside.pending.owed()]
     if writes:
         with anyio.CancelScope(shield=True):
             await asyncio.wait(writes)

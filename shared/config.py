@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import platformdirs
 from dotenv import dotenv_values, find_dotenv
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
@@ -25,28 +24,6 @@ from shared.errors import ConfigurationError
 logger = logging.getLogger("agentswarm_tools")
 
 APP_NAME = "agentswarm-tools"
-
-# Environment variables that hold a provider's key, in the order LiteLLM looks for them; every other
-# provider's is <PROVIDER>_API_KEY. Source: litellm 1.91.5, the providers' validate_environment (read 2026-11-24).
-KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
-    "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
-    "fireworks_ai": ("FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY", "FIREWORKSAI_API_KEY", "FIREWORKS_AI_TOKEN"),
-    "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
-    "huggingface": ("HUGGINGFACE_API_KEY", "HF_TOKEN"),
-    "openrouter": ("OPENROUTER_API_KEY", "OR_API_KEY"),
-    "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
-    "replicate": ("REPLICATE_API_KEY", "REPLICATE_API_TOKEN"),
-    "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHER_AI_TOKEN"),
-}
-# Providers that need no key because they run on the user's own machine.
-KEYLESS_PROVIDERS = frozenset({"local", "ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
-# Variables that move a provider to another endpoint, beside <PROVIDER>_API_BASE and <PROVIDER>_BASE_URL.
-BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "ollama_chat": ("OLLAMA_API_BASE", "OLLAMA_BASE_URL"),
-    "cohere_chat": ("COHERE_API_BASE", "COHERE_BASE_URL"),
-}
-
 
 # Names of variables that hold secrets, and not where something lies (TIKTOKEN_CACHE_DIR).
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PATH|HOME)$)")
@@ -239,6 +216,12 @@ def environment() -> dict[str, str]:
     return values
 
 
+def dotenv_of(name: str) -> str | None:
+    """The path of the .env that sets a variable; None when the process environment does, or nothing."""
+    path, values = _dotenv()
+    return path if name in values and not os.environ.get(name) else None
+
+
 def _dotenv() -> tuple[str, dict[str, str]]:
     """The nearest .env and what it says; nothing where there is none, or no working directory any more."""
     try:
@@ -254,54 +237,6 @@ def _read_dotenv(path: str, _mtime_ns: int) -> tuple[tuple[str, str], ...]:
         return tuple((name, value) for name, value in dotenv_values(path).items() if value)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f".env cannot be read ({type(error).__name__})", hint="Save it as UTF-8.") from None
-
-
-def key_variables(provider: str) -> tuple[str, ...]:
-    """Names of the environment variables that may hold the key of `provider`."""
-    return KEY_VARIABLES.get(provider, (f"{provider.upper()}_API_KEY",))
-
-
-def provider_key(provider: str, variable: str | None = None) -> SecretStr | None:
-    """
-    The key of `provider`, or of `variable` when one is named.
-
-    Returns:
-        None when none is set.
-    """
-    values = environment()
-    names = (variable,) if variable else key_variables(provider)
-    return next((SecretStr(values[name]) for name in names if name in values), None)
-
-
-def provider_base(provider: str) -> str | None:
-    """The base URL that the environment sets for `provider`, or None."""
-    values = environment()
-    upper = provider.upper()
-    names = (f"{upper}_API_BASE", f"{upper}_BASE_URL", *BASE_VARIABLES.get(provider, ()))
-    found = next((name for name in names if name in values), None)
-    if found is None:
-        return None
-    if not os.environ.get(found):
-        _tell_of_base(found, values[found], _dotenv()[0])
-    return values[found]
-
-
-@lru_cache(maxsize=64)
-def _tell_of_base(name: str, url: str, path: str) -> None:
-    """Once for each: whoever wrote the folder's .env decides where prompts and keys go."""
-    try:
-        host = urlsplit(url).hostname
-    except ValueError:
-        host = None
-    logger.warning("%s in %s sends requests, with their key, to %s. Is that file yours?", name, path, host)
-
-
-def provider_extra(provider: str) -> dict[str, str]:
-    """What else LiteLLM's config of `provider` takes from the environment."""
-    if provider != "azure":
-        return {}
-    version = environment().get("AZURE_API_VERSION")
-    return {"api_version": version} if version else {}
 
 
 def secrets() -> tuple[str, ...]:

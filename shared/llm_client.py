@@ -11,20 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from shared import attempts, background, config, export, image_calls, image_models
 from shared.budget import Budget, Limit, budgets_of
-from shared.calls import Call, Meter
-from shared.errors import ConfigurationError, InvalidRequest, LLMError
-from shared.estimates import estimate
-from shared.holds import say_untracked
-from shared.ledger import Ledger, get_ledger
-from shared.ledger_query import Filter
-from shared.ledger_query import attempts as ledger_attempts
-from shared.llm_stream import LLMStream
-from shared.planning import Catalogue, Plan, default_model, plan
-from shared.pricing import to_usd
+from shared.calls import (
+    Call,
+    LLMStream,
+    bound_of,
+    check_request,
+    check_seconds,
+    image_options,
+    look_at_images,
+    make_images,
+    refuse_call,
+    run_blocking,
+    run_call,
+    warn_untracked,
+)
+from shared.config import Settings, database_url, load_settings
+from shared.errors import ConfigurationError, LLMError
+from shared.internal.money import to_usd
+from shared.internal.spend import SpendCounter
+from shared.ledger import Filter, Ledger, average_output, get_ledger, write_records
+from shared.ledger import attempt_records as ledger_attempts
+from shared.models import Catalogue, Plan, default_model, make_plan
+from shared.prices import token_cost
+from shared.providers import count_tokens
 from shared.scope import current_scope
-from shared.types import Estimate, LLMResponse, ModelConfig, Request, TaskType
+from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
 __all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
 
@@ -33,7 +45,6 @@ logger = logging.getLogger("agentswarm_tools")
 Messages = Sequence[Mapping[str, Any]]
 # Making an image takes minutes where a text takes seconds, and one that comes too late has been paid for.
 _IMAGE_PATIENCE = 5
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
 class LLMClient:
@@ -69,25 +80,25 @@ class LLMClient:
         deadline: float | None = None,
         budget: Budget | Sequence[Budget] | None = None,
     ) -> None:
-        settings = config.load_settings()
+        settings = load_settings()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
             raise ConfigurationError("max_retries must be a whole number from 0 to 10")
         self._settings = settings
         self._catalogue = Catalogue.load(settings, model_configs)
         self._fallback = settings.fallback_enabled if enable_fallback is None else enable_fallback
         tracking = settings.cost_tracking if enable_cost_tracking is None else enable_cost_tracking
-        self._database = config.database_url(settings) if tracking else None
+        self._database = database_url(settings) if tracking else None
         if self._database is not None:
             get_ledger(self._database)
         self._limits = _limits(settings, budget)
         if self._limits and self._database is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
         if self._database is None:
-            say_untracked()
+            warn_untracked()
         self._max_retries = max_retries
-        self._timeout = _seconds("timeout", timeout)
-        self._deadline = None if deadline is None else _seconds("deadline", deadline)
-        self._meter = Meter()
+        self._timeout = check_seconds("timeout", timeout)
+        self._deadline = None if deadline is None else check_seconds("deadline", deadline)
+        self._spend_counter = SpendCounter()
         if settings.verbose:
             _be_verbose()
 
@@ -150,9 +161,9 @@ class LLMClient:
         """
         call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
         if isinstance(call, _Refused):
-            background.run(attempts.refuse, call.call, call.error)
+            run_blocking(refuse_call, call.call, call.error)
             raise call.error
-        return LLMStream(attempts.run(call)) if stream else background.run(_answer, call)
+        return LLMStream(run_call(call)) if stream else run_blocking(_answer, call)
 
     async def achat_completion(
         self,
@@ -167,9 +178,9 @@ class LLMClient:
         """The same as `chat_completion`, awaitable; with `stream` iterate over the result with `async for`."""
         call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
         if isinstance(call, _Refused):
-            await attempts.refuse(call.call, call.error)
+            await refuse_call(call.call, call.error)
             raise call.error
-        return LLMStream(attempts.run(call)) if stream else await _answer(call)
+        return LLMStream(run_call(call)) if stream else await _answer(call)
 
     def estimate(
         self,
@@ -241,7 +252,7 @@ class LLMClient:
             LLMError: No image came.
         """
         make = partial(self.agenerate_image, prompt, model, fallback_models, size, quality, n, **kw)
-        return background.run(make)
+        return run_blocking(make)
 
     async def agenerate_image(
         self,
@@ -254,11 +265,11 @@ class LLMClient:
         **kw: Any,
     ) -> LLMResponse:
         """The same as `generate_image`, awaitable."""
-        wish = image_calls.wish_of(kw, own_fallbacks=fallback_models is not None)
+        options = image_options(kw, own_fallbacks=fallback_models is not None)
         kw = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
         messages = [{"role": "user", "content": prompt}]
         call = self._chat(messages, model, fallback_models, None, None, False, kw, TaskType.IMAGE_GENERATION)
-        return await image_calls.make(await _accepted(call), wish, self._settings)
+        return await make_images(await _accepted(call), options, self._settings)
 
     def vision_completion(
         self,
@@ -299,7 +310,7 @@ class LLMClient:
             LLMError: As in `chat_completion`.
         """
         look = partial(self.avision_completion, messages, image_urls, model, fallback_models, max_tokens, detail, **kw)
-        return background.run(look)
+        return run_blocking(look)
 
     async def avision_completion(
         self,
@@ -314,11 +325,11 @@ class LLMClient:
         """The same as `vision_completion`, awaitable."""
         links, kw = kw.pop("pass_through", False), {"detail": detail, **kw}
         call = self._chat(messages, model, fallback_models, None, max_tokens, False, kw, TaskType.VISION)
-        return await image_calls.look(await _accepted(call), image_urls, self._settings, pass_through=links)
+        return await look_at_images(await _accepted(call), image_urls, self._settings, pass_through=links)
 
     def get_total_cost(self) -> float:
         """US$ known to be spent by this client, streams when they end; inside labels: theirs, since the scope began."""
-        return to_usd(self._meter.nano(current_scope()))
+        return to_usd(self._spend_counter.nano(current_scope().spend))
 
     def export_cost_records(self, path: str | Path) -> int:
         """
@@ -339,7 +350,7 @@ class LLMClient:
         if ledger is None:
             raise ConfigurationError("Cost tracking is off, so there is nothing to export")
         ledger.flush()
-        return export.write(Path(path), ledger_attempts(ledger, which=Filter(labels=current_scope().labels)))
+        return write_records(Path(path), ledger_attempts(ledger, which=Filter(labels=current_scope().labels)))
 
     def _ledger(self) -> Ledger | None:
         return None if self._database is None else get_ledger(self._database)
@@ -357,7 +368,7 @@ class LLMClient:
     ) -> Call | _Refused:
         params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
         endpoint = {name: params.pop(name, None) for name in ("api_base", "api_key")}
-        timeout = _seconds("timeout", params.pop("timeout", self._timeout))
+        timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
         deadline = params.pop("deadline", self._deadline)
         params = {name: value for name, value in params.items() if value is not None}
         request = Request(task, messages, params, stream=stream)
@@ -368,16 +379,16 @@ class LLMClient:
             ledger=self._ledger(),
             timeout=timeout,
             max_retries=self._max_retries,
-            meter=self._meter,
+            spend_counter=self._spend_counter,
             limits=(*self._limits, *current_scope().limits),
             max_concurrency=self._settings.max_concurrency,
-            deadline_at=math.inf if deadline is None else time.monotonic() + _seconds("deadline", deadline),
+            deadline_at=math.inf if deadline is None else time.monotonic() + check_seconds("deadline", deadline),
         )
         try:
-            _check(request, fallback_models)
+            check_request(request, fallback_models)
             if call.limits and call.ledger is None:
                 raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
-            call.plan = plan(
+            call.plan = make_plan(
                 model,
                 fallback_models,
                 catalogue=self._catalogue,
@@ -403,7 +414,7 @@ class _Refused:
 
 async def _accepted(call: Call | _Refused) -> Call:
     if isinstance(call, _Refused):
-        await attempts.refuse(call.call, call.error)
+        await refuse_call(call.call, call.error)
         raise call.error
     return call
 
@@ -411,62 +422,19 @@ async def _accepted(call: Call | _Refused) -> Call:
 async def _answer(call: Call) -> LLMResponse:
     """The answer of a call that is not streamed."""
     last: str | LLMResponse = ""
-    async for item in attempts.run(call):
+    async for item in run_call(call):
         last = item
     assert isinstance(last, LLMResponse), "the flow ends with an answer or an error"  # noqa: S101
     return last
 
 
-def _check(request: Request, fallback_models: Sequence[str] | None) -> None:
-    """
-    Refuse what no provider could answer.
-
-    Raises:
-        InvalidRequest: An argument is not what it must be.
-    """
-    if isinstance(request.messages, str) or not isinstance(request.messages, Sequence) or not request.messages:
-        raise InvalidRequest("messages must be a list of at least one message", hint=_MESSAGE_HINT)
-    for message in request.messages:
-        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
-            raise InvalidRequest("Each message must be a dict with a role", hint=_MESSAGE_HINT)
-    if isinstance(fallback_models, str) or not all(isinstance(name, str) for name in fallback_models or ()):
-        raise InvalidRequest("fallback_models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
-    if request.task is TaskType.IMAGE_GENERATION:
-        prompt = request.messages[0]["content"]
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InvalidRequest("prompt must be a text that says what is to be seen")
-        image_models.check_values(request.params)
-    if request.params.get("detail", "auto") not in ("low", "high", "auto"):
-        raise InvalidRequest("detail must be low, high or auto")
-    temperature, max_tokens = request.params.get("temperature"), request.params.get("max_tokens")
-    if temperature is not None and (isinstance(temperature, bool) or not _within(temperature, 0, 2)):
-        raise InvalidRequest("temperature must be a number from 0 to 2")
-    if max_tokens is not None and (
-        isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= 10_000_000
-    ):
-        raise InvalidRequest("max_tokens must be a whole number of at least 1")
-
-
-_MESSAGE_HINT = 'Give [{"role": "user", "content": "Hello"}].'
-
-
 _TRACKING_HINT = "Set LITELLM_COST_TRACKING=true, or leave out the budget."
 
 
-def _limits(settings: config.Settings, budget: Budget | Sequence[Budget] | None) -> tuple[Limit, ...]:
+def _limits(settings: Settings, budget: Budget | Sequence[Budget] | None) -> tuple[Limit, ...]:
     """The budget of Settings, and the client's own."""
     own = () if settings.budget is None else (settings.budget,)
     return tuple(Limit(each) for each in (*own, *budgets_of(budget)))
-
-
-def _within(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and low <= value <= high
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
-        raise ConfigurationError(f"{name} must be seconds, more than 0 and at most 86,400")
-    return float(value)
 
 
 def _be_verbose() -> None:
@@ -496,3 +464,30 @@ def get_llm_client(**overrides: Any) -> LLMClient:
         if _shared is None:
             _shared = LLMClient()
         return _shared
+
+
+_DAYS_US = 30 * 86_400 * 1_000_000
+
+
+def estimate(call: Call, candidate: Candidate) -> Estimate:
+    """The most that one attempt costs, and what it costs when its answer is as long as the last month's were."""
+    counted = count_tokens(candidate, call.request.messages, "").prompt_tokens
+    asked = [call.request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    output = _usual_output(call, candidate)
+    if output is not None:
+        output = min([output, *(most for most in asked if isinstance(most, int))])
+    expected = token_cost(Usage(prompt_tokens=counted, completion_tokens=output), candidate.rates)
+    return Estimate(
+        model=candidate.requested,
+        upper_bound=to_usd(bound_of(candidate, call.request)),
+        expected=to_usd(expected),
+        prompt_tokens=counted,
+        completion_tokens=output,
+    )
+
+
+def _usual_output(call: Call, candidate: Candidate) -> int | None:
+    """Output tokens of the model's answers in the last 30 days, on average; None where the ledger has none."""
+    if call.ledger is None:
+        return None
+    return average_output(call.ledger, candidate.model, time.time_ns() // 1000 - _DAYS_US)

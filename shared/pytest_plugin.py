@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from shared.ledger import Ledger
     from shared.types import Candidate
 
-# Nothing of ours or of LiteLLM is imported before a fixture is asked for: pytest loads this file in every run.
-
 SECRET_HEADERS = (
     "authorization",
     "api-key",
@@ -133,23 +131,24 @@ def agentswarm_script(
     record_property: Callable[[str, object], None],
 ) -> Iterator[Script]:
     """A scripted endpoint under every model name, without key or network: `agentswarm_script("Hello", ...)`."""
-    from shared import planning, provider, provider_requests, provider_sending
-    from shared.provider_targets import Target, find_target
+    from shared.models import plan
+    from shared.providers import request, response_stream, send
+    from shared.providers.endpoints import Endpoint, find_endpoint
 
     script = Script()
 
-    def target(_provider: str, wire_model: str) -> Target | None:
-        return find_target("custom", wire_model)
+    def target(_provider: str, wire_model: str) -> Endpoint | None:
+        return find_endpoint("custom", wire_model)
 
     def keyless(candidate: Candidate, *_: Any, **__: Any) -> Candidate:
         return candidate
 
-    for module in (provider, provider_requests):
-        monkeypatch.setattr(module, "find_target", target)
-    monkeypatch.setattr(planning, "_with_key", keyless)
-    monkeypatch.setattr(provider_requests, "base_url", lambda *_: "http://scripted.invalid/v1")
-    monkeypatch.setattr(provider_requests, "check_key", lambda _: None)
-    monkeypatch.setattr(provider_sending, "http_client", clients_over(lambda: _transport(script)))
+    for module in (send, request):
+        monkeypatch.setattr(module, "find_endpoint", target)
+    monkeypatch.setattr(plan, "_with_key", keyless)
+    monkeypatch.setattr(request, "base_url", lambda *_: "http://scripted.invalid/v1")
+    monkeypatch.setattr(request, "check_key", lambda _: None)
+    monkeypatch.setattr(response_stream, "http_client", clients_over(lambda: _transport(script)))
     record_property(*_SCRIPTED)
     yield script
     if script.left:
@@ -171,7 +170,7 @@ def clients_over(network: Callable[[], httpx.AsyncBaseTransport]) -> Callable[[]
 
     import httpx
 
-    from shared.transport import GuardedTransport
+    from shared.providers import GuardedTransport
 
     clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 

@@ -2,116 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+import os
 import uuid
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
 from shared.budget import Budget, Limit, budgets_of
 from shared.errors import ConfigurationError
+from shared.internal.pending import PendingCalls
+from shared.internal.spend import ScopeSpend
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _NO_KEYS: Mapping[str, SecretStr] = MappingProxyType({})
-
-
-@dataclass(slots=True)
-class RecordedCall:
-    """A call that the ledger holds, until an event claims it."""
-
-    call_id: uuid.UUID
-    attempt_id: uuid.UUID
-    model: str
-    cost_nano: int | None
-
-
-class Journal:
-    """What was recorded and is under way inside one scope; shared by the threads and tasks that it starts."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._unclaimed: deque[RecordedCall] = deque(maxlen=1000)
-        self._running: set[Future[Any]] = set()
-        self._writes: list[Future[Any]] = []
-
-    def add(self, call: RecordedCall) -> None:
-        """Remember a recorded call until an event claims it."""
-        with self._lock:
-            self._unclaimed.append(call)
-
-    def claim(self, model: str | None, cost_nano: int | None, call_id: uuid.UUID | None = None) -> RecordedCall | None:
-        """
-        Take the oldest unclaimed call that an event speaks of.
-
-        Args:
-            model: Model of the event.
-
-            cost_nano: Cost of the event in nano-dollars; None when it is unknown.
-
-            call_id: Call of the event, where it names one; then it alone decides.
-        """
-        with self._lock:
-            for call in self._unclaimed:
-                same = call.call_id == call_id if call_id else (call.model, call.cost_nano) == (model, cost_nano)
-                if same:
-                    self._unclaimed.remove(call)
-                    return call
-        return None
-
-    def owe(self, write: Future[Any]) -> None:
-        """Remember a write that nobody has waited for yet."""
-        with self._lock:
-            # Outside a tool nobody asks for them, and done is done.
-            self._writes = [*(earlier for earlier in self._writes if not earlier.done()), write]
-
-    def owed(self) -> list[Future[Any]]:
-        """Writes that nobody has waited for, handed over to the caller."""
-        with self._lock:
-            writes, self._writes = self._writes, []
-            return writes
-
-    def enter(self, running: Future[Any]) -> None:
-        """Count a synchronous call as under way, so that `cancel` can stop it."""
-        with self._lock:
-            self._running.add(running)
-        running.add_done_callback(self._leave)
-
-    def _leave(self, running: Future[Any]) -> None:
-        with self._lock:
-            self._running.discard(running)
-
-    def cancel(self) -> None:
-        """Stop every synchronous call that is under way."""
-        with self._lock:
-            running = list(self._running)
-        for future in running:
-            future.cancel()
-
-
-class Tally:
-    """Nano-dollars that each client has spent for the labels of one scope since it was entered; for any thread."""
-
-    def __init__(self, labels: Mapping[str, str]) -> None:
-        self.labels = labels
-        self._lock = threading.Lock()
-        self._nano: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-
-    def add(self, client: object, nano: int) -> None:
-        """Count what an attempt of a client cost."""
-        with self._lock:
-            self._nano[client] = self._nano.get(client, 0) + nano
-
-    def of(self, client: object) -> int:
-        """What a client has spent."""
-        with self._lock:
-            return self._nano.get(client, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -139,9 +47,9 @@ class Scope:
     from_agent: bool = False
     # Labels that budgets or keys were given to, and that stay as they are inside.
     bound: frozenset[str] = frozenset()
-    journal: Journal = field(default_factory=Journal, repr=False, compare=False)
+    pending: PendingCalls = field(default_factory=PendingCalls, repr=False, compare=False)
     # Of the labels in force, the narrowest last.
-    tallies: tuple[Tally, ...] = field(default=(), repr=False, compare=False)
+    spend: tuple[ScopeSpend, ...] = field(default=(), repr=False, compare=False)
     entries: tuple[_Entry, ...] = field(default=(), repr=False, compare=False)
 
     def may_see(self, limit: Limit) -> bool:
@@ -235,8 +143,8 @@ def _narrowed(outer: Scope, said: _Said) -> Scope:
         limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in said.budgets)))),
         bound=outer.bound | labels.keys() if said.budgets or said.keys else outer.bound,
         # What a tool waits for, claims and cancels includes the scopes that it opens itself.
-        journal=outer.journal if outer.tool and "tool" not in said.attribution else Journal(),
-        tallies=outer.tallies if labels == outer.labels else _tallies(outer, labels),
+        pending=outer.pending if outer.tool and "tool" not in said.attribution else PendingCalls(),
+        spend=outer.spend if labels == outer.labels else _scope_spend(outer, labels),
     )
 
 
@@ -248,9 +156,9 @@ def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:
     return Limit(budget, () if named else tuple(sorted(labels)))
 
 
-def _tallies(outer: Scope, labels: Mapping[str, str]) -> tuple[Tally, ...]:
+def _scope_spend(outer: Scope, labels: Mapping[str, str]) -> tuple[ScopeSpend, ...]:
     """Those around whose labels still hold, and a new one."""
-    return (*(tally for tally in outer.tallies if tally.labels.items() <= labels.items()), Tally(labels))
+    return (*(each for each in outer.spend if each.labels.items() <= labels.items()), ScopeSpend(labels))
 
 
 def scope(
@@ -312,3 +220,13 @@ def _secret(provider: str, key: SecretStr | str) -> SecretStr:
         # Without one the operator's own would be used, and the operator would pay.
         raise ConfigurationError(f"The key for {provider[:60]} is empty", hint="Leave the provider out of keys.")
     return secret
+
+
+def run_of_process() -> str:
+    """The run of what no agent's run called for: one for each process."""
+    return _run_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _run_of(pid: int) -> str:  # noqa: ARG001 - a forked process is another run
+    return f"process_{uuid.uuid4().hex}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -232,3 +233,42 @@ class AnalyticsEvent(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     timestamp: datetime | None = None
     event_id: uuid.UUID | None = None
+
+
+_SIZE = re.compile(r"([1-9]\d{1,4})x([1-9]\d{1,4})")
+_PIXELS_OF_LEVEL = {"512": 512 * 512, "1K": 1024 * 1024, "2K": 2048 * 2048, "4K": 4096 * 4096}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """
+    One request for images, in the words of the model that is to make them.
+
+    `size` is "1024x1024", "auto", or None where the model has no choice; `ratio` and `level` are what Gemini and
+    others are sent instead. `n` is how many images are wanted of one request, `as_data` whether it must be told to
+    send no links.
+    """
+
+    size: str | None = None
+    ratio: str | None = None
+    level: str | None = None
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+    n: int = 1
+    as_data: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> int | None:
+        """Pixels of one image; None when that is left to the model."""
+        sides = sides_of(self.size)
+        if sides is not None:
+            return sides[0] * sides[1]
+        return None if self.level is None else _PIXELS_OF_LEVEL[self.level]
+
+
+def sides_of(size: str | None) -> tuple[int, int] | None:
+    """Width and height of "1024x1536"; None when it is none."""
+    found = _SIZE.fullmatch(size or "")
+    return (int(found[1]), int(found[2])) if found else None

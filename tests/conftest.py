@@ -14,13 +14,19 @@ import hypothesis
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
-from shared import llm_client, provider, transport
-from shared.health import health
-from shared.ledger import Ledger, get_ledger
-from tests import postgres
-from tests.provider_double import Double, dial
+from shared import llm_client
+from shared.calls.cooldown import cooldowns
+from shared.ledger.store import Ledger, get_ledger
+from shared.providers import endpoints, transport
+from tests.support import postgres
+from tests.support.provider_double import Double, dial
 
-pytest_plugins = ["tests.provider_double.fixtures", "tests.recording.plugin", "tests.internet", "tests.web"]
+pytest_plugins = [
+    "tests.support.provider_double.fixtures",
+    "tests.support.recording.plugin",
+    "tests.support.internet",
+    "tests.support.web",
+]
 
 _OURS = ("AGENTSWARM_", "LITELLM_")
 _OLLAMA_PORT = 11434
@@ -55,7 +61,7 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
     monkeypatch.chdir(home)
     monkeypatch.setattr(llm_client, "_shared", None)
-    health.reset()
+    cooldowns.reset()
     yield
     get_ledger.cache_clear()
 
@@ -84,7 +90,7 @@ class _Dial(dial.AsyncBackend):
 @pytest.fixture
 def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
     """The provider double behind the real host names of all providers, with keys for them."""
-    provider.import_litellm()  # takes seconds the first time, which a test's deadline must not pay for
+    endpoints.import_litellm()  # takes seconds the first time, which a test's deadline must not pay for
     for name in ("OPENAI", "ANTHROPIC", "GEMINI", "COHERE", "MISTRAL", "GROQ", "DEEPSEEK", "XAI", "OPENROUTER"):
         monkeypatch.setenv(f"{name}_API_KEY", f"sk-test-{name.lower()}-0123456789")
     return double

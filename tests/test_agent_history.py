@@ -13,9 +13,9 @@ from openai.types.shared import Reasoning
 from shared.agent_model import budgeted
 from shared.base_tool import BaseTool
 from shared.llm_client import get_llm_client
-from tests.agencies import HAIKU, MINI, PIXEL, Ask, Weather, agent, ask_plain, ask_streamed, messages_of
-from tests.provider_double import Double
-from tests.provider_double.script import ToolCall
+from tests.support.agencies import HAIKU, MINI, PIXEL, Ask, Weather, agent, ask_plain, ask_streamed, messages_of
+from tests.support.provider_double import Double
+from tests.support.provider_double.script import ToolCall
 
 set_tracing_disabled(True)
 

@@ -22,17 +22,12 @@ from pydantic import BaseModel
 
 from shared.agent_model import budgeted
 from shared.analytics import get_llm_costs
-from shared.errors import (
-    AllModelsFailed,
-    AuthenticationError,
-    ConfigurationError,
-    InvalidRequest,
-)
-from shared.ledger import Ledger
-from shared.ledger_query import attempts
+from shared.errors import AllModelsFailed, AuthenticationError, ConfigurationError, InvalidRequest
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.scope import scope
-from tests.agencies import (
+from tests.support.agencies import (
     HAIKU,
     MINI,
     NANO,
@@ -46,8 +41,8 @@ from tests.agencies import (
     owed,
     who,
 )
-from tests.provider_double import Double, Fault
-from tests.provider_double.script import ToolCall, Usage
+from tests.support.provider_double import Double, Fault
+from tests.support.provider_double.script import ToolCall, Usage
 from tools import TextGeneration
 
 set_tracing_disabled(True)
@@ -67,7 +62,7 @@ def test_every_turn_is_on_the_bill(hosted: Double, ledger: Ledger, ask: Ask) -> 
         told = ask(Agency(agent("Writer", tools=[TextGeneration])))
     assert told.output == "Here you are."
     assert who(ledger) == [("Writer", None, "ok"), ("Writer", "TextGeneration", "ok"), ("Writer", None, "ok")]
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     assert len({(row["run"], row["conversation"]) for row in rows}) == 1
     assert rows[0]["run"].startswith("agent_run_")
     assert all(row["labels"] == {"customer": "acme"} for row in rows)
@@ -104,7 +99,9 @@ def test_three_levels_are_one_bill(hosted: Double, ledger: Ledger, ask: Ask) -> 
     assert set(costs["cost_by_agent"]) == {"Chief", "Editor", "Printer"}
     usage = extract_usage_from_run_result(told.result)
     theirs = calculate_usage_with_cost(usage, run_result=told.result).total_cost
-    turns = sum(row["cost_nano"] for row in attempts(ledger) if row["tool"] is None and row["agent"] != "Printer")
+    turns = sum(
+        row["cost_nano"] for row in attempt_records(ledger) if row["tool"] is None and row["agent"] != "Printer"
+    )
     assert round(theirs * 1e9) == turns < costs["total_cost_nano"]
 
 
@@ -280,7 +277,7 @@ def test_broken_stream_is_an_error(hosted: Double, ledger: Ledger) -> None:
     hosted.reply("openai", text="one two three four", fault=Fault.CLOSE_STREAM, after=2)
     told = ask_streamed(Agency(agent("A")))
     assert "broke off" in told.error
-    [row] = attempts(ledger)
+    [row] = attempt_records(ledger)
     assert row["status"] == "interrupted"
     assert row["cost_nano"] > 0
 
@@ -358,7 +355,7 @@ def test_conversations_do_not_mix(hosted: Double, ledger: Ledger) -> None:
 
     asyncio.run(all_at_once())
     ledger.flush()
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     seen = {(row["agent"], row["labels"]["customer"], row["conversation"]) for row in rows}
     assert len(rows) == 16
     assert len(seen) == 8

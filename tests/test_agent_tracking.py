@@ -10,15 +10,15 @@ from agency_swarm import Agency, Agent
 from agents import AgentHooks, ModelProvider, OpenAIChatCompletionsModel, RunConfig, set_tracing_disabled
 from openai import AsyncOpenAI
 
-from shared.agent_tracking import track_agency
+from shared.agent_model import track_agency
 from shared.analytics import get_llm_costs
-from shared.ledger import Ledger, get_ledger
-from shared.ledger_query import attempts
-from shared.report import render
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger, get_ledger
+from shared.reports.formats import render
 from shared.scope import scope
-from tests.agencies import NANO, Ask, agent, ask_plain, ask_streamed, owed, who
-from tests.provider_double import Double
-from tests.provider_double.script import ToolCall, Usage
+from tests.support.agencies import NANO, Ask, agent, ask_plain, ask_streamed, owed, who
+from tests.support.provider_double import Double
+from tests.support.provider_double.script import ToolCall, Usage
 from tools import CostReport, TextGeneration
 
 set_tracing_disabled(True)
@@ -50,12 +50,12 @@ def test_turns_are_recorded(hosted: Double, ledger: Ledger, ask: Ask) -> None:
         [("A", None, "reported"), ("A", None, "reported"), ("B", None, "reported"), ("A", "TextGeneration", "ok")],
         key=str,
     )
-    rows = [row for row in attempts(ledger) if row["status"] == "reported"]
+    rows = [row for row in attempt_records(ledger) if row["status"] == "reported"]
     assert all(row["labels"] == {"customer": "acme"} for row in rows)
     assert {(row["prompt_tokens"], row["cached_tokens"], row["reasoning_tokens"]) for row in rows} == {(1000, 400, 10)}
     assert {(row["cost_source"], row["usage_source"]) for row in rows} == {("table", "provider")}
     assert len({row["run"] for row in rows}) == 2
-    assert len({row["conversation"] for row in attempts(ledger)}) == 1
+    assert len({row["conversation"] for row in attempt_records(ledger)}) == 1
     costs = get_llm_costs(days=1)
     assert costs["total_cost_nano"] == owed(hosted)
     assert (costs["total_calls"], costs["agent_turns"]) == (4, 3)
@@ -75,7 +75,7 @@ def test_model_given_as_text(hosted: Double, ledger: Ledger, ask: Ask) -> None:
         config = RunConfig(model_provider=Provider())
         assert ask(agency, **{"run_config" if ask is ask_plain else "run_config_override": config}).error == ""
         assert agency.agents["A"].model == name
-    assert [row["model"] for row in attempts(ledger)] == ["gpt-5.4-mini", "openai/gpt-5.4-nano"]
+    assert [row["model"] for row in attempt_records(ledger)] == ["gpt-5.4-mini", "openai/gpt-5.4-nano"]
     assert get_llm_costs(days=1)["total_cost_nano"] == owed(hosted)
 
 
@@ -129,7 +129,7 @@ def test_unknown_price_is_unpriced(hosted: Double, ledger: Ledger, name: str) ->
     agency = Agency(agent("A", own_model(hosted, name)))
     track_agency(agency)
     assert ask_plain(agency).error == ""
-    [row] = attempts(ledger)
+    [row] = attempt_records(ledger)
     assert (row["model"], row["cost_nano"], row["cost_source"]) == (name, None, "unknown")
     assert get_llm_costs(days=1)["unpriced_calls"] == 1
 

@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError, field_validator
 from shared.analytics import get_llm_costs, record_event
 from shared.base_tool import BaseTool
 from shared.errors import ContentBlocked, RateLimitError
-from shared.ledger import Ledger
-from shared.ledger_query import attempts
-from shared.llm_client import LLMResponse, get_llm_client
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger
+from shared.llm_client import get_llm_client
 from shared.scope import current_scope, scope
-from shared.types import AnalyticsEvent, EventType
-from tests.provider_double import Double, Fault
+from shared.types import AnalyticsEvent, EventType, LLMResponse
+from tests.support.provider_double import Double, Fault
 from tools import ALL_TOOLS, CostReport, TextGeneration
 
 MINI = "openai/gpt-5.4-mini"
@@ -91,7 +91,7 @@ def test_guide_tool_counts_its_cost_once(hosted: Double, ledger: Ledger, tool: t
     assert costs["total_cost_nano"] == round(sum(result["cost"] for result in results) * 1e9)
     assert costs["cost_by_tool"] == {tool.__name__: costs["total_cost"]}
     if tool is GuideTool:
-        assert all(row["metadata"] == {"task_type": "text_generation"} for row in attempts(ledger))
+        assert all(row["metadata"] == {"task_type": "text_generation"} for row in attempt_records(ledger))
 
 
 def test_result_is_json_text(hosted: Double) -> None:
@@ -273,7 +273,7 @@ def test_agent_writes_and_reports(hosted: Double, ledger: Ledger) -> None:
     """In a real Agency the calls carry agent, run and tool, and CostReport shows this conversation's spend only."""
     get_llm_client().chat_completion([{"role": "user", "content": "not the agent's"}], model=MINI)
     written, report = ask_agency(("TextGeneration", {"prompt": "Hi"}), ("CostReport", {"output_format": "json"}))
-    [_, row] = list(attempts(ledger))
+    [_, row] = list(attempt_records(ledger))
     assert (row["agent"], row["tool"]) == ("Writer", "TextGeneration")
     assert row["run"].startswith("agent_run_")
     assert json.loads(written)["cost"] == row["cost_usd"]
@@ -309,7 +309,7 @@ def test_schema_answer_is_asked_again_once(hosted: Double, ledger: Ledger) -> No
     hosted.reply("openai", text='```json\n{"n": 5}\n```')
     result = json.loads(seen_by_model(TextGeneration, prompt="Five", response_schema=schema))
     assert result["data"] == {"n": 5}
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     assert result["cost"] == pytest.approx(sum(row["cost_usd"] for row in rows), abs=1e-12)
     assert len(rows) == 2
     assert "not JSON" in hosted.requests[1].body["messages"][-1]["content"]
@@ -367,7 +367,7 @@ def test_cancelled_tool_stops_its_calls(hosted: Double, ledger: Ledger) -> None:
     asyncio.run(cancel())
     assert hosted.requests[0].done.wait(5)
     ledger.flush()
-    assert [row["status"] for row in attempts(ledger)] == ["cancelled"]
+    assert [row["status"] for row in attempt_records(ledger)] == ["cancelled"]
 
 
 def test_run_sync_is_trusted(hosted: Double, ledger: Ledger) -> None:

@@ -14,20 +14,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from shared import config
-from shared.config import (
-    Settings,
-    database_url,
-    environment,
-    key_variables,
-    load_settings,
-    provider_base,
-    provider_extra,
-    provider_key,
-    quiet_litellm,
-)
+from shared.config import Settings, database_url, environment, load_settings, quiet_litellm
 from shared.errors import ConfigurationError
-
-ROOT = Path(__file__).parents[1]
+from shared.models.keys import key_variables, provider_base, provider_extra, provider_key
+from tests.support.paths import ROOT
 
 
 def dotenv(text: str, folder: Path | None = None) -> None:

@@ -23,19 +23,19 @@ from pydantic import Field
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from shared import provider
 from shared.base_tool import BaseTool
 from shared.budget import Budget
-from shared.ledger import Ledger
-from shared.ledger_query import attempts
-from shared.ledger_schema import event
+from shared.calls.stream import _pumps
+from shared.ledger.query import attempt_records
+from shared.ledger.schema import event
+from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
-from shared.llm_stream import _pumps
+from shared.providers import endpoints
 from shared.scope import Scope, current_scope, scope
-from tests.agencies import HAIKU, MINI, NANO, agent, owed_for
-from tests.loopback import Loopback, http
-from tests.provider_double import Billed, Double, Fault, Recorded, Reply, ToolCall, Usage
-from tests.serving import serving
+from tests.support.agencies import HAIKU, MINI, NANO, agent, owed_for
+from tests.support.loopback import Loopback, http
+from tests.support.provider_double import Billed, Double, Fault, Recorded, Reply, ToolCall, Usage
+from tests.support.serving import serving
 from tools import CostReport, ImageGeneration, TextGeneration, UnderstandImages
 
 IMAGES = "openai/gpt-image-2"
@@ -95,7 +95,7 @@ def desk(load_threads_callback: Any = None) -> Agency:
 @pytest.fixture(scope="module")
 def web() -> Iterator[tuple[Tenants, str]]:
     """The app and its URL, one server for all tests of this module."""
-    provider.import_litellm()  # first, since it would look up prices in the network when agency-swarm imports it
+    endpoints.import_litellm()  # first, since it would look up prices in the network when agency-swarm imports it
     from agency_swarm.integrations.fastapi import run_fastapi
 
     tools: Any = [TextGeneration, CostReport, ImageGeneration, UnderstandImages, InThread]
@@ -211,7 +211,7 @@ def rows_of(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
     for pump in list(_pumps):  # streams whose readers have gone
         asyncio.run_coroutine_threadsafe(asyncio.wait([pump]), pump.get_loop()).result(LIMIT_S)
     ledger.flush()
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     assert all(row["status"] != "started" for row in rows)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in KEYS}
     for row in rows:

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import time_machine
 
-from shared import holds
 from shared.budget import Budget
+from shared.calls import hold
 from shared.errors import BudgetExceeded, ConfigurationError, LLMError, StoreError
-from shared.ledger import get_ledger
+from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
-from tests.provider_double import Double
+from tests.support.provider_double import Double
 from tests.test_llm_client import HELLO, MINI, Ask, ask
 
 __all__ = ["ask"]
@@ -42,8 +42,8 @@ SAID = {
 def fault(request: pytest.FixtureRequest, hosted: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Something is wrong from here on; what was sent before is forgotten."""
     name = str(request.param)
-    holds._say_unpriced.cache_clear()
-    holds.say_untracked.cache_clear()
+    hold._warn_unpriced.cache_clear()
+    hold.warn_untracked.cache_clear()
     match name:
         case "ledger":
             path = tmp_path / "broken.sqlite3"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shared import llm_client
+from shared.calls.stream import LLMStream
 from shared.errors import (
     AllModelsFailed,
     AuthenticationError,
@@ -25,11 +26,12 @@ from shared.errors import (
     RateLimitError,
     StreamInterrupted,
 )
-from shared.ledger import Ledger
-from shared.ledger_query import attempts
-from shared.llm_client import LLMClient, LLMResponse, LLMStream, ModelConfig, get_llm_client
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger
+from shared.llm_client import LLMClient, get_llm_client
 from shared.scope import scope
-from tests.provider_double import Double, Fault, Reply, Usage
+from shared.types import LLMResponse, ModelConfig
+from tests.support.provider_double import Double, Fault, Reply, Usage
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 MINI = "openai/gpt-5.4-mini"
@@ -79,7 +81,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 def rows(ledger: Ledger) -> list[dict[str, Any]]:
     ledger.flush()
-    return list(attempts(ledger))
+    return list(attempt_records(ledger))
 
 
 def test_answers(hosted: Double, ledger: Ledger, ask: Ask) -> None:

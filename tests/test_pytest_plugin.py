@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +13,13 @@ import pytest
 from shared import llm_client
 from shared.analytics import get_llm_costs
 from shared.errors import InvalidRequest, RateLimitError
-from shared.ledger import Ledger
+from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.pytest_plugin import Script
-from tests.recording.asking import WAYS, Way
-from tests.test_cassettes import SECRET_REQUEST, SECRET_RESPONSE, secrets_in
+from tests.recorded.test_cassettes import SECRET_REQUEST, SECRET_RESPONSE, secrets_in
+from tests.support.paths import ROOT
+from tests.support.recording.asking import WAYS, Way
 
-ROOT = Path(__file__).parent.parent
 HELLO: list[dict[str, Any]] = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": [{"type": "text", "text": "Hello you"}]},

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from shared.budget import Budget, Limit
-from shared.calls import Meter
 from shared.errors import ConfigurationError
-from shared.scope import Journal, RecordedCall, Scope, current_scope, scope
+from shared.internal.pending import PendingCalls, RecordedCall
+from shared.internal.spend import SpendCounter
+from shared.scope import Scope, current_scope, scope
 
 
 @pytest.fixture(autouse=True)
@@ -301,8 +302,8 @@ def test_a_job_that_schedules_itself_does_not_grow() -> None:
 
     async def turn(left: int) -> None:
         with scope(job="tick", turn=str(left)) as inside:
-            seen.append(weakref.ref(inside.journal))
-            assert max(len(inside.tallies), len(inside.entries)) <= 2
+            seen.append(weakref.ref(inside.pending))
+            assert max(len(inside.spend), len(inside.entries)) <= 2
             following = asyncio.create_task(turn(left - 1)) if left else None
         del inside
         if following is not None:
@@ -324,19 +325,19 @@ def test_a_job_that_schedules_itself_does_not_grow() -> None:
 
 def test_totals_are_those_of_the_labels() -> None:
     """What a client has spent is told inside a scope for its labels alone, through scopes without any of their own."""
-    client, other = Meter(), Meter()
+    client, other = SpendCounter(), SpendCounter()
     with scope(customer="acme") as acme:
-        client.add(1, current_scope())
+        client.add(1, current_scope().spend)
         with scope(tool="T"):
-            client.add(2, current_scope())
+            client.add(2, current_scope().spend)
             with scope(step="one") as step:
-                client.add(4, current_scope())
+                client.add(4, current_scope().spend)
             with scope(step="one", models=[]):
-                client.add(8, current_scope())
+                client.add(8, current_scope().spend)
     with scope(customer="bolt") as bolt:
-        client.add(16, current_scope())
-    assert [client.nano(each) for each in (acme, step, bolt, Scope())] == [15, 4, 16, 31]
-    assert other.nano(acme) == 0
+        client.add(16, current_scope().spend)
+    assert [client.nano(each.spend) for each in (acme, step, bolt, Scope())] == [15, 4, 16, 31]
+    assert other.nano(acme.spend) == 0
 
 
 def test_one_manager_can_be_entered_again_and_copied() -> None:
@@ -362,7 +363,7 @@ def recorded(model: str = "m", cost: int | None = 5) -> RecordedCall:
 
 def test_each_recorded_call_is_claimed_once_oldest_first() -> None:
     """Two equal calls are two claims, no more; a claim for another model or cost takes nothing."""
-    journal, calls = Journal(), [recorded(), recorded(), recorded(cost=None)]
+    journal, calls = PendingCalls(), [recorded(), recorded(), recorded(cost=None)]
     for call in calls:
         journal.add(call)
     assert journal.claim("m", 6) is None
@@ -373,7 +374,7 @@ def test_each_recorded_call_is_claimed_once_oldest_first() -> None:
 
 def test_a_call_id_alone_decides() -> None:
     """An event that names its call takes that one whatever else it says, and none when there is no such call."""
-    journal, calls = Journal(), [recorded(), recorded()]
+    journal, calls = PendingCalls(), [recorded(), recorded()]
     for call in calls:
         journal.add(call)
     assert journal.claim("other", 9, uuid.uuid4()) is None
@@ -384,7 +385,7 @@ def test_a_call_id_alone_decides() -> None:
 
 def test_many_threads_claim_each_call_once() -> None:
     """Claims from many threads at once never take the same call twice, nor leave one over."""
-    journal, calls = Journal(), [recorded() for _ in range(400)]
+    journal, calls = PendingCalls(), [recorded() for _ in range(400)]
     for call in calls:
         journal.add(call)
     with ThreadPoolExecutor(8) as pool:
@@ -395,18 +396,18 @@ def test_many_threads_claim_each_call_once() -> None:
 def test_a_tool_has_a_journal_of_its_own_and_shares_it_with_the_scopes_it_opens() -> None:
     """What a tool does in an inner scope can be claimed, waited for and cancelled by the tool; others' calls cannot."""
     with scope(customer="acme") as outer, scope(tool="T") as tool:
-        assert tool.journal is not outer.journal
+        assert tool.pending is not outer.pending
         with scope(step="one") as step:
-            assert step.journal is tool.journal
+            assert step.pending is tool.pending
             with scope(tool="Inner") as inner:
-                assert inner.journal is not tool.journal
+                assert inner.pending is not tool.pending
     with scope(a="1") as one, scope(b="2") as two:
-        assert one.journal is not two.journal
+        assert one.pending is not two.pending
 
 
 def test_cancel_stops_what_is_under_way_and_nothing_else() -> None:
     """A cancelled tool stops its synchronous calls; what had ended is left alone."""
-    journal = Journal()
+    journal = PendingCalls()
     running, ended = Future[None](), Future[None]()
     for future in (running, ended):
         journal.enter(future)
@@ -419,7 +420,7 @@ def test_cancel_stops_what_is_under_way_and_nothing_else() -> None:
 
 def test_owed_writes_are_handed_over_once() -> None:
     """Whoever asks for the writes that nobody waited for gets each of them once, from any thread."""
-    journal = Journal()
+    journal = PendingCalls()
     writes = [Future[None]() for _ in range(40)]
     threads = [threading.Thread(target=journal.owe, args=(write,)) for write in writes]
     for thread in threads:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from shared.analytics import costs_of
 from shared.base_tool import BaseTool
-from shared.ledger_query import Filter
-from shared.report import render
+from shared.ledger import Filter
+from shared.reports import render
 from shared.scope import current_scope
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from shared import answer_schema
 from shared.base_tool import BaseTool
 from shared.errors import BadResponse
-from shared.llm_client import LLMResponse, get_llm_client
+from shared.llm_client import get_llm_client
+from shared.runs import MAX_SCHEMA_CHARS, check_schema, match_schema, schema_correction, schema_instruction
+from shared.types import LLMResponse
 
 _MAX_TEXT_CHARS = 100_000
 _OF_BUDGETS = ("output_cut_to_tokens", "remaining_budget_usd")
@@ -41,14 +42,14 @@ class TextGeneration(BaseTool):
     )
     response_schema: str | None = Field(
         None,
-        max_length=answer_schema.MAX_SCHEMA_CHARS,
+        max_length=MAX_SCHEMA_CHARS,
         description="JSON Schema, as text, that the answer must match. Leave out for free text.",
     )
 
     @field_validator("response_schema")
     @classmethod
     def _is_schema(cls, value: str | None) -> str | None:
-        return answer_schema.checked(value)
+        return check_schema(value)
 
     async def _process(self) -> dict[str, Any]:
         """Ask the model; when a schema is given and the answer does not match it, ask once more."""
@@ -56,13 +57,13 @@ class TextGeneration(BaseTool):
         response = await self._ask(messages)
         if self.response_schema is None:
             return _result(response, response.cost)
-        data, problem = answer_schema.match(response.content, self.response_schema)
+        data, problem = match_schema(response.content, self.response_schema)
         cost = response.cost
         if problem:
-            messages += answer_schema.again(response.content, problem)
+            messages += schema_correction(response.content, problem)
             response = await self._ask(messages)
             cost += response.cost
-            data, problem = answer_schema.match(response.content, self.response_schema)
+            data, problem = match_schema(response.content, self.response_schema)
         if problem:
             raise BadResponse(
                 f"The answer does not match response_schema: {problem}",
@@ -77,7 +78,7 @@ class TextGeneration(BaseTool):
     def _messages(self) -> list[dict[str, str]]:
         system = self.system_prompt or ""
         if self.response_schema is not None:
-            system += f"\n\n{answer_schema.asked(self.response_schema)}"
+            system += f"\n\n{schema_instruction(self.response_schema)}"
         first = [{"role": "system", "content": system.strip()}] if system.strip() else []
         return [*first, {"role": "user", "content": self.prompt}]
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared.ledger import Ledger, get_ledger, now_us
-from shared.ledger_query import attempts
-from shared.ledger_schema import account, attempt
-from tests.agencies import owed
-from tests.provider_double import Double, Fault, Recorded, Reply, Usage
+from shared.internal.clock import now_us
+from shared.ledger.query import attempt_records
+from shared.ledger.schema import account, attempt
+from shared.ledger.store import Ledger, get_ledger
+from tests.support.agencies import owed
+from tests.support.provider_double import Double, Fault, Recorded, Reply, Usage
 
 PROCESSES, THREADS = 4, 50
 DOLLAR = 1_000_000_000  # nano-dollars
@@ -32,7 +33,7 @@ import os, random, sys, threading
 from shared.budget import Budget
 from shared.errors import BudgetExceeded
 from shared.llm_client import LLMClient
-from shared.provider import import_litellm
+from shared.providers.endpoints import import_litellm
 
 threads, number = map(int, sys.argv[1:])
 client = LLMClient(budget=Budget(1.0, "total"), timeout=60, max_retries=0)
@@ -133,7 +134,7 @@ def test_a_dollar_is_a_dollar(
     assert ended == [-signal.SIGKILL] * len(provider.under_way) + [0] * (PROCESSES - len(provider.under_way))
     assert 0.9 * DOLLAR < spent(ledger) <= DOLLAR
     assert owed(double) <= DOLLAR
-    statuses = [row["status"] for row in attempts(ledger)]
+    statuses = [row["status"] for row in attempt_records(ledger)]
     assert "refused" in statuses
     if not killed:
         assert "started" not in statuses

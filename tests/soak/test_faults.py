@@ -20,18 +20,18 @@ from typing import Any
 
 import pytest
 
-from shared import attempts as flow
-from shared import transport
 from shared.analytics import get_llm_costs
-from shared.ledger import Ledger, get_ledger
-from shared.ledger_query import attempts
+from shared.calls import flow
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
+from shared.providers import transport
 from shared.scope import scope
-from tests.fault_cases import CASES, FLASH, HAIKU, MINI, FaultCase
-from tests.fault_runs import check, every_run, nano
-from tests.provider_double import Double, Fault, Recorded, Reply
+from tests.support.fault_cases import CASES, FLASH, HAIKU, MINI, FaultCase
+from tests.support.fault_runs import check, every_run, nano
+from tests.support.paths import ROOT
+from tests.support.provider_double import Double, Fault, Recorded, Reply
 
-ROOT = Path(__file__).parents[2]
 HELLO = [{"role": "user", "content": "Hello!"}]
 KILLS = 50
 
@@ -93,7 +93,7 @@ def test_a_bad_night(hosted: Double, ledger: Ledger) -> None:
     texts = asyncio.run(night())
     assert all(text.startswith("Hello from") for text in texts)
     ledger.flush()
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     assert len(rows) == len(hosted.requests) <= 1500
     assert any(row["error_type"] for row in rows)
     billed = sorted(nano(bill.provider, bill.usage.input, bill.usage.output) for bill in hosted.billed)
@@ -167,7 +167,7 @@ def test_kills(double: Double, tmp_path: Path) -> None:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     ledger.flush()
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     known = {str(row["call_id"]): row["cost_nano"] for row in rows if str(row["call_id"]) in told}
     assert known == told
     assert len({row["call_id"] for row in rows}) == len(rows)
@@ -210,7 +210,7 @@ def test_a_crowd(hosted: Double, ledger: Ledger) -> None:
         assert all(tasks.result(120))
         assert all(thread.result(120) for thread in threads)
     ledger.flush()
-    labels = Counter(row["labels"]["customer"] for row in attempts(ledger))
+    labels = Counter(row["labels"]["customer"] for row in attempt_records(ledger))
     assert len(labels) == 700
     assert set(labels.values()) == {1}
     assert most["under way"] <= 2 * transport.MAX_CONNECTIONS

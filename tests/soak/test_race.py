@@ -15,11 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from shared.analytics import get_llm_costs
-from shared.ledger import Ledger, get_ledger, now_us
-from shared.ledger_query import attempts
-from shared.ledger_schema import attempt, rollup
+from shared.internal.clock import now_us
+from shared.ledger.query import attempt_records
+from shared.ledger.schema import attempt, rollup
+from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
-from tests.provider_double import Double
+from tests.support.provider_double import Double
 
 PROCESSES, THREADS, CALLS = 4, 8, 50
 KILL_AFTER = 150
@@ -107,7 +108,7 @@ def test_processes_and_a_kill(
     assert [process.returncode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
     assert [len(calls) for calls in returned[1:]] == [THREADS * CALLS] * 3
     told = dict(call for calls in returned for call in calls)
-    rows = [row for row in attempts(ledger) if str(row["call_id"]) in told]
+    rows = [row for row in attempt_records(ledger) if str(row["call_id"]) in told]
     assert sorted((str(row["call_id"]), row["cost_nano"]) for row in rows) == sorted(told.items())
     assert {row["status"] for row in rows} == {"ok"}
     check_totals(ledger, tmp_path)
@@ -117,5 +118,5 @@ def test_processes_and_a_kill(
         under_way = connection.execute(left.values(lease_us=now_us() - 1)).rowcount
     assert under_way <= THREADS
     assert ledger.settle_expired() == under_way
-    assert [row for row in attempts(ledger) if row["status"] == "started"] == []
+    assert [row for row in attempt_records(ledger) if row["status"] == "started"] == []
     check_totals(ledger, tmp_path)

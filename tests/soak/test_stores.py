@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from shared import ledger as ledger_module
-from shared import ledger_engine
 from shared.analytics import get_llm_costs
 from shared.errors import StoreError
-from shared.ledger import Ledger
-from shared.ledger_query import attempts
+from shared.ledger import engine
+from shared.ledger.query import attempt_records
+from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
-from tests.provider_double import Double
+from tests.support.provider_double import Double
 
 CALLS = 60
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -54,8 +53,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """The ledger there, in use already, that gives up on a lock after a tenth of a second."""
-    monkeypatch.setattr(ledger_engine, "BUSY_TIMEOUT_S", 0.1)
-    ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
+    ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     ledger.check_writable()
     return ledger
 
@@ -73,7 +72,7 @@ def all_there(ledger: Ledger, acknowledged: list[str]) -> None:
     ledger.flush()
     assert ledger.waiting == 0
     assert ledger.refused() == []
-    rows = list(attempts(ledger))
+    rows = list(attempt_records(ledger))
     assert sorted(str(row["call_id"]) for row in rows) == sorted(acknowledged)
     assert {row["status"] for row in rows} == {"ok"}
     costs = get_llm_costs(days=1)
@@ -126,7 +125,7 @@ def test_disk_full(
     """While the disk is full calls are answered and records wait elsewhere; when there is room again they go in."""
     tiny = mounted(home, "-t", "tmpfs", "-o", "size=1m", "none") if full is folder_full else nullcontext()
     with tiny:
-        ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+        ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
         acknowledged = call(3)
         with full(home):
             acknowledged += call(CALLS)
@@ -143,13 +142,13 @@ def test_read_only_folder(hosted: Double, home: Path, store: Ledger, own_tempora
     """In a folder that cannot be written calls are answered, records wait in the temporary folder, and go in later."""
     acknowledged = call(3)
     store.close()
-    ledger_module.get_ledger.cache_clear()
+    get_ledger.cache_clear()
     with mounted(home, "--bind", str(home)):
         subprocess.run(["/bin/mount", "-o", "remount,ro,bind", str(home)], check=True)
         acknowledged += call(CALLS)
-        ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+        ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
         assert ledger.waiting == 2 * CALLS
-        assert list(own_temporary_folder.rglob("*.spill.jsonl"))
+        assert list(own_temporary_folder.rglob("*.spool.jsonl"))
         with pytest.raises(StoreError):
             get_llm_costs(days=1)
     all_there(ledger, acknowledged + call(3))
@@ -176,18 +175,18 @@ def test_corrupt_store(hosted: Double, home: Path, store: Ledger, opened: bool) 
     call(3)
     if not opened:
         store.close()
-        ledger_module.get_ledger.cache_clear()
+        get_ledger.cache_clear()
     file, damage = home / "ledger.sqlite3", b"no database " * 4096
     for beside in home.glob("ledger.sqlite3-*"):
         beside.unlink()
     file.write_bytes(damage)
     acknowledged = call(CALLS)
-    ledger = ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
+    ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     assert ledger.waiting == 2 * CALLS
     with pytest.raises(StoreError, match="cannot be read"):
         get_llm_costs(days=1)
     assert file.read_bytes() == damage
     ledger.close()
     file.rename(home / "damaged")
-    ledger_module.get_ledger.cache_clear()
-    all_there(ledger_module.get_ledger(os.environ["AGENTSWARM_DATABASE_URL"]), [*acknowledged, *call(3)])
+    get_ledger.cache_clear()
+    all_there(get_ledger(os.environ["AGENTSWARM_DATABASE_URL"]), [*acknowledged, *call(3)])

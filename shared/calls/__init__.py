@@ -1,0 +1,28 @@
+"""The flow of one call: prepare, choose the next candidate, hold, attempt, settle."""
+
+from shared.calls.background import run_blocking
+from shared.calls.call import COUNTS, Call, bound_of, new_row
+from shared.calls.checks import check_request, check_seconds
+from shared.calls.flow import refuse_call, run_call
+from shared.calls.hold import warn_untracked
+from shared.calls.images import image_id, image_options, look_at_images, make_images, scope_folder
+from shared.calls.stream import LLMStream
+
+__all__ = [
+    "COUNTS",
+    "Call",
+    "LLMStream",
+    "bound_of",
+    "check_request",
+    "check_seconds",
+    "image_id",
+    "image_options",
+    "look_at_images",
+    "make_images",
+    "new_row",
+    "refuse_call",
+    "run_blocking",
+    "run_call",
+    "scope_folder",
+    "warn_untracked",
+]

@@ -1,0 +1,104 @@
+"""The one background event loop under the synchronous API."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from shared.scope import current_scope
+
+# How long an interrupted call may take to close its connection and settle its row.
+_GRACE_S = 5.0
+
+
+class _Running(NamedTuple):
+    portal: BlockingPortal
+    manager: AbstractContextManager[BlockingPortal]
+    thread: int
+    loop: asyncio.AbstractEventLoop
+
+
+_lock = threading.Lock()
+_running: _Running | None = None
+_abandoned: list[_Running | None] = []
+
+
+def run_blocking[T](function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """
+    Run a coroutine function on the background loop and wait for it.
+
+    An exception in the waiting thread, Ctrl-C among them, cancels the coroutine and lets it clean up first.
+
+    Raises:
+        RuntimeError: It was called on the background loop itself, which would wait for ever.
+    """
+    running = _start()
+    if threading.get_ident() == running.thread:
+        raise RuntimeError("a synchronous call inside asynchronous code: use the method that starts with 'a'")
+    ended = threading.Event()
+
+    async def call() -> T:
+        try:
+            return await function(*args)
+        finally:
+            ended.set()
+
+    future = running.portal.start_task_soon(call)
+    current_scope().pending.enter(future)
+    try:
+        return future.result()
+    except BaseException:
+        if future.cancel() or future.cancelled():
+            ended.wait(_GRACE_S)
+        raise
+
+
+def _start() -> _Running:
+    global _running
+    with _lock:
+        if _running is None:
+            manager = start_blocking_portal("asyncio", name="agentswarm-tools")
+            portal = manager.__enter__()
+            _running = _Running(
+                portal, manager, portal.call(threading.get_ident), portal.call(asyncio.get_running_loop)
+            )
+            atexit.register(_stop)
+        return _running
+
+
+def _stop() -> None:
+    global _running
+    with _lock:
+        stopping, _running = _running, None
+    if stopping is not None:
+        stopping.manager.__exit__(None, None, None)
+
+
+def can_wait_for(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this thread may wait for `loop`: it is the background loop, and neither it nor the ledger needs us."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        ledgers = threading.current_thread().name == "agentswarm-ledger"
+        return not ledgers and _running is not None and _running.loop is loop
+    return False
+
+
+def _forget() -> None:
+    """A forked process has the variable but not the thread."""
+    global _running, _lock
+    # Kept, because letting go of it would wait for the thread that is not there.
+    _abandoned.append(_running)
+    _running, _lock = None, threading.Lock()
+    atexit.unregister(_stop)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

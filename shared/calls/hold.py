@@ -1,0 +1,170 @@
+"""What an attempt can cost at most, held in the ledger before it is sent; its answer is cut to what is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import count
+
+from shared.calls.call import Attempt, Call, bound_of
+from shared.errors import BudgetExceeded, DeadlineExceeded
+from shared.internal.money import to_usd
+from shared.ledger import Admission, BudgetStatus
+from shared.prices import affordable_output
+from shared.types import Candidate, Request, TaskType
+
+logger = logging.getLogger("agentswarm_tools")
+
+# How long a row may take to be committed once the deadline has passed.
+GRACE_S = 0.03
+# Fewer tokens of answer than this are not worth paying for.
+MIN_OUTPUT_TOKENS = 64
+# How often the answer is cut anew when others take what was left meanwhile.
+_MAX_CUTS = 5
+_MAX_WARNED = 1000
+_warned: set[tuple[str, int]] = set()
+
+
+async def hold(call: Call, attempt: Attempt) -> None:
+    """
+    Commit the attempt's row, before anything is sent, with the most that it can cost.
+
+    Where a budget has less left, the answer is cut to it, unless the caller said how long it may be.
+
+    Raises:
+        BudgetExceeded: A budget has no room for it.
+
+        DeadlineExceeded: The ledger took longer than the call has.
+
+        StoreError: There is a budget, and the ledger that keeps it cannot be written.
+    """
+    for cuts in count():
+        admission = await _start(call, attempt)
+        if admission is None or admission.refused_by is None:
+            if attempt.candidate.rates.source == "unknown":
+                _warn_unpriced(attempt.candidate.requested)
+            _bind(attempt, admission)
+            return
+        if cuts == _MAX_CUTS or not _cut(call, attempt, admission):
+            raise _exceeded(call, attempt, admission.refused_by, admission.reason or "")
+
+
+@lru_cache(maxsize=_MAX_WARNED)
+def _warn_unpriced(model: str) -> None:
+    """Once for each model."""
+    logger.warning(
+        "Nobody knows the price of %s: its calls are recorded without a cost, and no budget counts them.", model
+    )
+
+
+def _cut(call: Call, attempt: Attempt, admission: Admission) -> bool:
+    """Shorten the answer to what is left; False where that does not help."""
+    if admission.reason != "no room" or not _may_cut(call.request):
+        return False
+    tokens = affordable_output(attempt.candidate, call.request, min(each.left_nano for each in admission.statuses))
+    if tokens is None or tokens < MIN_OUTPUT_TOKENS:
+        return False
+    attempt.cut_to = tokens
+    attempt.request = _with_output(call.request, tokens)
+    attempt.row["bound_nano"] = bound_of(attempt.candidate, attempt.request)
+    return True
+
+
+async def _start(call: Call, attempt: Attempt) -> Admission | None:
+    if call.ledger is None:
+        return None
+    try:
+        return await call.ledger.write(
+            "start", dict(attempt.row), call.scope.labels, limits=call.limits, patience=max(call.left(), GRACE_S)
+        )
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "The deadline passed while the ledger was busy",
+            provider=attempt.candidate.provider,
+            model=attempt.candidate.requested,
+        ) from None
+
+
+def _bind(attempt: Attempt, admission: Admission | None) -> None:
+    """Under a budget the answer's length is sent along, since the bound holds only for what the provider was told."""
+    candidate = attempt.candidate
+    if admission is None or not admission.statuses or candidate.rates.source == "free" or not _may_cut(attempt.request):
+        return
+    most = affordable_output(candidate, attempt.request, attempt.row["bound_nano"] or 0)
+    if most is not None and most >= MIN_OUTPUT_TOKENS:
+        attempt.request = _with_output(attempt.request, most)
+
+
+def _may_cut(request: Request) -> bool:
+    """Whether the length of the answer is ours to choose."""
+    asked = (request.params.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    return request.task is not TaskType.IMAGE_GENERATION and all(each is None for each in asked)
+
+
+def _with_output(request: Request, tokens: int) -> Request:
+    return replace(request, params={**request.params, "max_tokens": tokens})
+
+
+def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -> BudgetExceeded:
+    terms, name = status.limit.budget, attempt.candidate.requested
+    hint: str | None = None
+    if reason == "unknown price" and call.request.params.get("extra_body"):
+        message = "Nobody can say what a request with extra_body costs at most, and a budget applies"
+        hint = 'Leave it out, or let it pass uncounted with on_unknown_price="allow".'
+    elif reason == "unknown price":
+        message = f"Nobody knows the price of {name}, and a budget applies"
+        hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
+    elif reason != "no room":
+        message, hint = f"A budget applies, and {reason}", "Set the clock."
+    elif not call.scope.may_see(status.limit):
+        message, hint = f"A budget of the operator's has no room for {name}", _that_fits(call, status)
+    else:
+        could, short = attempt.row["bound_nano"], ""
+        if _may_cut(call.request):
+            could, short = (
+                _least_bound(attempt.candidate, call.request),
+                f" with an answer of {MIN_OUTPUT_TOKENS} tokens",
+            )
+        message = (
+            f"{name} could cost ${to_usd(could):.6f}{short}, and ${to_usd(status.left_nano):.6f} is left"
+            f" of {status}, calls under way counted at their most"
+        )
+        hint = _that_fits(call, status)
+    return BudgetExceeded(
+        message,
+        provider=attempt.candidate.provider,
+        model=name,
+        hint=hint,
+        action="next" if terms.on_exceed == "downgrade" else "raise",
+    )
+
+
+def _that_fits(call: Call, status: BudgetStatus) -> str | None:
+    """The dearest of the caller's models that would fit."""
+    bounds = {candidate.requested: _least_bound(candidate, call.request) for candidate in call.plan.candidates}
+    fitting = {name: bound for name, bound in bounds.items() if bound is not None and bound <= status.left_nano}
+    return f"{max(fitting, key=lambda name: fitting[name])} would fit." if fitting else None
+
+
+def _least_bound(candidate: Candidate, request: Request) -> int | None:
+    return bound_of(candidate, _with_output(request, MIN_OUTPUT_TOKENS) if _may_cut(request) else request)
+
+
+@lru_cache(maxsize=1)
+def warn_untracked() -> None:
+    """Say, once for each process, that cost tracking is off."""
+    logger.warning("Cost tracking is off: no call is recorded, and no budget holds, nor those that the ledger keeps.")
+
+
+def warn_when_near(statuses: Sequence[BudgetStatus]) -> None:
+    """Say once, for each budget and window, that it is nearly used up."""
+    for each in statuses:
+        terms, name = each.limit.budget, str(each)
+        near = each.counted_nano >= terms.warn_at * terms.limit_nano
+        if near and (name, each.since_us) not in _warned:
+            if len(_warned) >= _MAX_WARNED:
+                _warned.clear()
+            _warned.add((name, each.since_us))
+            logger.warning("A budget is nearly used up: $%.6f is left of %s.", to_usd(each.left_nano), name)

@@ -1,0 +1,169 @@
+"""A stream for its reader: chunks by `for` or `async for`, settled however it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+from shared.calls.background import can_wait_for, run_blocking
+from shared.internal.aio import wait_shielded
+from shared.types import LLMResponse
+
+# How long dropping an unfinished stream waits for it to be settled.
+_DROP_WAIT_S = 1.0
+
+
+class LLMStream:
+    """
+    Chunks of text as they come, by `for` or `async for`; `response` is the LLMResponse once it has ended.
+
+    Leaving early (close, break, garbage collection) closes the connection and settles what was used.
+    """
+
+    def __init__(self, items: AsyncGenerator[str | LLMResponse]) -> None:
+        self._items = items
+        self._pipe = _Pipe()
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self.response: LLMResponse | None = None
+        self.text = ""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            chunk = None if self._over else run_blocking(self._receive)
+        except BaseException:
+            self.close()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        chunk = None if self._over else await self._receive()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _receive(self) -> str | None:
+        if self._task is None:
+            # One task runs the flow from start to end, whatever becomes of its readers.
+            self._task = asyncio.create_task(_pump(self._items, self._pipe))
+            _pumps.add(self._task)
+            self._task.add_done_callback(_pumps.discard)
+        try:
+            chunk = await self._pipe.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if chunk is not None:
+            self.text += chunk
+            return chunk
+        self._over = True
+        if isinstance(self._pipe.last, BaseException):
+            raise self._pipe.last
+        self.response = self._pipe.last
+        return None
+
+    def close(self) -> None:
+        """End a stream that is read by `for`."""
+        if self._task is not None and not self._over:
+            run_blocking(self.aclose)
+
+    async def aclose(self) -> None:
+        """End a stream that is read by `async for`."""
+        if self._task is not None and not self._over:
+            self._over = True
+            self._task.cancel()
+            if await wait_shielded(self._task):
+                raise asyncio.CancelledError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # `for chunk in stream: break` leaves nobody else to settle the stream.
+        if self._task is None or self._over:
+            return
+        task, loop, ended = self._task, self._task.get_loop(), threading.Event()
+        if loop.is_closed():
+            return
+
+        def stop() -> None:
+            task.add_done_callback(lambda _: ended.set())
+            task.cancel()
+
+        loop.call_soon_threadsafe(stop)
+        # Bounded, because the garbage collector may run anywhere, also where something is held that settling needs.
+        if can_wait_for(loop):
+            ended.wait(_DROP_WAIT_S)
+
+
+# A task that nothing else holds could be collected before its stream has closed it.
+_pumps: set[asyncio.Task[None]] = set()
+
+
+class _Pipe:
+    """One chunk at a time from the flow to its reader; the end never waits for a reader."""
+
+    def __init__(self) -> None:
+        self._chunks: asyncio.Queue[str | None] = asyncio.Queue(1)
+        self._ended = False
+        self.last: LLMResponse | BaseException | None = None
+
+    async def put(self, chunk: str) -> None:
+        await self._chunks.put(chunk)
+
+    def end(self, last: LLMResponse | BaseException | None) -> None:
+        self.last, self._ended = last, True
+        if self._chunks.empty():
+            self._chunks.put_nowait(None)
+
+    async def get(self) -> str | None:
+        """The next chunk; None at the end, for every reader."""
+        if self._ended and self._chunks.empty():
+            return None
+        chunk = await self._chunks.get()
+        if self._ended and self._chunks.empty():
+            self._chunks.put_nowait(None)  # another reader may be waiting already
+        return chunk
+
+
+async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:
+    """Put what the flow yields into the pipe; last its LLMResponse or its error."""
+    last: LLMResponse | BaseException | None = None
+    try:
+        async with aclosing(items):
+            async for item in items:
+                if isinstance(item, str):
+                    await pipe.put(item)
+                else:
+                    last = item
+    except BaseException as error:
+        last = error
+        if not isinstance(error, Exception):
+            raise
+    finally:
+        pipe.end(last)

@@ -1,0 +1,64 @@
+"""The command line: its commands, and errors as one sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from shared.cli.budget import budget
+from shared.cli.console import err, out, printable_lines
+from shared.cli.doctor import doctor
+from shared.cli.images import images
+from shared.cli.local import local
+from shared.cli.models import models
+from shared.cli.report import report
+from shared.cli.text import text
+from shared.errors import LLMError
+from shared.reports import printable
+
+app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+for command in (text, report, images, models, doctor):
+    app.command()(command)
+app.add_typer(budget, name="budget", help="Limits that the ledger keeps for every program that uses it.")
+app.add_typer(local, name="local", help="The tiny local model, for trying and testing without a key.")
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Text and images from any model, and what they have cost."""
+    if version:
+        out.print(metadata.version("agentswarm-tools"))
+        raise typer.Exit
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    """Errors of ours are for people: one sentence and exit code 1, no traceback."""
+    try:
+        yield
+    except LLMError as error:
+        err.print(f"Error: {printable_lines(str(error))}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+    except OSError as error:
+        # Else Python tries to write the rest once more when it ends, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
+        err.print(f"Error: {printable(what)} ({error.strerror}).")
+        raise SystemExit(1) from None
+
+
+def main() -> None:
+    """Entry point of `agentswarm-tools`."""
+    with _errors_as_text():
+        app()

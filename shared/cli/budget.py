@@ -1,0 +1,66 @@
+"""Limits that the ledger keeps for every program that uses it."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from shared.analytics import all_budgets, remove_budget, set_budget
+from shared.budget import Budget, Window
+from shared.cli.console import AsJson, err, out
+from shared.internal.serialize import to_json
+from shared.reports import budget_line, printable
+
+budget = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@budget.command(name="set")
+def set_command(
+    limit_usd: Annotated[float, typer.Argument(help="US$.")],
+    name: Annotated[str, typer.Option(help="A name of your own; the same name replaces.")] = "default",
+    window: Annotated[str, typer.Option(help="run, hour, day, month or total.")] = "month",
+    scope: Annotated[str, typer.Option(help="global, agent, tool, run, or a label such as customer.")] = "global",
+    tz: Annotated[str | None, typer.Option(help="Time zone in which days and months begin; UTC otherwise.")] = None,
+    warn_at: Annotated[float, typer.Option(help="Share of the limit from which on to warn.")] = 0.8,
+    downgrade: Annotated[
+        bool, typer.Option("--downgrade", help="Ask the next model that fits instead of refusing.")
+    ] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Let models without a known price pass, uncounted.")
+    ] = False,
+) -> None:
+    """Keep a budget in the ledger; it holds at once."""
+    declared = Budget(
+        limit_usd,
+        cast("Window", window),
+        scope,
+        tz,
+        warn_at,
+        "downgrade" if downgrade else "refuse",
+        "allow" if allow_unknown else "refuse",
+    )
+    set_budget(name, declared)
+    out.print(f"Budget {printable(name)}: {declared}.")
+
+
+@budget.command()
+def show(as_json: AsJson = False) -> None:
+    """Show every budget: what is left, for each whose spending it counts, and how long that lasts."""
+    found = all_budgets()
+    if as_json:
+        out.out(to_json(found, indent=2))
+        return
+    for each in found:
+        out.print(f"{printable(each['name'])}: {printable(budget_line(each))}")
+    if not found:
+        out.print("No budget is set. Set one with: agentswarm-tools budget set 10")
+
+
+@budget.command()
+def remove(name: Annotated[str, typer.Argument(help="The budget's name.")] = "default") -> None:
+    """Remove a budget from the ledger."""
+    if not remove_budget(name):
+        err.print(f"Error: there is no budget {printable(name)}.")
+        raise typer.Exit(1)
+    out.print(f"Budget {printable(name)} removed.")

@@ -1,0 +1,51 @@
+"""Text from a model, streamed to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain
+from typing import Annotated
+
+import typer
+
+from shared.cli.console import AsJson, err, out
+from shared.internal.serialize import to_json
+
+
+def text(
+    prompt: Annotated[str, typer.Argument(help="What to write; - reads it from standard input.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model; the default of Settings otherwise.")
+    ] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be given several times.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="Role and rules for the model.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write text with a model, streamed to the terminal; the bill goes to standard error."""
+    from shared.llm_client import get_llm_client
+
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    with err.status("Asking the model ..."):
+        stream = get_llm_client().chat_completion(
+            messages, model, fallback or None, temperature, max_tokens, stream=True
+        )
+        first = next(stream, "")
+    with stream:
+        for chunk in chain([first], stream):
+            if not as_json:
+                out.out(chunk, end="")
+    response = stream.response
+    if response is None:
+        return
+    if as_json:
+        out.out(to_json(response, indent=2))
+        return
+    out.out("" if response.content.endswith("\n") else "\n", end="")
+    tokens = response.usage.get("total_tokens")
+    cost = "unknown price" if response.cost != response.cost else f"${response.cost:.6f}"
+    err.print(f"{response.model} ({response.provider}), {tokens if tokens is not None else '?'} tokens, {cost}")

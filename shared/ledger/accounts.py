@@ -1,0 +1,258 @@
+"""Running totals of money, by whose it is and when: checked and moved together with the rows of attempts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.budget import Budget, Limit
+from shared.ledger.schema import account, account_kind, attempt, budget, label
+
+Row = Mapping[str, Any]
+Labels = Mapping[str, str]
+
+# Clocks of machines that share a ledger may differ so much, and no more while a budget counts hours or days.
+CLOCK_TOLERANCE_US = 300 * 1_000_000
+_DAY_US = 24 * 3600 * 1_000_000
+_KEPT_US = 40 * _DAY_US
+_AMOUNT = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """How a limit stands, and for whom; `whose` is empty where it counts nobody's spending yet."""
+
+    limit: Limit
+    whose: tuple[str, ...]
+    counted_nano: int
+    since_us: int
+    until_us: int
+
+    @property
+    def left_nano(self) -> int:
+        """Nano-dollars that may still be spent; never below 0."""
+        return max(0, self.limit.budget.limit_nano - self.counted_nano)
+
+    def __str__(self) -> str:
+        named = zip(self.limit.dimensions, self.whose, strict=False)  # nobody's yet: no values
+        whose = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
+        return f"{self.limit.budget}{f' ({", ".join(whose)})' if whose else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the ledger says to an attempt: how its limits stand, and the reason why it may not start, if any."""
+
+    statuses: tuple[BudgetStatus, ...] = ()
+    refused_by: BudgetStatus | None = None
+    reason: str | None = None
+
+    @property
+    def tightest(self) -> BudgetStatus | None:
+        """The limit that leaves least."""
+        return min(self.statuses, key=lambda status: status.left_nano, default=None)
+
+
+def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> Admission:
+    """
+    Whether an attempt may start, under the caller's limits and those that the ledger keeps.
+
+    Must be called while nobody else can write.
+    """
+    found = statuses(connection, row, labels, limits)
+    free = row["bound_nano"] == 0
+    for each in found:
+        if free:
+            break
+        if reason := _refusal(connection, row, each):
+            return Admission(found, each, reason)
+    return Admission(found)
+
+
+def statuses(
+    connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit], *, keep: bool = True
+) -> tuple[BudgetStatus, ...]:
+    """
+    How every limit stands that an attempt such as `row` is under.
+
+    Args:
+        keep: Whether to keep running totals that are new, which only a writer can.
+    """
+    all_limits = dict.fromkeys((*limits, *stored(connection)))
+    return tuple(_status(connection, each, row, labels, keep=keep) for each in all_limits)
+
+
+def recent(connection: Connection, status: BudgetStatus, now_us: int) -> tuple[int, int]:
+    """Nano-dollars that count since a day ago, or since the window began, and how many microseconds that is."""
+    since_us = max(status.since_us, now_us - _DAY_US)
+    dimensions = status.limit.dimensions
+    if len(dimensions) != len(status.whose):
+        return 0, 0
+    first = connection.scalar(sa.select(sa.func.min(attempt.c.ts_us)).where(attempt.c.ts_us >= since_us))
+    return _sum(connection, dimensions, status.whose, since_us, now_us + 1), now_us - (first or now_us)
+
+
+def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[BudgetStatus]:
+    """How a limit stands for each whose spending it has counted in its present window, the one with most first."""
+    since_us, until_us = limit.budget.span(now_us)
+    if not limit.dimensions:
+        return [_status(connection, limit, {"ts_us": now_us}, {}, keep=False)]
+    amount = sa.func.sum(_AMOUNT)
+    columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
+    query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+    found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
+    statuses = [BudgetStatus(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
+    return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]
+
+
+def latest_us(connection: Connection) -> int:
+    """When the latest request in the ledger began, in microseconds since 1970; 0 when there is none."""
+    query = sa.select(attempt.c.ts_us).where(attempt.c.status != "reported")
+    return connection.scalar(query.order_by(attempt.c.ts_us.desc()).limit(1)) or 0
+
+
+def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
+    """Move every running total that the attempt belongs to by what it counts for now, less what it counted for."""
+    change = counted(after) - (counted(before) if before is not None else 0)
+    if not change:
+        return
+    for dimensions in _kinds(connection):
+        connection.execute(
+            sa.update(account)
+            .where(
+                account.c.dimensions == _key(dimensions),
+                account.c.whose == _digest(_whose(dimensions, after, labels)),
+                account.c.since_us <= after["ts_us"],
+                account.c.until_us > after["ts_us"],
+            )
+            .values(counted_nano=account.c.counted_nano + change)
+        )
+
+
+def counted(row: Row) -> int:
+    """What an attempt counts for: its cost where that is known, else the most that it can cost."""
+    cost = row.get("cost_nano")
+    return int(row.get("bound_nano") or 0) if cost is None else int(cost)
+
+
+def stored(connection: Connection) -> list[Limit]:
+    """The limits that the ledger keeps for all who use it."""
+    return [
+        Limit(_as_budget(dict(row))) for row in connection.execute(sa.select(budget).order_by(budget.c.name)).mappings()
+    ]
+
+
+def store_budget(connection: Connection, name: str, declared: Budget) -> None:
+    """Keep a budget in the ledger, in place of the one of the same name."""
+    forget_budget(connection, name)
+    terms = [column.name for column in budget.c if column.name not in ("name", "limit_nano")]
+    values = {term: getattr(declared, term) for term in terms}
+    connection.execute(sa.insert(budget), {"name": name, "limit_nano": declared.limit_nano, **values})
+
+
+def forget_budget(connection: Connection, name: str) -> bool:
+    """Remove a budget from the ledger; whether it was there."""
+    return bool(connection.execute(sa.delete(budget).where(budget.c.name == name)).rowcount)
+
+
+def stored_budgets(connection: Connection) -> list[tuple[str, Budget]]:
+    """The budgets that the ledger keeps, by name."""
+    found = connection.execute(sa.select(budget).order_by(budget.c.name)).mappings()
+    return [(row["name"], _as_budget(dict(row))) for row in found]
+
+
+def _as_budget(row: Mapping[str, Any]) -> Budget:
+    values = {name: value for name, value in row.items() if name not in ("name", "limit_nano")}
+    return Budget(limit_usd=row["limit_nano"] / 1e9, **values)
+
+
+def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | None:
+    """Why an attempt may not start under this limit; None when it may."""
+    terms = status.limit.budget
+    if terms.window in ("hour", "day", "month") and (behind := _clock_behind(connection, row["ts_us"])):
+        return f"this machine's clock is {behind} s behind the ledger's latest record"
+    bound = row["bound_nano"]
+    if bound is None:
+        return None if terms.on_unknown_price == "allow" else "unknown price"
+    return "no room" if bound > status.left_nano else None
+
+
+def _clock_behind(connection: Connection, ts_us: int) -> int | None:
+    """Seconds by which the ledger's latest record of a request lies in the future; None within the tolerance."""
+    ahead = latest_us(connection) - ts_us
+    return ahead // 1_000_000 if ahead > CLOCK_TOLERANCE_US else None
+
+
+def _status(connection: Connection, limit: Limit, row: Row, labels: Labels, *, keep: bool) -> BudgetStatus:
+    since_us, until_us = limit.budget.span(row["ts_us"])
+    whose = _whose(limit.dimensions, row, labels)
+    key = {"dimensions": _key(limit.dimensions), "whose": _digest(whose), "since_us": since_us, "until_us": until_us}
+    found = connection.scalar(sa.select(account.c.counted_nano).where(*(account.c[n] == v for n, v in key.items())))
+    if found is None:
+        found = _sum(connection, limit.dimensions, whose, since_us, until_us)
+        if keep:
+            _open(connection, limit.dimensions, key | {"counted_nano": found}, row["ts_us"])
+    return BudgetStatus(limit, whose, int(found), since_us, until_us)
+
+
+def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[str, Any], now_us: int) -> None:
+    """Keep a new running total from here on, and forget those that are long over."""
+    connection.execute(sa.delete(account).where(account.c.until_us < now_us - _KEPT_US))
+    if dimensions not in _kinds(connection):
+        connection.execute(sa.insert(account_kind), {"dimensions": _key(dimensions)})
+    connection.execute(sa.insert(account), values)
+
+
+def _sum(
+    connection: Connection, dimensions: tuple[str, ...], whose: tuple[str, ...], since_us: int, until_us: int
+) -> int:
+    """What the attempts in the ledger count for, added up from their rows."""
+    conditions = [attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us]
+    conditions += [_is_of(name, value) for name, value in zip(dimensions, whose, strict=True)]
+    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_AMOUNT), 0)).where(*conditions)) or 0)
+
+
+def _column(dimension: str) -> sa.ColumnElement[str]:
+    """The agent, tool, run or label of an attempt; "" where it has none."""
+    kind, _, name = dimension.partition(":")
+    if kind != "label":
+        return sa.func.coalesce(attempt.c[kind], "")
+    own = sa.select(label.c.value).where(label.c.attempt_id == attempt.c.attempt_id, label.c.name == name)
+    return sa.func.coalesce(own.scalar_subquery(), "")
+
+
+def _is_of(dimension: str, value: str) -> sa.ColumnElement[bool]:
+    kind, _, name = dimension.partition(":")
+    if kind != "label":
+        return sa.func.coalesce(attempt.c[kind], "") == value
+    tagged = sa.exists().where(label.c.attempt_id == attempt.c.attempt_id, label.c.name == name)
+    return tagged.where(label.c.value == value) if value else ~tagged
+
+
+def _whose(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ...]:
+    """Whose attempt it is, along these dimensions; "" where it has no such agent, tool, run or label."""
+    return tuple(
+        labels.get(dimension[6:], "") if dimension.startswith("label:") else row.get(dimension) or ""
+        for dimension in dimensions
+    )
+
+
+def _kinds(connection: Connection) -> list[tuple[str, ...]]:
+    """The dimensions along which any running total is kept."""
+    return [tuple(json.loads(kind)) for kind in connection.scalars(sa.select(account_kind.c.dimensions))]
+
+
+def _key(values: Iterable[str]) -> str:
+    return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(values: Iterable[str]) -> str:
+    """The same for an index: as it stands while it is short."""
+    key = _key(values)
+    return key if len(key) <= 200 else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -1,0 +1,121 @@
+"""Analytics events as rows of the ledger."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from shared.internal.clock import new_id, now_us
+from shared.internal.money import to_nano
+from shared.ledger.schema import bucket_of
+from shared.redaction import redact
+from shared.scope import Scope, run_of_process
+from shared.types import AnalyticsEvent
+
+_MAX_VALUE_CHARS = 500
+_MAX_ENTRIES = 30
+_MAX_COST_USD = 1_000_000.0
+
+
+def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str, Any]:
+    """A cost that came from elsewhere, as a call of one attempt."""
+    said = event.metadata
+    ts_us = _time_us(event)
+    prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
+    if prompt is None and completion is None:
+        prompt = _count(said.get("total_tokens"))
+    model = _name(said.get("model")) or "(unknown)"
+    return {
+        "attempt_id": event.event_id or new_id(),
+        "call_id": uuid_of(said.get("call_id")) or new_id(),
+        "attempt_number": 1,
+        "ts_us": ts_us,
+        "bucket": bucket_of(ts_us),
+        "status": "reported",
+        "operation": _name(said.get("task_type")) or "chat_completion",
+        "provider": _name(said.get("provider")) or "(unknown)",
+        "requested_model": model,
+        "model": model,
+        "tool": event.tool_name or scope.tool,
+        "agent": scope.agent,
+        "run": scope.run or run_of_process(),
+        "conversation": scope.conversation,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "usage_source": "unknown",
+        "cost_nano": cost,
+        "cost_source": "unknown" if cost is None else "reported",
+        "calls": 1,
+        "failed_calls": 0,
+        "unpriced_calls": int(cost is None),
+        "stream": False,
+        "metadata": safe_metadata(said),
+    }
+
+
+def event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id or new_id(),
+        "ts_us": _time_us(event),
+        "event_type": str(event.event_type)[:40],
+        "tool": event.tool_name or scope.tool,
+        "agent": scope.agent,
+        "run": scope.run or run_of_process(),
+        "conversation": scope.conversation,
+        "labels": dict(scope.labels),
+        "metadata": safe_metadata(event.metadata),
+    }
+
+
+def _time_us(event: AnalyticsEvent) -> int:
+    try:
+        return now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6)
+    except (OverflowError, ValueError):  # The first and the last day of the calendar have no UTC in some zones.
+        return now_us()
+
+
+def safe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers and short texts without secrets; nothing else belongs in the ledger."""
+    kept: dict[str, Any] = {}
+    for key, value in list(metadata.items())[:_MAX_ENTRIES]:
+        name = redact(key, limit=60)
+        if isinstance(value, float) and not math.isfinite(value):
+            kept[name] = None
+        elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+            kept[name] = value
+        else:
+            kept[name] = redact(_text(value), limit=_MAX_VALUE_CHARS)
+    return kept
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+        return f"({type(value).__name__})"
+
+
+def cost_nano_of(value: Any) -> int | None:
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
+        return None
+    return to_nano(float(value))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else None
+
+
+def _name(value: Any) -> str | None:
+    return redact(value) if isinstance(value, str) and value else None
+
+
+def uuid_of(value: Any) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(_text(value)) if value else None
+    except ValueError:
+        return None

@@ -1,0 +1,98 @@
+"""Records to a file, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from shared.errors import ConfigurationError, StoreError
+from shared.internal.serialize import jsonable, to_json
+
+Record = Mapping[str, Any]
+# A spreadsheet takes a cell that begins with one of these as a formula.
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """
+    Write records in the format that the file's ending names.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        ConfigurationError: The ending is none of .json, .jsonl, .csv.
+
+        StoreError: The file cannot be written; what stood there before is untouched.
+    """
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ConfigurationError(
+            f"Cannot export to {path.suffix or 'a file without ending'}", hint="Use .json, .jsonl or .csv."
+        )
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            count = writer(file, records)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        raise StoreError(f"{path.name} cannot be written ({error.strerror})", hint="Choose another folder.") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return count
+
+
+def _write_json(file: TextIO, records: Iterable[Record]) -> int:
+    file.write("[")
+    count = 0
+    for count, record in enumerate(records, start=1):
+        file.write(",\n " if count > 1 else "\n ")
+        file.write(to_json(record))
+    file.write("\n]\n" if count else "]\n")
+    return count
+
+
+def _write_lines(file: TextIO, records: Iterable[Record]) -> int:
+    count = 0
+    for record in records:
+        file.write(to_json(record) + "\n")
+        count += 1
+    return count
+
+
+def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
+    writer: csv.DictWriter[str] | None = None
+    count = 0
+    for record in records:
+        if writer is None:
+            writer = csv.DictWriter(file, fieldnames=list(record))
+            writer.writeheader()
+        writer.writerow({name: _cell(value) for name, value in record.items()})
+        count += 1
+    return count
+
+
+def _cell(value: Any) -> Any:
+    plain = jsonable(value)
+    if isinstance(plain, dict | list):
+        return json.dumps(plain, ensure_ascii=False)
+    if isinstance(plain, str) and plain.startswith(_FORMULA_MARKS):
+        return f"'{plain}"
+    return "" if plain is None else plain
+
+
+_WRITERS: Mapping[str, Callable[[TextIO, Iterable[Record]], int]] = {
+    ".json": _write_json,
+    ".jsonl": _write_lines,
+    ".csv": _write_csv,
+}

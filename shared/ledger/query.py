@@ -1,0 +1,385 @@
+"""What the ledger says was spent: totals, groups, days and rows."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.budget import Limit
+from shared.errors import InvalidRequest
+from shared.internal.money import to_usd
+from shared.ledger.accounts import BudgetStatus, recent, statuses, statuses_of_all, stored_budgets
+from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, rollup
+from shared.ledger.store import Ledger
+
+UNALLOCATED = "(unallocated)"
+_BUCKET_US = BUCKET_S * 1_000_000
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000
+_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls"})
+
+Sums = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open span of time, in microseconds since 1970, and the zone whose days it is cut into."""
+
+    since_us: int
+    until_us: int
+    zone: ZoneInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which attempts count: those with all `labels`, and of `conversation` unless that is left open."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    conversation: str | None = None
+    any_conversation: bool = True
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return not self.labels and self.any_conversation
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetForecast:
+    """A budget's status, and the seconds that what is left lasts at the rate of the last day; None: nothing spent."""
+
+    status: BudgetStatus
+    lasts_s: float | None
+
+
+def window(
+    days: float = 7,
+    *,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    zone: ZoneInfo,
+    now: datetime | None = None,
+) -> Window:
+    """
+    The span to report on.
+
+    Args:
+        days: How many times 24 hours back from now, when `since` is not given.
+
+        since: First moment or day. A time without an offset is local to `zone`.
+
+        until: Last moment (exclusive), or last day (inclusive).
+
+    Raises:
+        InvalidRequest: It is not a span of time.
+    """
+    now = now or datetime.now(UTC)
+    if since is None and (not math.isfinite(days) or not 0 < days <= 36_600):
+        raise InvalidRequest("days must be more than 0 and at most 36,600", hint="Give days=7, for example.")
+    end = _moment(until, zone, end=True) if until is not None else now + timedelta(microseconds=1)
+    start = _moment(since, zone, end=False) if since is not None else end - timedelta(days=days)
+    if start >= end:
+        raise InvalidRequest("since must be before until", hint="Give since=2026-11-01, for example.")
+    return Window(_us(start), _us(end), zone)
+
+
+def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str | None = None) -> dict[str, Any]:
+    """
+    What was spent in a window.
+
+    Args:
+        by: One of model, provider, tool, agent, day, or the name of a label; adds "groups".
+
+    Returns:
+        The dict that `get_llm_costs` documents.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    which = which or Filter()
+    with ledger.reading() as connection:
+        rows = _sums_by(connection, span, which, DIMENSIONS)
+        days = _days(_sums_by(connection, span, which, ("bucket",)), span.zone)
+        labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
+        turns = _agent_turns(connection, span, which, rows)
+    return _as_dict(ledger, span, rows, days, by, labelled) | {"agent_turns": turns}
+
+
+def attempt_records(
+    ledger: Ledger, span: Window | None = None, which: Filter | None = None
+) -> Iterator[dict[str, Any]]:
+    """
+    The attempts as plain dicts, oldest first, for exports.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    which = which or Filter()
+    with ledger.reading() as connection:
+        query = sa.select(attempt).where(*conditions(which)).order_by(attempt.c.ts_us, attempt.c.attempt_id)
+        if span is not None:
+            query = query.where(attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
+        labels = defaultdict[Any, dict[str, str]](dict)
+        for row in connection.execute(sa.select(label)):
+            labels[row.attempt_id][row.name] = row.value
+        for mapping in connection.execution_options(yield_per=1000).execute(query).mappings():
+            yield _record(dict(mapping), labels.get(mapping["attempt_id"], {}))
+
+
+def held_nano(ledger: Ledger) -> int:
+    """Nano-dollars that attempts under way may still cost."""
+    with ledger.reading() as connection:
+        total = sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)
+        return int(connection.scalar(sa.select(total).where(attempt.c.status == "started")) or 0)
+
+
+def budget_forecasts(
+    ledger: Ledger, limits: Sequence[Limit], row: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[BudgetForecast]:
+    """
+    How each limit forecast that an attempt such as `row` would be under, those that the ledger keeps among them.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        found = statuses(connection, row, labels, limits, keep=False)
+        return [BudgetForecast(each, _lasts_s(each, *recent(connection, each, row["ts_us"]))) for each in found]
+
+
+def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: int) -> list[tuple[str, BudgetForecast]]:
+    """
+    How every limit forecast, by name, for each whose spending it counts; those that the ledger keeps among them.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        named = {**limits, **{name: Limit(declared) for name, declared in stored_budgets(connection)}}
+        return [
+            (name, BudgetForecast(each, _lasts_s(each, *recent(connection, each, now_us))))
+            for name, limit in named.items()
+            for each in statuses_of_all(connection, limit, now_us)
+        ]
+
+
+def _lasts_s(status: BudgetStatus, spent_nano: int, elapsed_us: int) -> float | None:
+    if not spent_nano or not elapsed_us:
+        return None
+    return status.left_nano * elapsed_us / spent_nano / 1e6
+
+
+def average_output(ledger: Ledger, model: str, since_us: int) -> int | None:
+    """
+    Output tokens of the answers of a model since a moment, on average; None when there were none.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    query = sa.select(sa.func.avg(attempt.c.completion_tokens)).where(
+        attempt.c.ts_us >= since_us, attempt.c.model == model, attempt.c.status == "ok"
+    )
+    with ledger.reading() as connection:
+        found = connection.scalar(query)
+    return None if found is None else round(found)
+
+
+def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    record = {name: value for name, value in row.items() if name not in _HIDDEN}
+    record["time"] = datetime.fromtimestamp(record.pop("ts_us") / 1e6, UTC)
+    record["cost_usd"] = to_usd(row["cost_nano"])
+    record["labels"] = dict(labels)
+    return record
+
+
+def _sums_by(connection: Connection, span: Window, which: Filter, keys: tuple[str, ...]) -> dict[tuple[Any, ...], Sums]:
+    """
+    Sums by `keys`.
+
+    Whole buckets come from the rollup, the ragged edges of the window (and anything filtered) from the rows.
+    """
+    first, last = -(-span.since_us // _BUCKET_US), span.until_us // _BUCKET_US
+    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    if which.everything and first < last:
+        columns = [rollup.c[key] for key in keys]
+        query = sa.select(*columns, *(sa.func.sum(rollup.c[name]).label(name) for name in SUMS))
+        inside = (rollup.c.bucket >= first, rollup.c.bucket < last)
+        _collect(found, connection, query.where(*inside).group_by(*columns), keys)
+        edges = [(span.since_us, first * _BUCKET_US), (last * _BUCKET_US, span.until_us)]
+    else:
+        edges = [(span.since_us, span.until_us)]
+    for start, end in edges:
+        if start < end:
+            raw: list[sa.ColumnElement[Any]] = [
+                attempt.c.bucket if key == "bucket" else sa.func.coalesce(attempt.c[key], "") for key in keys
+            ]
+            query = _raw_sums([column.label(key) for column, key in zip(raw, keys, strict=True)], which, start, end)
+            _collect(found, connection, query.group_by(*raw), keys)
+    return found
+
+
+def _sums_by_label(connection: Connection, span: Window, which: Filter, name: str) -> dict[tuple[Any, ...], Sums]:
+    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    value = sa.func.coalesce(label.c.value, "")
+    query = _raw_sums([value.label("value")], which, span.since_us, span.until_us)
+    own = sa.and_(label.c.attempt_id == attempt.c.attempt_id, label.c.name == name)
+    query = query.select_from(attempt.outerjoin(label, own)).group_by(value)
+    _collect(found, connection, query, ("value",))
+    return found
+
+
+def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:
+    sums = (sa.func.coalesce(sa.func.sum(attempt.c[name]), 0).label(name) for name in SUMS)
+    inside = (attempt.c.ts_us >= start_us, attempt.c.ts_us < end_us, attempt.c.status != "started")
+    return sa.select(*columns, *sums).where(*inside, *conditions(which))
+
+
+def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
+    """What the attempts that `which` lets through have in common, for a query of one's own."""
+    # An alias, since a query may itself join the labels.
+    tag = label.alias("tag")
+    tagged = tag.c.attempt_id == attempt.c.attempt_id
+    conditions: list[sa.ColumnElement[bool]] = [
+        sa.exists().where(tagged, tag.c.name == name, tag.c.value == value) for name, value in which.labels.items()
+    ]
+    if not which.any_conversation:
+        conditions.append(attempt.c.conversation.is_not_distinct_from(which.conversation))
+        conditions.append(~sa.exists().where(tagged))
+    return conditions
+
+
+def _agent_turns(
+    connection: Connection, span: Window, which: Filter, rows: Mapping[tuple[Any, ...], Sums]
+) -> int | None:
+    """How many turns of agents were answered: calls by an agent and by no tool; None when agents only left tools'."""
+    by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in rows.items() if agent]
+    turns = [sums["calls"] + sums["failed_calls"] for by_tool, sums in by_agents if not by_tool]
+    if any(turns):
+        return sum(sums["calls"] for by_tool, sums in by_agents if not by_tool)
+    if by_agents or _agents_used_tools(connection, span, which):
+        return None
+    return 0
+
+
+def _agents_used_tools(connection: Connection, span: Window, which: Filter) -> bool:
+    inside = [event.c.agent.is_not(None), event.c.ts_us >= span.since_us, event.c.ts_us < span.until_us]
+    inside += [event.c.labels[name].as_string() == value for name, value in which.labels.items()]
+    if not which.any_conversation:
+        inside.append(event.c.conversation.is_not_distinct_from(which.conversation))
+    return connection.execute(sa.select(event.c.event_id).where(*inside).limit(1)).first() is not None
+
+
+def _collect(
+    found: dict[tuple[Any, ...], Sums], connection: Connection, query: sa.Select[Any], keys: tuple[str, ...]
+) -> None:
+    for row in connection.execute(query):
+        sums = found[tuple(row[: len(keys)])]
+        for name, value in zip(SUMS, row[len(keys) :], strict=True):
+            sums[name] += int(value)
+
+
+def _days(by_bucket: Mapping[tuple[Any, ...], Sums], zone: ZoneInfo) -> dict[tuple[Any, ...], Sums]:
+    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    for (bucket,), sums in sorted(by_bucket.items()):
+        day = datetime.fromtimestamp(bucket * BUCKET_S, zone).date().isoformat()
+        _add(found[(day,)], sums)
+    return found
+
+
+def _add(into: Sums, sums: Sums) -> None:
+    for name, value in sums.items():
+        into[name] += value
+
+
+def _as_dict(
+    ledger: Ledger,
+    span: Window,
+    rows: Mapping[tuple[Any, ...], Sums],
+    days: Mapping[tuple[Any, ...], Sums],
+    by: str | None,
+    labelled: Mapping[tuple[Any, ...], Sums],
+) -> dict[str, Any]:
+    total = dict.fromkeys(SUMS, 0)
+    groups: dict[str, dict[str, Sums]] = {name: defaultdict(lambda: dict.fromkeys(SUMS, 0)) for name in DIMENSIONS}
+    for key, sums in rows.items():
+        _add(total, sums)
+        for dimension, value in zip(DIMENSIONS, key, strict=True):
+            _add(groups[dimension][value or UNALLOCATED], sums)
+    groups["day"] = {day: sums for (day,), sums in days.items()}
+    if by and by not in groups:
+        groups[by] = {value or UNALLOCATED: sums for (value,), sums in labelled.items()}
+    calls = total["calls"]
+    result: dict[str, Any] = {
+        "total_cost": to_usd(total["cost_nano"]),
+        "total_cost_nano": total["cost_nano"],
+        "total_tokens": total["prompt_tokens"] + total["completion_tokens"],
+        "total_calls": calls,
+        "avg_cost_per_call": to_usd(total["cost_nano"]) / calls if calls else 0.0,
+        "failed_calls": total["failed_calls"],
+        "unpriced_calls": total["unpriced_calls"],
+        "cost_by_provider": _most_expensive_first(groups["provider"]),
+        "cost_by_model": _most_expensive_first(groups["model"]),
+        "calls_by_model": {name: sums["calls"] for name, sums in _sorted(groups["model"])},
+        "cost_by_tool": _most_expensive_first(groups["tool"]),
+        "cost_by_agent": _most_expensive_first(groups["agent"]),
+        "cost_by_day": {day: to_usd(sums["cost_nano"]) for day, sums in groups["day"].items()},
+        "since": datetime.fromtimestamp(span.since_us / 1e6, span.zone).isoformat(timespec="seconds"),
+        "until": datetime.fromtimestamp(span.until_us / 1e6, span.zone).isoformat(timespec="seconds"),
+        "timezone": str(span.zone),
+        "store": ledger.name,
+        "waiting_records": ledger.waiting,
+    }
+    if by:
+        ordered = groups["day"].items() if by == "day" else _sorted(groups[by])
+        result["by"] = by
+        result["groups"] = [_group(name, sums) for name, sums in ordered]
+    return result
+
+
+def _group(name: str, sums: Sums) -> dict[str, Any]:
+    return {
+        "name": name,
+        "cost": to_usd(sums["cost_nano"]),
+        "tokens": sums["prompt_tokens"] + sums["completion_tokens"],
+        "calls": sums["calls"],
+        "failed_calls": sums["failed_calls"],
+        "unpriced_calls": sums["unpriced_calls"],
+    }
+
+
+def _sorted(groups: Mapping[str, Sums]) -> list[tuple[str, Sums]]:
+    return sorted(groups.items(), key=lambda item: (-item[1]["cost_nano"], -item[1]["calls"], item[0]))
+
+
+def _most_expensive_first(groups: Mapping[str, Sums]) -> dict[str, float]:
+    return {name: to_usd(sums["cost_nano"]) for name, sums in _sorted(groups) if sums["calls"] or sums["cost_nano"]}
+
+
+def _moment(value: datetime | date | str, zone: ZoneInfo, *, end: bool) -> datetime:
+    if isinstance(value, str):
+        value = _parse(value)
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise InvalidRequest(f"The year must be {_FIRST_YEAR} to {_LAST_YEAR}", hint="Give 2026-11-24, for example.")
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=zone)
+    day = value + timedelta(days=1) if end else value
+    return datetime(day.year, day.month, day.day, tzinfo=zone)
+
+
+def _parse(text: str) -> datetime | date:
+    try:
+        return date.fromisoformat(text) if len(text) <= 10 else datetime.fromisoformat(text)
+    except ValueError:
+        hint = "Give 2026-11-24 or 2026-11-24T12:00, for example."
+        raise InvalidRequest(f"{text[:40]!r} is not a day or a time", hint=hint) from None
+
+
+def _us(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

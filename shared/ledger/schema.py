@@ -1,0 +1,191 @@
+"""The ledger: one row per attempt, started before the request and settled after it, never lost."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.errors import StoreError
+
+
+def bucket_of(ts_us: int) -> int:
+    """The 15-minute bucket of a time."""
+    return ts_us // (BUCKET_S * 1_000_000)
+
+
+BUCKET_S = 900  # Every zone's offset since 2015 is a multiple of 15 minutes, so local days are whole buckets.
+MAJOR = 1
+MINOR = 1
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "ledger_meta",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("attempt_id", sa.Uuid, primary_key=True),
+    sa.Column("call_id", sa.Uuid, nullable=False),
+    sa.Column("attempt_number", sa.Integer, nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("bucket", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("operation", sa.String(40), nullable=False),
+    sa.Column("provider", sa.String(80), nullable=False),
+    sa.Column("requested_model", sa.String(250), nullable=False),
+    sa.Column("model", sa.String(250), nullable=False),
+    sa.Column("response_model", sa.String(250)),
+    sa.Column("response_id", sa.String(250)),
+    sa.Column("tool", sa.String(120)),
+    sa.Column("agent", sa.String(200)),
+    sa.Column("run", sa.String(200)),
+    sa.Column("conversation", sa.String(200)),
+    sa.Column("key_alias", sa.String(200)),
+    sa.Column("stream", sa.Boolean, nullable=False, default=False),
+    sa.Column("duration_us", sa.BigInteger),
+    sa.Column("first_chunk_us", sa.BigInteger),
+    sa.Column("prompt_tokens", sa.BigInteger),
+    sa.Column("completion_tokens", sa.BigInteger),
+    sa.Column("cached_tokens", sa.BigInteger),
+    sa.Column("cache_write_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("usage_source", sa.String(20), nullable=False, default="unknown"),
+    sa.Column("cost_nano", sa.BigInteger),
+    sa.Column("cost_source", sa.String(20), nullable=False, default="unknown"),
+    sa.Column("price_version", sa.String(80)),
+    sa.Column("bound_nano", sa.BigInteger),
+    sa.Column("lease_us", sa.BigInteger),
+    sa.Column("finish_reason", sa.String(60)),
+    sa.Column("error_type", sa.String(60)),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("calls", sa.Integer, nullable=False, default=0),
+    sa.Column("failed_calls", sa.Integer, nullable=False, default=0),
+    sa.Column("unpriced_calls", sa.Integer, nullable=False, default=0),
+    sa.Column("metadata", sa.JSON),
+    sa.Index("ix_attempt_ts", "ts_us"),
+    sa.Index("ix_attempt_call", "call_id"),
+    sa.Index("ix_attempt_conversation", "conversation", "ts_us"),
+)
+sa.Index(
+    "ix_attempt_started",
+    attempt.c.lease_us,
+    sqlite_where=attempt.c.status == "started",
+    postgresql_where=attempt.c.status == "started",
+)
+
+label = sa.Table(
+    "label",
+    metadata,
+    sa.Column("attempt_id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("value", sa.String(200), nullable=False),
+    sa.Index("ix_label_value", "name", "value"),
+)
+
+SUMS = (
+    "calls",
+    "failed_calls",
+    "unpriced_calls",
+    "cost_nano",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "duration_us",
+)
+DIMENSIONS = ("provider", "model", "tool", "agent")
+
+rollup = sa.Table(
+    "rollup",
+    metadata,
+    sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
+    *(sa.Column(name, sa.String(250), primary_key=True) for name in DIMENSIONS),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in SUMS),
+)
+
+budget = sa.Table(
+    "budget",
+    metadata,
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("limit_nano", sa.BigInteger, nullable=False),
+    sa.Column("window", sa.String(20), nullable=False),
+    sa.Column("scope", sa.String(60), nullable=False),
+    sa.Column("tz", sa.String(60)),
+    sa.Column("warn_at", sa.Float, nullable=False),
+    sa.Column("on_exceed", sa.String(20), nullable=False),
+    sa.Column("on_unknown_price", sa.String(20), nullable=False),
+)
+
+account_kind = sa.Table("account_kind", metadata, sa.Column("dimensions", sa.Text, primary_key=True))
+
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("dimensions", sa.Text, primary_key=True),
+    sa.Column("whose", sa.String(250), primary_key=True),
+    sa.Column("since_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("until_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("counted_nano", sa.BigInteger, nullable=False),
+    sa.Index("ix_account_until", "until_us"),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("event_type", sa.String(40), nullable=False),
+    sa.Column("tool", sa.String(120)),
+    sa.Column("agent", sa.String(200)),
+    sa.Column("run", sa.String(200)),
+    sa.Column("conversation", sa.String(200)),
+    sa.Column("labels", sa.JSON),
+    sa.Column("metadata", sa.JSON),
+    sa.Index("ix_event_ts", "ts_us"),
+)
+
+
+def migrate(connection: Connection) -> None:
+    """
+    Bring the ledger up to this program's schema, inside the caller's transaction.
+
+    A newer minor version only has columns and tables that this program does not need.
+
+    Raises:
+        StoreError: The ledger was made by a program with a newer major version.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(7231990415)"))
+    found = version(connection)
+    if found is None:
+        metadata.create_all(connection)
+        _set_version(connection, MAJOR, MINOR)
+        return
+    major, minor = found
+    if major > MAJOR:
+        raise StoreError(
+            f"The ledger was written by a newer version of agentswarm-tools (schema {major}.{minor}, "
+            f"this one knows {MAJOR}.{MINOR})",
+            hint="Upgrade agentswarm-tools, or set AGENTSWARM_DATABASE_URL to another ledger.",
+        )
+    if (major, minor) < (MAJOR, MINOR):
+        metadata.create_all(connection)
+        _set_version(connection, MAJOR, MINOR)
+
+
+def version(connection: Connection) -> tuple[int, int] | None:
+    """Schema version of the ledger as (major, minor); None when it is empty."""
+    if not sa.inspect(connection).has_table(meta.name):
+        return None
+    rows = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
+    return (rows["major"], rows["minor"]) if {"major", "minor"} <= rows.keys() else None
+
+
+def _set_version(connection: Connection, major: int, minor: int) -> None:
+    connection.execute(sa.delete(meta))
+    connection.execute(sa.insert(meta), [{"name": "major", "value": major}, {"name": "minor", "value": minor}])

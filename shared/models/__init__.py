@@ -1,0 +1,26 @@
+"""Which models may answer a call."""
+
+from shared.models.catalogue import Catalogue, chat_models, resolve, retired_models, usable_models
+from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
+from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_extra
+from shared.models.plan import Plan, default_model, failure, make_plan
+
+__all__ = [
+    "KEYLESS_PROVIDERS",
+    "LITELLM_SHAPED",
+    "Catalogue",
+    "Plan",
+    "chat_models",
+    "check_pictures",
+    "check_values",
+    "default_model",
+    "failure",
+    "image_request",
+    "key_variables",
+    "make_plan",
+    "per_request",
+    "provider_extra",
+    "resolve",
+    "retired_models",
+    "usable_models",
+]

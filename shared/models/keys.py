@@ -1,0 +1,83 @@
+"""Which environment variables hold a provider's key and address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from shared.config import dotenv_of, environment
+
+logger = logging.getLogger("agentswarm_tools")
+
+# Environment variables that hold a provider's key, in the order LiteLLM looks for them; every other
+# provider's is <PROVIDER>_API_KEY. Source: litellm 1.91.5, the providers' validate_environment (read 2026-11-24).
+KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
+    "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
+    "fireworks_ai": ("FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY", "FIREWORKSAI_API_KEY", "FIREWORKS_AI_TOKEN"),
+    "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "huggingface": ("HUGGINGFACE_API_KEY", "HF_TOKEN"),
+    "openrouter": ("OPENROUTER_API_KEY", "OR_API_KEY"),
+    "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
+    "replicate": ("REPLICATE_API_KEY", "REPLICATE_API_TOKEN"),
+    "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHER_AI_TOKEN"),
+}
+# Providers that need no key because they run on the user's own machine.
+KEYLESS_PROVIDERS = frozenset({"local", "ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
+# Variables that move a provider to another endpoint, beside <PROVIDER>_API_BASE and <PROVIDER>_BASE_URL.
+BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "ollama_chat": ("OLLAMA_API_BASE", "OLLAMA_BASE_URL"),
+    "cohere_chat": ("COHERE_API_BASE", "COHERE_BASE_URL"),
+}
+
+
+def key_variables(provider: str) -> tuple[str, ...]:
+    """Names of the environment variables that may hold the key of `provider`."""
+    return KEY_VARIABLES.get(provider, (f"{provider.upper()}_API_KEY",))
+
+
+def provider_key(provider: str, variable: str | None = None) -> SecretStr | None:
+    """
+    The key of `provider`, or of `variable` when one is named.
+
+    Returns:
+        None when none is set.
+    """
+    values = environment()
+    names = (variable,) if variable else key_variables(provider)
+    return next((SecretStr(values[name]) for name in names if name in values), None)
+
+
+def provider_base(provider: str) -> str | None:
+    """The base URL that the environment sets for `provider`, or None."""
+    values = environment()
+    upper = provider.upper()
+    names = (f"{upper}_API_BASE", f"{upper}_BASE_URL", *BASE_VARIABLES.get(provider, ()))
+    found = next((name for name in names if name in values), None)
+    if found is None:
+        return None
+    if (path := dotenv_of(found)) is not None:
+        _warn_of_base(found, values[found], path)
+    return values[found]
+
+
+@lru_cache(maxsize=64)
+def _warn_of_base(name: str, url: str, path: str) -> None:
+    """Once for each: whoever wrote the folder's .env decides where prompts and keys go."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    logger.warning("%s in %s sends requests, with their key, to %s. Is that file yours?", name, path, host)
+
+
+def provider_extra(provider: str) -> dict[str, str]:
+    """What else LiteLLM's config of `provider` takes from the environment."""
+    if provider != "azure":
+        return {}
+    version = environment().get("AZURE_API_VERSION")
+    return {"api_version": version} if version else {}

@@ -1,0 +1,50 @@
+"""LiteLLM's per-provider configs around our own transport: request out, response in."""
+
+from typing import TYPE_CHECKING
+
+from shared.internal.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from shared.providers.endpoints import guard_by_provider as guard_by_provider
+    from shared.providers.image_request import attach_pictures as attach_pictures
+    from shared.providers.local import (
+        install_local_model as install_local_model,
+    )
+    from shared.providers.local import (
+        local_model_file as local_model_file,
+    )
+    from shared.providers.local import (
+        serve_local_model as serve_local_model,
+    )
+    from shared.providers.send import (
+        make_ready as make_ready,
+    )
+    from shared.providers.send import (
+        open_response as open_response,
+    )
+    from shared.providers.send import (
+        with_pictures as with_pictures,
+    )
+    from shared.providers.tokens import count_tokens as count_tokens
+    from shared.providers.transport import (
+        MAX_CONNECTIONS as MAX_CONNECTIONS,
+    )
+    from shared.providers.transport import (
+        Exchange as Exchange,
+    )
+    from shared.providers.transport import (
+        GuardedTransport as GuardedTransport,
+    )
+else:
+    # The local server takes time to import.
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "endpoints": "guard_by_provider",
+            "image_request": "attach_pictures",
+            "local": "install_local_model local_model_file serve_local_model",
+            "send": "make_ready open_response with_pictures",
+            "tokens": "count_tokens",
+            "transport": "Exchange GuardedTransport MAX_CONNECTIONS",
+        },
+    )

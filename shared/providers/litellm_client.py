@@ -1,0 +1,162 @@
+"""Providers that LiteLLM has no usable config for, asked through its own wrapper with its retries off."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import anyio
+import httpx
+
+from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
+from shared.providers.checks import check_messages, check_name, check_parameters
+from shared.providers.endpoints import NO_KEY
+from shared.providers.errors import bad_response, blocked, from_response, interrupted
+from shared.providers.response import Reading, clean, take_tool_call
+from shared.providers.response_stream import ResponseStream
+from shared.providers.transport import Exchange
+from shared.providers.usage import openai_usage
+from shared.types import Candidate, Request, Usage
+
+_LOGGING_S = 1.0
+
+
+class LiteLLMStream(ResponseStream):
+    """One `litellm.acompletion`: no retries, no fallbacks."""
+
+    def __init__(self, candidate: Candidate, request: Request, *, exchange: Exchange, timeout: float) -> None:
+        super().__init__()
+        self._candidate = candidate
+        self._request = request
+        self._exchange = exchange
+        self._timeout = timeout
+        self._reading = Reading()
+        self._response: Any = None
+
+    async def more(self) -> None:
+        """Make the call, then read what it gives."""
+        reading = self._reading
+        try:
+            if self._response is None:
+                self._response = await _ask(self._candidate, self._request, self._timeout, self._exchange)
+            elif not self._request.stream:
+                _take(reading, self._response, "message")
+                await self._finish()
+            elif (chunk := await anext(self._response, None)) is not None:
+                self.put(text for text in [_take(reading, chunk, "delta")] if text)
+            else:
+                _end_of_stream(self._candidate, reading, self._response)
+                await self._finish()
+        except Exception as error:
+            told = error if isinstance(error, LLMError) else _error(self._candidate, error)
+            raise (interrupted(self._candidate, told) if any(reading.pieces) else told) from error
+
+    async def release(self) -> None:
+        """Close LiteLLM's stream, and see its logging through."""
+        if self._response is None:
+            return
+        if self._request.stream:
+            await self._response.aclose()
+        await _end_logging()
+
+    async def _finish(self) -> None:
+        if not self._reading.began:
+            raise bad_response(self._candidate, "an answer without a message")
+        if self._reading.blocked:
+            raise blocked(self._candidate, self._reading.refusal, self._reading.usage)
+        await self.end(self._reading.answer())
+
+
+async def _ask(candidate: Candidate, request: Request, timeout: float, exchange: Exchange) -> Any:
+    import litellm
+
+    check_name(candidate)
+    messages = check_messages(candidate, request.messages, may_pass=False)
+    params = check_parameters(candidate, request)
+    if request.stream:
+        params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
+    exchange.sent = True  # as far as anybody can tell
+    return await litellm.acompletion(
+        model=f"{candidate.provider}/{candidate.wire_model}",
+        messages=messages,
+        stream=request.stream,
+        timeout=timeout,
+        # With an endpoint of the caller's own, LiteLLM must not look for a key in the environment.
+        api_key=candidate.api_key or (NO_KEY if candidate.api_base else None),
+        api_base=candidate.api_base,
+        max_retries=0,
+        num_retries=0,
+        **params,
+    )
+
+
+async def _end_logging() -> None:
+    """LiteLLM's logging worker belongs to one event loop; in the next it drops, loudly, what it still had to do."""
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    await asyncio.sleep(0)  # LiteLLM hands its worker the call in a task of its own
+    worker = GLOBAL_LOGGING_WORKER
+    if worker._bound_loop is not asyncio.get_running_loop():  # noqa: SLF001 - it has no other way to tell
+        return
+    with anyio.move_on_after(_LOGGING_S):
+        await worker.flush()
+        await worker.stop()
+
+
+def _take(reading: Reading, response: Any, part: str) -> str:
+    """Read a response or a chunk of LiteLLM's; returns its text."""
+    reading.identify({"model": getattr(response, "model", None), "id": getattr(response, "id", None)})
+    text = ""
+    for choice in list(response.choices)[:1]:
+        message = getattr(choice, part, None)
+        reading.began = True
+        text = clean(getattr(message, "content", None) or "")
+        reading.pieces.append(text)
+        if thought := getattr(message, "reasoning_content", None):
+            reading.reasoning.append(clean(str(thought)))
+        for call in getattr(message, "tool_calls", None) or ():
+            take_tool_call(reading, call if isinstance(call, dict) else call.model_dump())
+        reading.finish(getattr(choice, "finish_reason", None))
+    usage = getattr(response, "usage", None)
+    if usage is not None:
+        # LiteLLM puts zeros where the provider said nothing; those read as unknown.
+        reading.usage = openai_usage(usage.model_dump())
+    return text
+
+
+def _end_of_stream(candidate: Candidate, reading: Reading, response: Any) -> None:
+    """LiteLLM makes up a finish reason and counts for streams that lack them; its wrapper remembers what came."""
+    if response.received_finish_reason is None and response.intermittent_finish_reason is None:
+        raise bad_response(candidate, "a stream without an end")
+    if not any(getattr(chunk, "usage", None) for chunk in response.chunks):
+        reading.usage = Usage()
+
+
+def _error(candidate: Candidate, error: Exception) -> LLMError:
+    """LiteLLM's exception by its cause and its status; its class misleads."""
+    common: Mapping[str, Any] = {"provider": candidate.provider, "model": candidate.model}
+    for cause in _causes(error):
+        if isinstance(cause, ImportError):
+            missing = cause.name or "a package"
+            hint = f"Install what LiteLLM needs for {candidate.provider}: pip install {missing}"
+            return ConfigurationError(f"{candidate.provider} needs {missing}, which is missing", hint=hint, **common)
+        if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+            return ProviderUnavailable(f"Could not connect to {candidate.provider}", outcome="not_sent", **common)
+        if isinstance(cause, httpx.TimeoutException):
+            message = f"{candidate.provider} did not answer in time ({candidate.model})"
+            return ProviderTimeout(message, outcome="unknown", **common)
+    status = getattr(error, "status_code", None)
+    headers = getattr(error, "litellm_response_headers", None)
+    said = re.sub(r"^(litellm\.)?(\w+: )?(litellm\.\w+: )?(\w+Exception - )?", "", str(error))
+    return from_response(candidate, status if isinstance(status, int) else 500, headers or {}, said.encode())
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -1,0 +1,304 @@
+"""What a provider answered, read from its own JSON: text, tool calls, finish reason, usage and cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from shared.providers.usage import cohere_usage, details, make_usage, openai_usage, reported_cost
+from shared.types import Answer, Usage
+
+_RESPONSE_FORMAT_TOOL = "json_tool_call"
+
+# Source: the providers' API references and LiteLLM 1.91.5's own table (read 2026-11-24).
+_FINISH = {
+    **dict.fromkeys(("stop", "stop_sequence", "end_turn", "eos", "eos_token", "complete", "unload", "load"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "model_context_window_exceeded", "compaction"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "refusal",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "language",
+            "other",
+            "image_safety",
+            "image_prohibited_content",
+            "error_toxic",
+            "sensitive",
+        ),
+        "content_filter",
+    ),
+    "function_call": "function_call",
+}
+# Finish reasons by which a provider says that it failed.
+_FAILED = frozenset({"error", "error_limit", "timeout", "insufficient_system_resource", "network_error"})
+
+
+class UnreadableError(Exception):
+    """The JSON has not the shape of an answer; the message continues "the provider sent"."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """An answer while it is being read."""
+
+    pieces: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+    raw_usage: dict[str, Any] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = None
+    refusal: str = ""
+    response_model: str | None = None
+    response_id: str | None = None
+    reported_cost: Decimal | None = None
+    failure: Any = None
+    """What the provider said of its failure, when it gave that as the finish reason."""
+    began: bool = False
+    """Something of an answer was seen."""
+    ended: bool = False
+    """The provider's own end marker was seen."""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self.pieces)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the provider's content rules left nothing of the answer."""
+        held_back = bool(self.refusal) or self.finish_reason == "content_filter"
+        return held_back and not self.tool_calls and not any(self.pieces)
+
+    def identify(self, source: Mapping[str, Any], model: str = "model", ident: str = "id") -> None:
+        """Take the model and the id that the provider names."""
+        if isinstance(name := source.get(model), str) and name:
+            self.response_model = name[:200]
+        if isinstance(name := source.get(ident), str) and name:
+            self.response_id = name[:200]
+
+    def finish(self, reason: Any, failure: Any = None) -> None:
+        """Take the provider's finish reason; a word of its own that is none of the known ones means `stop`."""
+        if isinstance(reason, str) and reason:
+            self.finish_reason = _FINISH.get(reason.lower(), "stop")
+            if reason.lower() in _FAILED:
+                self.failure = {"error": failure or {"message": "It broke off", "type": "server_error"}}
+
+    def answer(self) -> Answer:
+        """What was read, as a whole."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text or None}
+        if self.tool_calls:
+            calls = sorted(self.tool_calls, key=lambda call: int(call["index"]))
+            message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        return Answer(
+            text=self.text,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            response_model=self.response_model,
+            response_id=self.response_id,
+            reported_cost=self.reported_cost,
+            message={**message, **self.extras},
+        )
+
+
+def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = False) -> None:
+    """Read a chat completion in OpenAI's shape."""
+    _take_openai(reading, body, ("message", "delta"), json_mode)
+
+
+def take_openai_event(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read one chunk of a chat completion in OpenAI's shape."""
+    # Perplexity's chunks also hold a `message`, which is all the text so far.
+    _take_openai(reading, body, ("delta", "message"), json_mode=False)
+
+
+def _take_openai(reading: Reading, body: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
+    reading.identify(body)
+    choices = body.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise UnreadableError("a choice that is no object")
+            if choice.get("index") in (0, None):
+                _take_choice(reading, choice, parts, json_mode)
+    groq = body.get("x_groq")
+    for usage in (groq.get("usage") if isinstance(groq, dict) else None, body.get("usage")):
+        if isinstance(usage, dict):
+            reading.usage = openai_usage(usage)
+            reading.reported_cost = reported_cost(usage)
+
+
+def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
+    reading.finish(choice.get("finish_reason"), choice.get("error"))
+    message = choice.get(parts[0], choice.get(parts[1]))
+    if message is None:
+        return
+    if not isinstance(message, dict):
+        raise UnreadableError("a message that is no object")
+    reading.began = True
+    whole = message is choice.get("message")
+    _take_content(reading, message.get("content"))
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(thought := message.get(key), str) and thought:
+            reading.reasoning.append(clean(thought))
+            break
+    if isinstance(refusal := message.get("refusal"), str):
+        reading.refusal += clean(refusal)
+    for extra in ("reasoning_details", "annotations", "audio", "images", "function_call"):
+        if whole and message.get(extra):
+            reading.extras[extra] = message[extra]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            take_tool_call(reading, call)
+    if json_mode:
+        _tool_call_to_text(reading)
+
+
+def _take_content(reading: Reading, content: Any) -> None:
+    """Text, or Mistral's list of text and thinking parts."""
+    if isinstance(content, str):
+        reading.pieces.append(clean(content))
+    elif isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict):
+                raise UnreadableError("a content part that is no object")
+            if isinstance(text := part.get("text"), str):
+                reading.pieces.append(clean(text))
+            thoughts = part.get("thinking")
+            for thought in thoughts if isinstance(thoughts, list) else (thoughts,):
+                text = thought.get("text") if isinstance(thought, dict) else thought
+                if isinstance(text, str):
+                    reading.reasoning.append(clean(text))
+    elif content is not None:
+        raise UnreadableError("a content that is no text")
+
+
+def take_tool_call(reading: Reading, call: Mapping[str, Any]) -> None:
+    """Add a whole tool call, or the next part of one, to those read so far."""
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    ident, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    found = _tool_call(reading, call.get("index"), ident)
+    if isinstance(ident, str) and ident:
+        found["id"] = ident
+    if isinstance(name, str) and name:
+        found["function"]["name"] = name
+    found["function"]["arguments"] += arguments or ""
+    if fields := call.get("provider_specific_fields") or function.get("provider_specific_fields"):
+        found["provider_specific_fields"] = fields
+
+
+def _tool_call(reading: Reading, index: Any, ident: Any) -> dict[str, Any]:
+    """The call that a part belongs to: by its index, else the last one, unless the part brings a new id."""
+    for call in reading.tool_calls:
+        if isinstance(index, int) and call["index"] == index:
+            return call
+    if not isinstance(index, int) and reading.tool_calls and not ident:
+        return reading.tool_calls[-1]
+    new: dict[str, Any] = {
+        "id": "",
+        "type": "function",
+        "index": index if isinstance(index, int) else len(reading.tool_calls),
+        "function": {"name": "", "arguments": ""},
+    }
+    reading.tool_calls.append(new)
+    return new
+
+
+def _tool_call_to_text(reading: Reading) -> None:
+    """Undo LiteLLM's trick of asking for JSON by way of a tool, for models without a JSON mode."""
+    if reading.tool_calls and reading.tool_calls[0]["function"]["name"] == _RESPONSE_FORMAT_TOOL:
+        reading.pieces.append(reading.tool_calls.pop(0)["function"]["arguments"])
+        reading.finish_reason = "stop" if reading.finish_reason else None
+
+
+def take_ollama(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read an answer of Ollama's /api/chat, or one line of it."""
+    message = body.get("message")
+    if not isinstance(message, dict):
+        if body.get("done") is not True:
+            raise UnreadableError("an answer without a message")
+        message = {}
+    reading.began = True
+    reading.identify(body)
+    _take_content(reading, message.get("content"))
+    if isinstance(thought := message.get("thinking"), str) and thought:
+        reading.reasoning.append(clean(thought))
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            number = len(reading.tool_calls)
+            take_tool_call(reading, {"id": f"call_{number}", **call, "index": number})
+    if body.get("done") is True:
+        reading.ended = True
+        reading.finish(body.get("done_reason"))
+        if reading.finish_reason == "stop" and reading.tool_calls:
+            reading.finish_reason = "tool_calls"
+        reading.usage = make_usage(body.get("prompt_eval_count"), body.get("eval_count"))
+
+
+def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read an answer of Cohere's /v2/chat, or one event of it."""
+    kind = body.get("type")
+    if kind is None:
+        source: Mapping[str, Any] = body
+        if not isinstance(body.get("message"), dict):
+            raise UnreadableError("an answer without a message")
+    else:
+        source = details(body, "delta")
+    message = details(source, "message")
+    reading.began = True
+    reading.identify(body)
+    content = message.get("content")
+    _take_content(reading, [content] if isinstance(content, dict) else content)
+    if isinstance(plan := message.get("tool_plan"), str) and plan:
+        reading.reasoning.append(clean(plan))
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        if isinstance(call, dict):
+            take_tool_call(reading, {**call, "index": number if kind is None else body.get("index")})
+    reading.finish(source.get("finish_reason"), source.get("error"))
+    if isinstance(usage := source.get("usage"), dict):
+        reading.usage = cohere_usage(usage)
+    reading.ended = reading.ended or kind == "message-end"
+
+
+def take_replicate(reading: Reading, body: Mapping[str, Any]) -> None:
+    """Read a prediction of Replicate, as far as its output has come."""
+    output = body.get("output")
+    parts = [output] if isinstance(output, str) else output
+    if parts is not None and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
+        raise UnreadableError("an output that is no text")
+    reading.began = True
+    text, known = clean("".join(parts or ())), len(reading.text)
+    reading.pieces.append(text[known:])
+    reading.identify(body)
+    if body.get("status") == "succeeded":
+        reading.ended = True
+        metrics = body.get("metrics")
+        if isinstance(metrics, dict):
+            reading.usage = make_usage(metrics.get("input_token_count"), metrics.get("output_token_count"))
+
+
+def clean(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates replaced, since no encoding takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,288 @@
+"""A streamed answer: bytes to events, events to text, and whether it really came to its end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shared.errors import LLMError
+from shared.providers.errors import bad_response, blocked, from_body, holds_error, interrupted
+from shared.providers.response import Reading, UnreadableError
+from shared.types import Answer, Candidate
+
+_MAX_LINE = 32 * 2**20
+_MAX_STRAY = 2**20
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Lines:
+    """Splits bytes into lines, however they are cut; CR, LF and CRLF all end one."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._first = True
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """
+        The lines that `data` completes.
+
+        Raises:
+            UnreadableError: A line is no UTF-8, or longer than any answer's.
+        """
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        if not data:
+            return
+        self._after_cr = data.endswith(b"\r")
+        first, *rest = _LINE_END.split(data)
+        self._keep(first)
+        for part in rest:
+            yield self._line()
+            self._keep(part)
+
+    def close(self) -> Iterator[str]:
+        """The last line, if nothing ended it."""
+        if self._size:
+            yield self._line()
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > _MAX_LINE:
+            raise UnreadableError("a line without end")
+        self._parts.append(part)
+
+    def _line(self) -> str:
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        if self._first:
+            self._first = False
+            line = line.removeprefix(_BOM)
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            raise UnreadableError("bytes that are no UTF-8") from None
+
+
+class Events:
+    """
+    Reads server-sent events (WHATWG HTML, 9.2) or newline-delimited JSON as (event name, data).
+
+    `stray` holds the lines that are neither, for a body that is no stream at all.
+    """
+
+    def __init__(self, *, ndjson: bool) -> None:
+        self._lines = Lines()
+        self._ndjson = ndjson
+        self._name = ""
+        self._data: list[str] = []
+        self._seen = False
+        self.stray: list[str] = []
+        self._stray_size = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
+        """The events that `data` completes."""
+        for line in self._lines.feed(data):
+            yield from self._take(line)
+
+    def close(self) -> Iterator[tuple[str, str]]:
+        """What is left at the end of the stream, which providers do not always end with an empty line."""
+        for line in self._lines.close():
+            yield from self._take(line)
+        if self._data:
+            yield self._dispatch()
+
+    def _take(self, line: str) -> Iterator[tuple[str, str]]:
+        if self._ndjson:
+            if line.strip():
+                yield "", line
+            return
+        if not line.strip():
+            if self._data:
+                yield self._dispatch()
+            self._name = ""
+            return
+        name, _, value = line.lstrip().partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._name = value.strip()
+        elif name in ("", "id", "retry"):
+            self._seen = True
+        elif not self._seen and self._stray_size < _MAX_STRAY:
+            self.stray.append(line)
+            self._stray_size += len(line)
+
+    def _dispatch(self) -> tuple[str, str]:
+        self._seen = True
+        event = self._name, "\n".join(self._data)
+        self._name, self._data = "", []
+        return event
+
+
+class StreamReader:
+    """
+    One stream being read: feed it bytes, take the text they bring, then close it for the Answer.
+
+    Args:
+        take: Reads one event's JSON into a Reading.
+
+        whole: Reads a whole answer's JSON, for servers that do not stream.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        take: Callable[[Reading, Any], None],
+        whole: Callable[[Reading, Any], None],
+        *,
+        ndjson: bool,
+    ) -> None:
+        self._candidate = candidate
+        self._take = take
+        self._whole = whole
+        self._events = Events(ndjson=ndjson)
+        self._known = 0
+        self.reading = Reading()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the provider said that the answer is whole."""
+        return self.reading.ended or self.reading.finish_reason is not None
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """
+        The text that `data` brings.
+
+        Raises:
+            LLMError: The provider reported an error, or sent what cannot be read.
+        """
+        yield from self._guard(self._events.feed(data))
+
+    def close(self) -> Iterator[str]:
+        """
+        The text that is left when the connection has ended.
+
+        Raises:
+            LLMError: The stream ended before the answer did.
+        """
+        if not self.reading.ended:
+            yield from self._guard(self._events.close())
+        if self.reading.began or self.complete:
+            if not self.complete:
+                raise self.failure(bad_response(self._candidate, "a stream without an end"))
+        else:
+            yield from self._stray()
+        if self.reading.blocked:
+            raise blocked(self._candidate, self.reading.refusal, self.reading.usage)
+
+    def answer(self) -> Answer:
+        """What was read."""
+        return self.reading.answer()
+
+    def failure(self, error: LLMError) -> LLMError:
+        """`error` as it is before any text has come, StreamInterrupted after."""
+        return interrupted(self._candidate, error) if any(self.reading.pieces) else error
+
+    def _guard(self, events: Iterator[tuple[str, str]]) -> Iterator[str]:
+        try:
+            for name, data in events:
+                for body in self._bodies(data):
+                    self._read(name, body)
+                    yield from self._new_text()
+                if self.reading.ended:
+                    return
+        except UnreadableError as error:
+            raise self.failure(bad_response(self._candidate, str(error), self.reading.usage)) from error
+
+    def _bodies(self, data: str) -> Iterator[Any]:
+        """The JSON of one event; of each of its lines, where a server leaves out the empty lines between events."""
+        if data.strip() == "[DONE]":
+            self._end()
+        elif data.strip():
+            try:
+                yield json.loads(data)
+            except (ValueError, RecursionError):
+                lines = data.split("\n")
+                if len(lines) < 2:
+                    raise UnreadableError("malformed JSON in its stream") from None
+                for line in lines:
+                    yield from self._bodies(line)
+
+    def _end(self) -> None:
+        if not self.reading.began and not self.complete:
+            raise UnreadableError("an empty stream")
+        self.reading.ended = True
+
+    def _read(self, name: str, body: Any) -> None:
+        if name == "error" or holds_error(body):
+            raise self._error(body)
+        if not isinstance(body, dict):
+            raise UnreadableError("an event that is no object")
+        self._take(self.reading, body)
+        if self.reading.failure:
+            raise self._error(self.reading.failure)
+
+    def _error(self, body: Any) -> LLMError:
+        reading = self.reading
+        began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls)
+        return self.failure(from_body(self._candidate, body, status=200, began=began))
+
+    def _new_text(self) -> Iterator[str]:
+        pieces = self.reading.pieces
+        while self._known < len(pieces):
+            piece = pieces[self._known]
+            self._known += 1
+            if piece:
+                yield piece
+
+    def _stray(self) -> Iterator[str]:
+        """A body that is no stream: an error, a whole answer from a server that does not stream, or nothing."""
+        text = "\n".join(self._events.stray).strip()
+        if not text:
+            raise bad_response(self._candidate, "an empty stream")
+        try:
+            read_body(self._candidate, self.reading, text, self._whole)
+        except LLMError as error:
+            raise self.failure(error) from error
+        yield from self._new_text()
+
+
+def read_body(
+    candidate: Candidate, reading: Reading, content: bytes | str, take: Callable[[Reading, Any], None]
+) -> None:
+    """
+    Read a whole answer.
+
+    Raises:
+        LLMError: It is an error, or cannot be read.
+    """
+    if not content.strip():
+        raise bad_response(candidate, "an empty answer")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        start = content.lstrip()[:1]
+        what = "an HTML page" if start in ("<", b"<") else "an answer that is no JSON"
+        raise bad_response(candidate, what) from None
+    if holds_error(body):
+        raise from_body(candidate, body, status=200)
+    if not isinstance(body, dict):
+        raise bad_response(candidate, "an answer that is no object")
+    try:
+        take(reading, body)
+    except UnreadableError as error:
+        raise bad_response(candidate, str(error)) from error
+    if reading.failure:
+        raise from_body(candidate, reading.failure, status=200, began=True)
+    if not reading.began:
+        raise bad_response(candidate, "an answer without a message", reading.usage)
+    if reading.blocked:
+        raise blocked(candidate, reading.refusal, reading.usage)

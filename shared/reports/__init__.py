@@ -1,0 +1,5 @@
+"""Costs as text, tables, JSON and Markdown."""
+
+from shared.reports.formats import budget_line, footer, period, printable, render
+
+__all__ = ["budget_line", "footer", "period", "printable", "render"]

@@ -1,0 +1,138 @@
+"""Costs as text for people, agents and other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from shared.internal.serialize import to_json
+
+Format = Literal["text", "json", "markdown"]
+_PLAIN_GROUPS = ("provider", "model")
+
+
+def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
+    """
+    `get_llm_costs`' dict as a report, without a final line break.
+
+    Args:
+        output_format: "text" (the guide's lines), "json", or "markdown" (tables).
+    """
+    if output_format == "json":
+        return to_json(costs, indent=2)
+    return _markdown(costs) if output_format == "markdown" else _text(costs)
+
+
+def period(costs: Mapping[str, Any]) -> str:
+    """The window in words."""
+    days = costs.get("days")
+    return f"last {days:g} days" if days is not None else f"{costs['since']} to {costs['until']}"
+
+
+def footer(costs: Mapping[str, Any]) -> str:
+    """Where the figures come from, and what is not in them yet."""
+    store = f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"
+    if not costs.get("waiting_records"):
+        return store
+    return f"{store}\n{costs['waiting_records']:,} records wait to be written and are not counted; see `doctor`."
+
+
+def printable(name: Any) -> str:
+    """A name that cannot move the cursor or break a line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
+
+
+def _text(costs: Mapping[str, Any]) -> str:
+    lines = [
+        f"=== LiteLLM Cost Metrics ({period(costs)}) ===",
+        f"Total Cost: ${costs['total_cost']:.6f}",
+        f"Total Tokens: {costs['total_tokens']:,}",
+        f"Average Cost per Call: ${costs['avg_cost_per_call']:.6f}",
+    ]
+    if costs["unpriced_calls"]:
+        lines.append(f"Unpriced calls: {costs['unpriced_calls']:,}")
+    if costs["failed_calls"]:
+        lines.append(f"Failed calls: {costs['failed_calls']:,}")
+    if costs["agent_turns"] is None:
+        lines.append("Agent turns not tracked: their cost is not in these totals")
+    if costs.get("image_tokens_saved"):
+        lines.append(f"Saved by scaling images: {_saved(costs)}")
+    lines += ["", "Cost by Provider:"]
+    lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
+    lines += ["", "Cost by Model:"]
+    lines += [
+        f"  {printable(name)}: ${cost:.6f} ({_calls(costs['calls_by_model'][name], cost)})"
+        for name, cost in costs["cost_by_model"].items()
+    ]
+    if costs.get("by") and costs["by"] not in _PLAIN_GROUPS:
+        lines += ["", f"Cost by {printable(costs['by']).title()}:"]
+        lines += [
+            f"  {printable(group['name'])}: ${group['cost']:.6f} ({_calls(group['calls'], group['cost'])})"
+            for group in costs["groups"]
+        ]
+    if costs["budgets"]:
+        lines += ["", "Budgets:", *(f"  {printable(line)}" for line in map(budget_line, costs["budgets"]))]
+    return "\n".join([*lines, "", footer(costs)])
+
+
+def budget_line(budget: Mapping[str, Any]) -> str:
+    """How one budget stands, in words."""
+    lasts = budget["lasts_s"]
+    rate = "" if lasts is None else f", about {_span(lasts)} at the rate of the last day"
+    return f"${budget['left']:.6f} left of {budget['budget']}{rate}"
+
+
+def _span(seconds: float) -> str:
+    """A span of time in its largest whole unit."""
+    for unit, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count:,} {unit}{'s' if count != 1 else ''}" if count < 1_000_000 else "for ever"
+    return "less than a minute"
+
+
+def _turns(costs: Mapping[str, Any]) -> str:
+    """The agents' own turns; they cost money of their own, which is in no total when nobody tracks them."""
+    turns = costs["agent_turns"]
+    return "not tracked" if turns is None else f"{turns:,}"
+
+
+def _saved(costs: Mapping[str, Any]) -> str:
+    return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
+
+
+def _calls(calls: int, cost: float) -> str:
+    return f"{calls:,} calls, ${cost / calls if calls else 0.0:.6f}/call"
+
+
+def _markdown(costs: Mapping[str, Any]) -> str:
+    by = costs.get("by") or "model"
+    groups = costs.get("groups") or [
+        {"name": name, "cost": cost, "calls": costs["calls_by_model"][name]}
+        for name, cost in costs["cost_by_model"].items()
+    ]
+    summary = [
+        ("Total cost", f"${costs['total_cost']:.6f}"),
+        ("Total tokens", f"{costs['total_tokens']:,}"),
+        ("Calls", f"{costs['total_calls']:,}"),
+        ("Average cost per call", f"${costs['avg_cost_per_call']:.6f}"),
+        ("Failed calls", f"{costs['failed_calls']:,}"),
+        ("Unpriced calls", f"{costs['unpriced_calls']:,}"),
+        ("Agent turns", _turns(costs)),
+    ]
+    summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
+    if costs.get("image_tokens_saved"):
+        summary.append(("Saved by scaling images", _saved(costs)))
+    rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
+    parts = [
+        f"## LLM costs ({period(costs)})",
+        _table(("", ""), summary),
+        _table((by.capitalize(), "Cost", "Calls"), rows),
+        footer(costs),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

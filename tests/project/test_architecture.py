@@ -1,0 +1,120 @@
+"""The layout that docs/design.md promises; who may import whom is import-linter's (see pyproject.toml)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import agentswarm_tools
+from tests.support.paths import ROOT
+
+FOLDERS = ("agentswarm_tools", "shared", "tools", "tests", "examples", "benchmarks", "docs")
+WRITTEN = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [path for path in WRITTEN if path.relative_to(ROOT).parts[0] in ("shared", "tools")]
+# What users import from shared/; every other file lies in a folder.
+FLAT = {
+    *("agent_model", "analytics", "base_tool", "budget", "config", "errors", "llm_client", "pytest_plugin"),
+    *("redaction", "scope", "types"),
+}
+PUBLIC = {
+    *("ALL_TOOLS", "AnalyticsEvent", "BaseTool", "Budget", "CostReport", "Estimate", "EventType", "ImageGeneration"),
+    *("LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "TextGeneration", "UnderstandImages"),
+    *("budgeted", "get_llm_client", "get_llm_costs", "print_llm_costs", "record_event", "scope", "track_agency"),
+}
+SMALL = 30
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The full names of what a file imports."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_flat_files_are_what_users_import() -> None:
+    """shared/ has one file for each thing that users import, and a folder for each part of how it works."""
+    assert {path.stem for path in (ROOT / "shared").glob("*.py")} - {"__init__"} == FLAT
+
+
+def test_the_top_exports_the_whole_public_interface() -> None:
+    """`agentswarm_tools` has every public name, each the same object that shared/ and tools/ have."""
+    from shared import errors
+
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert set(agentswarm_tools.__all__) == PUBLIC | raised
+    assert all(getattr(agentswarm_tools, name) is getattr(errors, name) for name in raised)
+    from shared.budget import Budget
+    from shared.llm_client import ModelConfig
+
+    assert agentswarm_tools.Budget is Budget
+    assert agentswarm_tools.ModelConfig is ModelConfig
+    with pytest.raises(AttributeError):
+        _ = agentswarm_tools.NoSuchName
+
+
+def _has_its_place(path: Path) -> bool:
+    """Whether users import it, or it is a group of commands of its own."""
+    return path.stem in FLAT or path.parent.name in ("cli", "tools")
+
+
+def test_no_file_is_a_fragment() -> None:
+    """A file of a few lines is a subject of its own only when several others, or users, need it."""
+    importers: Counter[str] = Counter()
+    for path in SOURCES:
+        importers.update({name for full in set(_imports(path)) for name in (full, full.rpartition(".")[0])})
+    small = [
+        path
+        for path in SOURCES
+        if path.name != "__init__.py" and len(path.read_text(encoding="utf-8").splitlines()) < SMALL
+    ]
+    assert not [_module(path) for path in small if not _has_its_place(path) and importers[_module(path)] < 2]
+
+
+def test_libraries_do_not_print() -> None:
+    """Nothing is printed but by the command line and by the function whose name says so."""
+    wrong = []
+    for path in SOURCES:
+        if "cli" in path.parts:
+            continue
+        for function in ast.walk(_tree(path)):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.name == "print_llm_costs":
+                continue
+            calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+            wrong += [_module(path) for name in calls if isinstance(name, ast.Name) and name.id == "print"]
+    assert not wrong
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    """The first line of a module's docstring is one sentence."""
+    wrong = []
+    for path in WRITTEN:
+        first, *_ = (ast.get_docstring(_tree(path)) or "").splitlines() or [""]
+        if not first.endswith(".") or ". " in first:
+            wrong.append(f"{path.relative_to(ROOT)}: {first!r}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["shared.llm_client", "shared.analytics", "shared.cli", "agentswarm_tools"])
+def test_what_starts_quickly(module: str) -> None:
+    """The client and the command line start without LiteLLM, agency-swarm and OpenAI's client."""
+    program = (
+        f"import sys, {module}; print(*sorted({{'litellm', 'agency_swarm', 'agents', 'openai'}} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

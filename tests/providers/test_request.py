@@ -1,0 +1,186 @@
+"""What may leave and what may not: parameters, keys, names, endpoints, links."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from shared import errors
+from tests.support.loopback import ask, candidate, host_of, http
+from tests.support.wires import (
+    GEMINI,
+    KEY,
+    OPENAI,
+    TOOL,
+)
+
+BASES = {"azure": "https://res.openai.azure.com"}
+
+
+def test_parameters_in_the_models_own_words() -> None:
+    """Where LiteLLM's config knows another name for a parameter, that one is sent."""
+    [asked] = ask(candidate("openai", "gpt-5.4-mini"), OPENAI[0], max_tokens=5).asked
+    assert asked.body["max_completion_tokens"] == 5
+    assert "max_tokens" not in asked.body
+    [asked] = ask(candidate("gemini", "gemini-2.5-flash"), GEMINI[0], max_tokens=5, stop=["x"]).asked
+    assert asked.body["generationConfig"] == {"max_output_tokens": 5, "stop_sequences": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "params", "named"),
+    [
+        ("openai", "gpt-4o", {"nonsense": 1}, "nonsense"),
+        ("openai", "o3-mini", {"temperature": 0.2}, "temperature"),
+        ("openai", "gpt-5", {"temperature": 0.2}, "temperature"),
+        ("mistral", "m", {"logprobs": True}, "logprobs"),
+        ("replicate", "a/b", {"tools": [TOOL]}, "tools"),
+        ("openai", "gpt-4o", {"n": 2}, "n must be 1"),
+        ("custom", "m", {"api_key": "other"}, "api_key"),
+        ("custom", "m", {"base_url": "http://x"}, "base_url"),
+        ("openai", "gpt-4o", {"fallbacks": ["x"]}, "fallbacks"),
+        ("openai", "gpt-4o", {"extra_body": "x"}, "extra_body"),
+        ("openai", "gpt-4o", {"temperature": math.nan}, "JSON"),
+        ("openai", "gpt-4o", {"seed": object()}, "JSON"),
+    ],
+)
+def test_parameters_that_the_model_does_not_take(name: str, model: str, params: Any, named: str) -> None:
+    """What cannot be sent is refused before anything leaves, with the parameter and the model named."""
+    base = "http://127.0.0.1:1" if name == "custom" else None
+    told = ask(candidate(name, model, api_base=base), **params)
+    assert type(told.failure) is errors.InvalidRequest
+    assert named in told.failure.message
+    assert model in told.failure.message
+    assert told.failure.outcome == "not_sent"
+    assert "drop_params" not in told.failure.message
+    assert told.asked == []
+
+
+def test_none_is_not_a_parameter() -> None:
+    """A parameter of None was not given, and n=1 is what is done anyway."""
+    [asked] = ask(candidate("mistral", "m"), OPENAI[0], temperature=None, logprobs=None, n=1).asked
+    assert asked.body.keys() == {"model", "messages"}
+
+
+def test_a_custom_server_gets_what_it_is_given() -> None:
+    """Nobody knows what an OpenAI-compatible server of one's own takes, so it gets it all."""
+    [asked] = ask(candidate("custom", "m", api_base="http://127.0.0.1:1/v1"), OPENAI[0], repeat_penalty=1.1).asked
+    assert asked.body["repeat_penalty"] == 1.1
+
+
+def test_extra_body_and_headers_add_and_never_replace() -> None:
+    """extra_body and extra_headers reach the provider, but change neither the model nor the key nor the host."""
+    extra_body = {"service_tier": "flex", "model": "dearer"}
+    extra_headers = {"X-Trace": "1", "Authorization": "Bearer other", "Host": "elsewhere"}
+    [asked] = ask(candidate(), OPENAI[0], extra_body=extra_body, extra_headers=extra_headers).asked
+    assert (asked.body["service_tier"], asked.body["model"]) == ("flex", "gpt-4o-mini")
+    assert (asked.headers["x-trace"], asked.headers["authorization"]) == ("1", f"Bearer {KEY}")
+    assert host_of(asked) == "api.openai.com"
+
+
+def test_the_request_is_not_changed() -> None:
+    """LiteLLM's configs change what they are given; the caller's messages and parameters stay as they are."""
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "x"},
+        {"role": "user", "content": [{"type": "text", "text": "y"}]},
+    ]
+    params: dict[str, Any] = {"tools": [TOOL], "max_tokens": 3}
+    before = json.dumps([messages, params])
+    for name, model in (("openai", "gpt-5"), ("anthropic", "claude-haiku-4-5"), ("gemini", "gemini-2.5-flash")):
+        ask(candidate(name, model), messages=messages, **params)
+    assert json.dumps([messages, params]) == before
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini", "cohere", "replicate", "azure"])
+def test_a_missing_key_is_said_before_anything_is_sent(name: str) -> None:
+    """Without a key nothing leaves, and the error names the variables that could hold it."""
+    told = ask(candidate(name, "m", api_key=None, api_base=BASES.get(name)))
+    assert type(told.failure) is errors.AuthenticationError
+    assert told.failure.message.startswith(f"Authentication failed for {name}")
+    assert f"{name.upper()}_API_KEY" in told.failure.next_step
+    assert told.asked == []
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "custom", "mistral", "hosted_vllm", "xai", "ollama", "cohere"])
+def test_no_key_is_taken_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the candidate does not carry never leaves, though LiteLLM's configs would look for one."""
+    for prefix in ("OPENAI", "ANTHROPIC", "MISTRAL", "HOSTED_VLLM", "XAI", "OLLAMA", "COHERE", "CO"):
+        monkeypatch.setenv(f"{prefix}_API_KEY", "sk-from-the-environment")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "sk-from-the-environment")
+    [asked] = ask(candidate(name, "m", api_key=None, api_base="http://127.0.0.1:1"), http({})).asked
+    assert not {"authorization", "x-api-key", "api-key"} & asked.headers.keys()
+    assert "sk-" not in str(asked)
+
+
+@pytest.mark.parametrize("key", ["sk-test\n", "sk-tést", "sk test"])
+def test_keys_that_are_none(key: str) -> None:
+    """A key that no header can carry is said to be one, without being repeated."""
+    told = ask(candidate(api_key=key))
+    assert type(told.failure) is errors.AuthenticationError
+    assert "sk" not in str(told.failure)
+    assert told.asked == []
+
+
+@pytest.mark.parametrize(
+    "model", ["http://evil.example/x", "a b", "a\nb", "", "/etc/passwd", "../x", "a/../../b", "a\\b", "a/./b"]
+)
+@pytest.mark.parametrize("name", ["openai", "gemini", "azure", "replicate"])
+def test_a_model_name_never_becomes_an_address(name: str, model: str) -> None:
+    """Names that could lead elsewhere are no models, and nothing is sent."""
+    told = ask(candidate(name, model, api_base=BASES.get(name)))
+    assert type(told.failure) is errors.ModelNotFound
+    assert told.asked == []
+
+
+@pytest.mark.parametrize("name", ["gemini", "azure", "replicate"])
+@pytest.mark.parametrize("model", ["m?x=1", "m#y", "m%2e%2e"])
+def test_a_model_name_stays_in_its_place(name: str, model: str) -> None:
+    """A name that goes into a path cannot add a query or a fragment to it."""
+    told = ask(candidate(name, model, api_base=BASES.get(name)))
+    assert type(told.failure) is errors.ModelNotFound
+    assert told.asked == []
+
+
+@pytest.mark.parametrize("base", ["ftp://x", "nonsense", "http://", "http://[", "file:///etc/passwd"])
+def test_endpoints_that_are_none(base: str) -> None:
+    """An api_base that is no http or https address is a mistake in the settings, and nothing is sent."""
+    told = ask(candidate(api_base=base))
+    assert type(told.failure) is errors.ConfigurationError
+    assert told.asked == []
+
+
+@pytest.mark.parametrize("name", ["azure", "custom", "litellm_proxy"])
+def test_providers_without_an_endpoint(name: str) -> None:
+    """A provider that has no endpoint but the user's own is not asked at anybody else's."""
+    told = ask(candidate(name, "m"))
+    assert type(told.failure) is errors.ConfigurationError
+    assert told.asked == []
+
+
+@pytest.mark.parametrize("link", ["https://example.com/x.png", "http://example.com/x", "gs://bucket/x", "www.x.org/y"])
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "ollama", "cohere", "replicate"])
+def test_nothing_is_fetched(name: str, link: str) -> None:
+    """A link in a message, which LiteLLM would download, is refused where the provider does not take links itself."""
+    part = {"type": "image_url", "image_url": {"url": link}}
+    told = ask(candidate(name, "m"), messages=[{"role": "user", "content": [part]}])
+    assert type(told.failure) is errors.InvalidRequest
+    assert told.asked == []
+
+
+def test_links_that_the_provider_takes_itself() -> None:
+    """OpenAI's shape takes image links as they are; a link to a file, which LiteLLM would download, is refused."""
+    part = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
+    [asked] = ask(candidate(), OPENAI[0], messages=[{"role": "user", "content": [part]}]).asked
+    assert asked.body["messages"][0]["content"] == [part]
+    file = {"type": "file", "file": {"file_id": "https://example.com/x.pdf"}}
+    assert type(ask(candidate(), messages=[{"role": "user", "content": [file]}]).failure) is errors.InvalidRequest
+
+
+@pytest.mark.parametrize("messages", [[], [{}], ["hello"], [{"role": 1}]])
+def test_messages_that_are_none(messages: Any) -> None:
+    """What is no list of messages is refused before anything is sent."""
+    told = ask(candidate(), messages=messages)
+    assert type(told.failure) is errors.InvalidRequest
+    assert told.asked == []

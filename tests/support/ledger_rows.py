@@ -1,0 +1,76 @@
+"""Rows as the flow writes them, for tests of the ledger and of the reports."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.internal.clock import new_id, now_us
+from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, rollup
+from shared.ledger.store import Ledger
+
+NOON_US = 1_795_521_600_000_000  # 2026-11-24T12:00Z
+
+
+def started(**changes: Any) -> dict[str, Any]:
+    """The row of an attempt under way."""
+    ts_us = changes.get("ts_us", NOON_US)
+    return {
+        "attempt_id": new_id(),
+        "call_id": new_id(),
+        "attempt_number": 1,
+        "ts_us": ts_us,
+        "bucket": bucket_of(ts_us),
+        "status": "started",
+        "operation": "chat_completion",
+        "provider": "openai",
+        "requested_model": "openai/gpt-5.4-mini",
+        "model": "openai/gpt-5.4-mini",
+        "stream": False,
+        "usage_source": "unknown",
+        "cost_nano": None,
+        "cost_source": "unknown",
+        "bound_nano": 9000,
+        "lease_us": now_us() + 10**9,
+        "calls": 0,
+        "failed_calls": 0,
+        "unpriced_calls": 0,
+    } | changes
+
+
+def settled(row: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """The row of an attempt that was answered."""
+    answer = {"status": "ok", "cost_nano": 7000, "cost_source": "table", "prompt_tokens": 10, "completion_tokens": 20}
+    return (row or started(**changes)) | answer | {"duration_us": 5, "calls": 1} | changes
+
+
+def rows(ledger: Ledger, table: sa.Table = attempt) -> list[dict[str, Any]]:
+    with ledger.reading() as connection:
+        return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+
+def only(ledger: Ledger) -> dict[str, Any]:
+    """The one attempt of a ledger."""
+    (row,) = rows(ledger)
+    return row
+
+
+def sums(found: list[dict[str, Any]]) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """What the attempts that are settled add up to, by bucket and dimensions."""
+    added: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    for row in found:
+        if row.get("status") != "started":
+            key = (row["bucket"], *(row[name] or "" for name in DIMENSIONS))
+            added[key] = [total + (row[name] or 0) for total, name in zip(added[key], SUMS, strict=True)]
+    return {key: tuple(values) for key, values in added.items() if any(values)}
+
+
+def assert_exact(ledger: Ledger) -> None:
+    """The rollup is the sum of the rows, to the nano-dollar."""
+    assert sums(rows(ledger, rollup)) == sums(rows(ledger))
+
+
+def write(ledger: Ledger, kind: str, row: dict[str, Any], **labels: str) -> None:
+    ledger.submit(kind, row, labels).result(timeout=30)
