@@ -39,18 +39,17 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionUsage
 from openai.types.responses import Response, ResponseCompletedEvent
 
-from shared.calls import COUNTS, Call, LLMStream, new_row
+from shared.calls import LLMStream
 from shared.config import Settings, database_url, load_settings
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
-from shared.internal.spend import SpendCounter
-from shared.ledger import get_ledger
+from shared.internal.clock import new_id
+from shared.ledger import AttemptRow, committed, get_ledger
 from shared.llm_client import LLMClient, get_llm_client
-from shared.models import Catalogue, Plan, resolve
+from shared.models import Catalogue, resolve
 from shared.prices import UNKNOWN, price
 from shared.runs import Caller, Watch, caller_of, watch_of
 from shared.scope import Scope, current_scope, scope
-from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
-from shared.types import Usage as Counts
+from shared.types import Answer, Candidate, LLMResponse, TaskType, Usage as Counts
 
 # The settings of an agent that are parameters of a chat completion under the same name.
 _SETTINGS = (
@@ -446,21 +445,18 @@ async def _record(model: str, usage: Usage, inside: Scope) -> None:
     if not settings.cost_tracking:
         return
     candidate, counts = _candidate(model.removeprefix("litellm/"), settings), _counts(usage)
-    ledger = get_ledger(database_url(settings))
-    call = Call(
-        request=Request(TaskType.CHAT_COMPLETION, ()),
-        plan=Plan(candidate.requested, (candidate,)),
-        scope=inside,
-        ledger=ledger,
-        timeout=0,
-        max_retries=0,
-        spend_counter=SpendCounter(),
-    )
     cost, source = price(Answer("", None, counts), candidate.rates)
-    row = new_row(call, candidate) | {name: getattr(counts, name) for name in COUNTS}
-    row |= {"status": "reported", "usage_source": counts.source, "cost_nano": cost, "cost_source": source}
-    row |= {"calls": 1, "unpriced_calls": int(cost is None)}
-    await ledger.write("settle", row, inside.labels)
+    row = AttemptRow.started(
+        candidate,
+        inside,
+        call_id=new_id(),
+        attempt_number=1,
+        operation=TaskType.CHAT_COMPLETION.value,
+        stream=False,
+        bound_nano=None,
+        lease_s=0,
+    ).settled("reported", cost_nano=cost, cost_source=source, usage=counts, calls=1, unpriced_calls=int(cost is None))
+    await committed(get_ledger(database_url(settings)).settle(row))
 
 
 def _candidate(name: str, settings: Settings) -> Candidate:

@@ -16,6 +16,7 @@ from shared.errors import ConfigurationError
 from shared.internal.clock import now_us
 from shared.internal.money import to_usd
 from shared.ledger import (
+    Admission,
     BudgetForecast,
     Filter,
     ImageLineage,
@@ -57,11 +58,12 @@ def record_event(event: AnalyticsEvent) -> None:
     if ledger is None:
         return
     scope = current_scope()
-    write: Future[Any]
-    if event.event_type == EventType.LLM_COST:
-        write = _cost_write(ledger, event, scope)
-    else:
-        write = ledger.submit("event", event_row(event, scope), scope.labels)
+    if event.event_type != EventType.LLM_COST:
+        ledger.record(event_row(event, scope))
+        return
+    write = _record_cost(ledger, event, scope)
+    if write is None:
+        return
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -230,11 +232,13 @@ def _ledger() -> Ledger | None:
     return get_ledger(database_url(settings)) if settings.cost_tracking else None
 
 
-def _cost_write(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Any]:
+def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:
+    """Add the event's metadata to the call that it speaks of; record it as a call of its own where there is none."""
     cost = cost_nano_of(event.metadata.get("cost"))
     model = event.metadata.get("model")
     recorded = scope.pending.claim(model, cost, uuid_of(event.metadata.get("call_id")))
-    if recorded is not None:
-        spoken = {k: v for k, v in event.metadata.items() if k not in ("model", "provider", "cost", "call_id")}
-        return ledger.submit("metadata", {"attempt_id": recorded.attempt_id, "metadata": safe_metadata(spoken)}, {})
-    return ledger.submit("settle", cost_row(event, cost, scope), scope.labels)
+    if recorded is None:
+        return ledger.settle(cost_row(event, cost, scope))
+    more = {k: v for k, v in event.metadata.items() if k not in ("model", "provider", "cost", "call_id")}
+    ledger.annotate(recorded.attempt_id, safe_metadata(more))
+    return None

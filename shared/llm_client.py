@@ -9,19 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 from shared.budget import Budget, Limit, budgets_of
 from shared.calls import (
     Call,
     LLMStream,
+    answer_of,
+    blocking,
     bound_of,
     check_request,
     check_seconds,
     image_options,
     look_at_images,
     make_images,
-    refuse_call,
+    record_refusal,
     run_blocking,
     run_call,
     warn_untracked,
@@ -30,9 +32,8 @@ from shared.config import Settings, database_url, load_settings
 from shared.errors import ConfigurationError, LLMError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
-from shared.ledger import Filter, Ledger, average_output, get_ledger, write_records
-from shared.ledger import attempt_records as ledger_attempts
-from shared.models import Catalogue, Plan, default_model, make_plan
+from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
+from shared.models import Catalogue, make_plan
 from shared.prices import token_cost
 from shared.providers import count_tokens
 from shared.scope import current_scope
@@ -103,6 +104,46 @@ class LLMClient:
             _be_verbose()
 
     @overload
+    async def achat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: Literal[False] = False,
+        **kw: Any,
+    ) -> LLMResponse: ...
+
+    @overload
+    async def achat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        *,
+        stream: Literal[True],
+        **kw: Any,
+    ) -> LLMStream: ...
+
+    async def achat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **kw: Any,
+    ) -> LLMResponse | LLMStream:
+        """The same as `chat_completion`, awaitable; with `stream` iterate over the result with `async for`."""
+        params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
+        call = await self._prepare(TaskType.CHAT_COMPLETION, messages, model, fallback_models, params, stream=stream)
+        return LLMStream(run_call(call)) if stream else await answer_of(call)
+
+    @overload
     def chat_completion(
         self,
         messages: Messages,
@@ -127,16 +168,7 @@ class LLMClient:
         **kw: Any,
     ) -> LLMStream: ...
 
-    def chat_completion(
-        self,
-        messages: Messages,
-        model: str | None = None,
-        fallback_models: Sequence[str] | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool = False,
-        **kw: Any,
-    ) -> LLMResponse | LLMStream:
+    def chat_completion(self, *args: Any, **kw: Any) -> LLMResponse | LLMStream:
         """
         Ask a chat model.
 
@@ -147,40 +179,19 @@ class LLMClient:
 
             fallback_models: What to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: nothing.
 
-            temperature: 0 to 2; None leaves it to the provider, and is what reasoning models need.
+            temperature: 0 to 2; None leaves it to the provider, as reasoning models need.
 
-            max_tokens: Most tokens that the answer may have; None leaves it to the provider.
+            max_tokens: Maximum tokens of the answer; None leaves it to the provider.
 
-            stream: Return an LLMStream of text chunks instead; it is sent at its first `next()`.
+            stream: Return an LLMStream of text chunks instead; the request is sent at its first `next()`.
 
-            kw: More of OpenAI's chat parameters (tools, response_format, ...); `timeout` and `deadline` for this
-                call; `api_base` and `api_key` of an endpoint of your own for `model`.
+            kw: More of OpenAI's chat parameters (tools, response_format, ...); `timeout` and `deadline` (seconds) for
+                this call; `api_base` and `api_key` of an endpoint of your own for `model`.
 
         Raises:
             LLMError: The only model's own error, or AllModelsFailed when several were tried.
         """
-        call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
-        if isinstance(call, _Refused):
-            run_blocking(refuse_call, call.call, call.error)
-            raise call.error
-        return LLMStream(run_call(call)) if stream else run_blocking(_answer, call)
-
-    async def achat_completion(
-        self,
-        messages: Messages,
-        model: str | None = None,
-        fallback_models: Sequence[str] | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool = False,
-        **kw: Any,
-    ) -> Any:
-        """The same as `chat_completion`, awaitable; with `stream` iterate over the result with `async for`."""
-        call = self._chat(messages, model, fallback_models, temperature, max_tokens, stream, kw)
-        if isinstance(call, _Refused):
-            await refuse_call(call.call, call.error)
-            raise call.error
-        return LLMStream(run_call(call)) if stream else await _answer(call)
+        return run_blocking(partial(self.achat_completion, *args, **kw))
 
     def estimate(
         self,
@@ -202,13 +213,13 @@ class LLMClient:
         Raises:
             LLMError: As `chat_completion`, before it sends anything.
         """
-        call = self._chat(messages, model, fallback_models, None, max_tokens, stream=False, kw=kw)
-        if isinstance(call, _Refused):
-            raise call.error
+        request, endpoint, limits = self._request(TaskType.CHAT_COMPLETION, messages, {"max_tokens": max_tokens, **kw})
+        call = self._plan(request, model, fallback_models, endpoint, limits)
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
-    def generate_image(
+    async def agenerate_image(
         self,
+        /,
         prompt: str,
         model: str | None = None,
         fallback_models: Sequence[str] | None = None,
@@ -251,28 +262,17 @@ class LLMClient:
 
             LLMError: No image came.
         """
-        make = partial(self.agenerate_image, prompt, model, fallback_models, size, quality, n, **kw)
-        return run_blocking(make)
-
-    async def agenerate_image(
-        self,
-        prompt: str,
-        model: str | None = None,
-        fallback_models: Sequence[str] | None = None,
-        size: str | None = None,
-        quality: str | None = None,
-        n: int = 1,
-        **kw: Any,
-    ) -> LLMResponse:
-        """The same as `generate_image`, awaitable."""
         options = image_options(kw, own_fallbacks=fallback_models is not None)
-        kw = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
+        params = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
         messages = [{"role": "user", "content": prompt}]
-        call = self._chat(messages, model, fallback_models, None, None, False, kw, TaskType.IMAGE_GENERATION)
-        return await make_images(await _accepted(call), options, self._settings)
+        call = await self._prepare(TaskType.IMAGE_GENERATION, messages, model, fallback_models, params)
+        return await make_images(call, options, self._settings)
 
-    def vision_completion(
+    generate_image = blocking(agenerate_image)
+
+    async def avision_completion(
         self,
+        /,
         messages: Messages,
         image_urls: Sequence[str | Path],
         model: str | None = None,
@@ -309,23 +309,12 @@ class LLMClient:
 
             LLMError: As in `chat_completion`.
         """
-        look = partial(self.avision_completion, messages, image_urls, model, fallback_models, max_tokens, detail, **kw)
-        return run_blocking(look)
+        pass_through = kw.pop("pass_through", False)
+        params = {"max_tokens": max_tokens, "detail": detail, **kw}
+        call = await self._prepare(TaskType.VISION, messages, model, fallback_models, params)
+        return await look_at_images(call, image_urls, self._settings, pass_through=pass_through)
 
-    async def avision_completion(
-        self,
-        messages: Messages,
-        image_urls: Sequence[str | Path],
-        model: str | None = None,
-        fallback_models: Sequence[str] | None = None,
-        max_tokens: int | None = None,
-        detail: Literal["low", "high", "auto"] | None = None,
-        **kw: Any,
-    ) -> LLMResponse:
-        """The same as `vision_completion`, awaitable."""
-        links, kw = kw.pop("pass_through", False), {"detail": detail, **kw}
-        call = self._chat(messages, model, fallback_models, None, max_tokens, False, kw, TaskType.VISION)
-        return await look_at_images(await _accepted(call), image_urls, self._settings, pass_through=links)
+    vision_completion = blocking(avision_completion)
 
     def get_total_cost(self) -> float:
         """US$ known to be spent by this client, streams when they end; inside labels: theirs, since the scope began."""
@@ -355,77 +344,102 @@ class LLMClient:
     def _ledger(self) -> Ledger | None:
         return None if self._database is None else get_ledger(self._database)
 
-    def _chat(
+    async def _prepare(
         self,
+        task: TaskType,
         messages: Messages,
         model: str | None,
         fallback_models: Sequence[str] | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        stream: bool,
-        kw: dict[str, Any],
-        task: TaskType = TaskType.CHAT_COMPLETION,
-    ) -> Call | _Refused:
-        params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
-        endpoint = {name: params.pop(name, None) for name in ("api_base", "api_key")}
-        timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
-        deadline = params.pop("deadline", self._deadline)
-        params = {name: value for name, value in params.items() if value is not None}
-        request = Request(task, messages, params, stream=stream)
-        call = Call(
+        params: dict[str, Any],
+        *,
+        stream: bool = False,
+    ) -> Call:
+        """
+        A call that is ready to be carried out.
+
+        Raises:
+            LLMError: It is refused before any model is asked; that is recorded.
+        """
+        request, endpoint, limits = self._request(task, messages, params, stream=stream)
+        try:
+            return self._plan(request, model, fallback_models, endpoint, limits)
+        except LLMError as error:
+            await record_refusal(self._ledger(), current_scope(), request, error)
+            raise
+
+    def _request(
+        self, task: TaskType, messages: Messages, params: dict[str, Any], *, stream: bool = False
+    ) -> tuple[Request, _Endpoint, _Time]:
+        """
+        What is asked of a provider, the endpoint to ask, and how long that may take.
+
+        Raises:
+            ConfigurationError: A time is not a number of seconds.
+        """
+        given = {name: value for name, value in params.items() if value is not None}
+        endpoint = _Endpoint(given.pop("api_base", None), given.pop("api_key", None))
+        timeout = check_seconds("timeout", given.pop("timeout", self._timeout))
+        deadline = given.pop("deadline", self._deadline)
+        time_ = _Time(timeout, None if deadline is None else check_seconds("deadline", deadline))
+        return Request(task, messages, given, stream=stream), endpoint, time_
+
+    def _plan(
+        self,
+        request: Request,
+        model: str | None,
+        fallback_models: Sequence[str] | None,
+        endpoint: _Endpoint,
+        allowed: _Time,
+    ) -> Call:
+        """
+        The call with the models that may answer it.
+
+        Raises:
+            LLMError: It is refused.
+        """
+        inside, ledger = current_scope(), self._ledger()
+        limits = (*self._limits, *inside.limits)
+        check_request(request, fallback_models)
+        if limits and ledger is None:
+            raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
+        plan = make_plan(
+            model,
+            fallback_models,
+            catalogue=self._catalogue,
+            settings=self._settings,
+            scope=inside,
+            enable_fallback=self._fallback,
+            service_tier=request.params.get("service_tier"),
+            task=request.task,
+            api_base=endpoint.api_base,
+            api_key=endpoint.api_key,
+        )
+        return Call(
             request=request,
-            plan=Plan(model or default_model(task, self._settings), ()),
-            scope=current_scope(),
-            ledger=self._ledger(),
-            timeout=timeout,
+            plan=plan,
+            scope=inside,
+            ledger=ledger,
+            timeout=allowed.timeout_s,
             max_retries=self._max_retries,
             spend_counter=self._spend_counter,
-            limits=(*self._limits, *current_scope().limits),
+            limits=limits,
             max_concurrency=self._settings.max_concurrency,
-            deadline_at=math.inf if deadline is None else time.monotonic() + check_seconds("deadline", deadline),
+            deadline_at=math.inf if allowed.deadline_s is None else time.monotonic() + allowed.deadline_s,
         )
-        try:
-            check_request(request, fallback_models)
-            if call.limits and call.ledger is None:
-                raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
-            call.plan = make_plan(
-                model,
-                fallback_models,
-                catalogue=self._catalogue,
-                settings=self._settings,
-                scope=call.scope,
-                enable_fallback=self._fallback,
-                service_tier=params.get("service_tier"),
-                task=task,
-                **endpoint,
-            )
-        except LLMError as error:
-            return _Refused(call, error)
-        return call
 
 
-class _Refused:
-    """A call that is refused before any model is asked; it is recorded and then raised."""
+class _Endpoint(NamedTuple):
+    """The caller's own endpoint for the first model."""
 
-    def __init__(self, call: Call, error: LLMError) -> None:
-        self.call = call
-        self.error = error
-
-
-async def _accepted(call: Call | _Refused) -> Call:
-    if isinstance(call, _Refused):
-        await refuse_call(call.call, call.error)
-        raise call.error
-    return call
+    api_base: str | None
+    api_key: str | None
 
 
-async def _answer(call: Call) -> LLMResponse:
-    """The answer of a call that is not streamed."""
-    last: str | LLMResponse = ""
-    async for item in run_call(call):
-        last = item
-    assert isinstance(last, LLMResponse), "the flow ends with an answer or an error"  # noqa: S101
-    return last
+class _Time(NamedTuple):
+    """Seconds that an attempt and the whole call may take."""
+
+    timeout_s: float
+    deadline_s: float | None
 
 
 _TRACKING_HINT = "Set LITELLM_COST_TRACKING=true, or leave out the budget."

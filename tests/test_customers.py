@@ -20,8 +20,7 @@ import sqlalchemy as sa
 from agency_swarm import Agency
 from agents import set_tracing_disabled
 from pydantic import Field
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as Connection
+from starlette.types import ASGIApp, Receive, Scope as Connection, Send
 
 from shared.base_tool import BaseTool
 from shared.budget import Budget

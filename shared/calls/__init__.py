@@ -1,17 +1,18 @@
 """The flow of one call: prepare, choose the next candidate, hold, attempt, settle."""
 
-from shared.calls.background import run_blocking
-from shared.calls.call import COUNTS, Call, bound_of, new_row
+from shared.calls.background import blocking, run_blocking
+from shared.calls.call import Call, bound_of
 from shared.calls.checks import check_request, check_seconds
-from shared.calls.flow import refuse_call, run_call
+from shared.calls.flow import answer_of, record_refusal, run_call
 from shared.calls.hold import warn_untracked
 from shared.calls.images import image_id, image_options, look_at_images, make_images, scope_folder
 from shared.calls.stream import LLMStream
 
 __all__ = [
-    "COUNTS",
     "Call",
     "LLMStream",
+    "answer_of",
+    "blocking",
     "bound_of",
     "check_request",
     "check_seconds",
@@ -19,8 +20,7 @@ __all__ = [
     "image_options",
     "look_at_images",
     "make_images",
-    "new_row",
-    "refuse_call",
+    "record_refusal",
     "run_blocking",
     "run_call",
     "scope_folder",

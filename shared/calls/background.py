@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any, Concatenate, NamedTuple
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -58,6 +59,18 @@ def run_blocking[T](function: Callable[..., Awaitable[T]], *args: Any) -> T:
         if future.cancel() or future.cancelled():
             ended.wait(_GRACE_S)
         raise
+
+
+def blocking[S, **P, T](method: Callable[Concatenate[S, P], Awaitable[T]]) -> Callable[Concatenate[S, P], T]:
+    """The synchronous twin of an asynchronous method, whose name is the same without its leading `a`."""
+
+    @wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run_blocking(partial(method, self, *args, **kwargs))
+
+    run.__name__ = method.__name__.removeprefix("a")
+    run.__qualname__ = method.__qualname__.removesuffix(method.__name__) + run.__name__
+    return run
 
 
 def _start() -> _Running:

@@ -1,36 +1,75 @@
-"""One call and its attempts: what is known of each, as the ledger keeps it and as the caller gets it."""
+"""One call and its attempts: what is known of each, and the answer that the caller gets."""
 
 from __future__ import annotations
 
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.budget import Limit
 from shared.errors import InvalidRequest, Outcome
-from shared.internal.clock import new_id, now_us
+from shared.internal.clock import new_id
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.internal.spend import SpendCounter
-from shared.ledger import Ledger, bucket_of
+from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
 from shared.prices import price, upper_bound
 from shared.providers import Exchange
-from shared.scope import Scope, run_of_process
-from shared.types import Answer, Candidate, LLMResponse, Request, TaskType, Usage
+from shared.scope import Scope
+from shared.types import Answer, Candidate, CostSource, LLMResponse, Request, TaskType, Usage
 
+# How long after its own time-out an attempt counts as ended without a word.
 _LEASE_S = 900
 # What an answer holds beside its text, for whoever carries the conversation on.
-_SAID = ("tool_calls", "reasoning_content", "thinking_blocks")
-COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_BESIDE_TEXT = ("tool_calls", "reasoning_content", "thinking_blocks")
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    What the requests of one call have come to so far; a call for images may make several at once.
+
+    Rows are written one by one while others are still under way: each takes its share of the call's counts as it ends.
+    """
+
+    attempts: int = 0
+    open_parts: int = 1
+    is_answered: bool = False
+    is_unpriced: bool = False
+
+    def next_attempt(self) -> int:
+        """The number of the next attempt, from 1."""
+        self.attempts += 1
+        return self.attempts
+
+    def part_answered(self) -> int:
+        """End a request that was answered; its share of answered calls: the first has the whole call."""
+        self.open_parts -= 1
+        share, self.is_answered = int(not self.is_answered), True
+        return share
+
+    def part_failed(self) -> int:
+        """End a request without an answer; its share of failed calls: the last has the call when none was answered."""
+        self.open_parts -= 1
+        return int(self.open_parts == 0 and not self.is_answered)
+
+    def unpriced(self) -> int:
+        """An attempt of unknown cost; its share of unpriced calls: the first has the whole call."""
+        share, self.is_unpriced = int(not self.is_unpriced), True
+        return share
+
+
+# What happens to an answer before its attempt is settled; returns metadata for the row.
+type Finish = Callable[[Attempt, Answer], Awaitable[Mapping[str, Any] | None]]
 
 
 @dataclass(slots=True)
 class Call:
-    """One call under way, and what its attempts have come to so far."""
+    """One call under way, or one of the requests that a call for images makes at once."""
 
     request: Request
     plan: Plan
@@ -44,6 +83,11 @@ class Call:
     deadline_at: float = math.inf
     call_id: uuid.UUID = field(default_factory=new_id)
     attempts: list[Attempt] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    is_part: bool = False
+    # Whether a row counts the call, or this part of it, as answered or failed.
+    is_counted: bool = False
+    finish: Finish | None = None
     # The largest window, in tokens, that the input was found to be too long for.
     too_small: int = 0
 
@@ -54,7 +98,7 @@ class Call:
     @property
     def cost_nano(self) -> int:
         """Nano-dollars known to be spent on the call so far."""
-        return sum(attempt.row["cost_nano"] or 0 for attempt in self.attempts)
+        return sum(attempt.row.cost_nano or 0 for attempt in self.attempts)
 
 
 @dataclass(slots=True)
@@ -63,16 +107,83 @@ class Attempt:
 
     candidate: Candidate
     request: Request
-    row: dict[str, Any]
-    leave: Callable[[], None]
+    row: AttemptRow
+    release: Callable[[], None]
     exchange: Exchange = field(default_factory=Exchange)
     items: AsyncGenerator[str | Answer] | None = None
     # Output tokens that a budget has left room for, where that is less than the model would write.
     cut_to: int | None = None
     began: float = field(default_factory=time.monotonic)
+    first_chunk_us: int | None = None
     text: list[str] = field(default_factory=list)
     outcome: Outcome = "unknown"
     answer: Answer | None = None
+    images: list[dict[str, Any]] = field(default_factory=list)
+
+    def elapsed_us(self) -> int:
+        """Microseconds since it began."""
+        return round((time.monotonic() - self.began) * 1e6)
+
+
+def start_row(call: Call, candidate: Candidate) -> AttemptRow:
+    """The row of an attempt that is about to begin."""
+    return AttemptRow.started(
+        candidate,
+        call.scope,
+        call_id=call.call_id,
+        attempt_number=call.progress.next_attempt(),
+        operation=call.request.task.value,
+        stream=call.request.stream,
+        bound_nano=bound_of(candidate, call.request),
+        lease_s=_LEASE_S + call.timeout,
+    )
+
+
+def settle_row(
+    call: Call,
+    attempt: Attempt,
+    status: Status,
+    answer: Answer | None,
+    *,
+    calls: int = 0,
+    failed_calls: int = 0,
+    error_type: str | None = None,
+    http_status: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Make the attempt's row final, with its price."""
+    nano, source = _cost_of(call, attempt, status, answer)
+    if call.request.task is TaskType.IMAGE_GENERATION and status == "failed" and attempt.outcome == "unknown":
+        status = "unsettled"  # the images may have been made
+    attempt.row = attempt.row.settled(
+        status,
+        cost_nano=nano,
+        cost_source=source,
+        usage=None if answer is None else answer.usage,
+        duration_us=attempt.elapsed_us(),
+        first_chunk_us=attempt.first_chunk_us,
+        calls=calls,
+        failed_calls=failed_calls,
+        unpriced_calls=call.progress.unpriced() if nano is None else 0,
+        finish_reason=None if answer is None else answer.finish_reason,
+        response_model=None if answer is None else answer.response_model,
+        response_id=None if answer is None else answer.response_id,
+        error_type=error_type,
+        http_status=attempt.exchange.status if http_status is None else http_status,
+        metadata=metadata,
+    )
+    call.spend_counter.add(nano or 0, call.scope.spend)
+
+
+def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None) -> tuple[int | None, CostSource]:
+    """Nano-dollars, and how they are known."""
+    if attempt.outcome in ("not_sent", "rejected"):
+        return 0, "free"
+    nano, source = price(answer, attempt.candidate.rates) if answer is not None else (None, "unknown")
+    bound = attempt.row.bound_nano
+    if nano is None and call.request.task is TaskType.IMAGE_GENERATION and status != "ok" and bound is not None:
+        return bound, "bound"
+    return nano, source
 
 
 def bound_of(candidate: Candidate, request: Request) -> int | None:
@@ -85,73 +196,6 @@ def bound_of(candidate: Candidate, request: Request) -> int | None:
         return None
 
 
-def finish_row(
-    call: Call, attempt: Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
-) -> None:
-    """Fill in what became of the attempt, and its price."""
-    row = attempt.row
-    row |= {
-        "status": status,
-        "duration_us": round((time.monotonic() - attempt.began) * 1e6),
-        "calls": calls,
-        "failed_calls": failed_calls,
-    }
-    if attempt.outcome in ("not_sent", "rejected"):
-        row |= {"cost_nano": 0, "cost_source": "free"}
-    elif answer is not None:
-        row["cost_nano"], row["cost_source"] = price(answer, attempt.candidate.rates)
-    if call.request.task is TaskType.IMAGE_GENERATION and status != "ok" and row["cost_nano"] is None:
-        bound = row["bound_nano"]
-        row |= {"cost_nano": bound, "cost_source": "unknown" if bound is None else "bound"}
-        if status == "failed" and attempt.outcome == "unknown":
-            row["status"] = "unsettled"
-    if answer is not None:
-        row |= {name: getattr(answer.usage, name) for name in COUNTS}
-        row |= {
-            "usage_source": answer.usage.source,
-            "finish_reason": answer.finish_reason,
-            "response_model": answer.response_model,
-            "response_id": answer.response_id,
-            "http_status": attempt.exchange.status,
-        }
-    known = any(other.row["unpriced_calls"] for other in call.attempts if other is not attempt)
-    row["unpriced_calls"] = int(row["cost_nano"] is None and not known)
-    call.spend_counter.add(row["cost_nano"] or 0, call.scope.spend)
-
-
-def new_row(call: Call, candidate: Candidate) -> dict[str, Any]:
-    """The attempt's row as it starts."""
-    now = now_us()
-    scope = call.scope
-    return {
-        "attempt_id": new_id(),
-        "call_id": call.call_id,
-        "attempt_number": len(call.attempts) + 1,
-        "ts_us": now,
-        "bucket": bucket_of(now),
-        "status": "started",
-        "operation": call.request.task.value,
-        "provider": candidate.provider,
-        "requested_model": candidate.requested,
-        "model": candidate.model,
-        "tool": scope.tool,
-        "agent": scope.agent,
-        "run": scope.run or run_of_process(),
-        "conversation": scope.conversation,
-        "key_alias": candidate.key_alias,
-        "stream": call.request.stream,
-        "usage_source": "unknown",
-        "cost_nano": None,
-        "cost_source": "unknown",
-        "price_version": candidate.rates.version,
-        "bound_nano": bound_of(candidate, call.request),
-        "lease_us": now + int((_LEASE_S + call.timeout) * 1e6),
-        "calls": 0,
-        "failed_calls": 0,
-        "unpriced_calls": 0,
-    }
-
-
 def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None = None) -> LLMResponse:
     """
     What the caller gets.
@@ -160,10 +204,10 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         left_nano: Nano-dollars left of the tightest budget that the caller may know of; None where there is none.
     """
     row, candidate = attempt.row, attempt.candidate
-    cost = to_usd(None if row["cost_nano"] is None else call.cost_nano)
-    if call.ledger is not None:
+    cost = to_usd(None if row.cost_nano is None else call.cost_nano)
+    if call.ledger is not None and not call.is_part:
         known = None if math.isnan(cost) else call.cost_nano
-        call.scope.pending.add(RecordedCall(call.call_id, row["attempt_id"], candidate.model, known))
+        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, known))
     requested = call.plan.requested
     metadata: dict[str, Any] = {
         "requested_model": requested,
@@ -173,9 +217,9 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         "finish_reason": answer.finish_reason,
         "response_id": answer.response_id,
         "call_id": str(call.call_id),
-        "cost_source": row["cost_source"],
-        "usage_source": row["usage_source"],
-        "price_version": row["price_version"],
+        "cost_source": row.cost_source,
+        "usage_source": row.usage_source,
+        "price_version": row.price_version,
         "guarded": candidate.guarded,
     }
     if candidate.note:
@@ -184,34 +228,35 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         metadata["output_cut_to_tokens"] = attempt.cut_to
     if left_nano is not None:
         metadata["remaining_budget_usd"] = to_usd(left_nano)
-    metadata |= {name: answer.message[name] for name in _SAID if answer.message.get(name)}
+    metadata |= {name: answer.message[name] for name in _BESIDE_TEXT if answer.message.get(name)}
     return LLMResponse(
         content=answer.text,
         model=candidate.model,
         provider=candidate.provider,
         usage=_usage(answer.usage),
         cost=cost,
-        latency_ms=row["duration_us"] / 1000,
+        latency_ms=(row.duration_us or 0) / 1000,
         metadata=metadata,
+        images=attempt.images,
     )
 
 
 def summary_of(attempt: Attempt) -> dict[str, Any]:
-    """The attempt as an answer's metadata tells it."""
+    """The attempt as an answer's metadata shows it."""
     row = attempt.row
     return {
-        "model": row["model"],
-        "provider": row["provider"],
-        "status": row["status"],
-        "error_type": row.get("error_type"),
-        "http_status": row.get("http_status"),
-        "cost": to_usd(row["cost_nano"]),
-        "latency_ms": row["duration_us"] / 1000,
+        "model": row.model,
+        "provider": row.provider,
+        "status": row.status,
+        "error_type": row.error_type,
+        "http_status": row.http_status,
+        "cost": to_usd(row.cost_nano),
+        "latency_ms": (row.duration_us or 0) / 1000,
     }
 
 
 def _usage(usage: Usage) -> dict[str, int]:
-    """The counts that somebody gave, as plain integers."""
+    """The known counts, as plain integers."""
     counts = {name: count for name in COUNTS if (count := getattr(usage, name)) is not None}
     if {"prompt_tokens", "completion_tokens"} <= counts.keys():
         counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]

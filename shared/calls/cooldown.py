@@ -95,6 +95,12 @@ class Cooldowns:
                 state.probe_until = self._clock() + _PROBE_S
             return True
 
+    def may_retry(self, candidate: Candidate) -> bool:
+        """Whether one more retry would still be within the ration: one in ten requests of the last minute, or three."""
+        with self._lock:
+            first, repeated = self._count(candidate.provider)
+            return repeated < max(MIN_RETRIES, RETRY_SHARE * first)
+
     def answered(self, candidate: Candidate) -> None:
         """The endpoint is well."""
         with self._lock:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import Any
 
 import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.calls.call import Attempt, Call, finish_row, new_row, response_of
+from shared.budget import Limit
+from shared.calls.call import Attempt, Call, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
@@ -32,19 +35,20 @@ from shared.errors import (
 )
 from shared.images import fit_pictures
 from shared.internal.aio import wait_shielded
+from shared.internal.clock import new_id
 from shared.internal.money import to_usd
-from shared.ledger import Admission
+from shared.ledger import Admission, AttemptRow, Ledger, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
 from shared.providers import count_tokens, make_ready, open_response, with_pictures
-from shared.types import Answer, Candidate, LLMResponse, TaskType
+from shared.scope import Scope
+from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
 IDLE_TIMEOUT_S = 30.0
 _MAX_ATTEMPTS_UNKNOWN = 2
 _COUNT_TOLERANCE = 1.25
-_REFUSALS = (BudgetExceeded, StoreError)
 _backoff = wait_random_exponential(multiplier=0.5, max=8.0)
 
 
@@ -62,66 +66,141 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     try:
         attempt, first = await _first_item(call, schedule)
     except LLMError as error:
-        failures = [*call.plan.skipped, *schedule.errors]
-        final = error if _ends_call(call, error) else _final_error(failures)
-        await _close_as_failed(call, final)
+        final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
+        if not call.is_counted:
+            await refuse_call(call, final)
         raise final from None
     try:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
                 yield item
     finally:
-        attempt.leave()
+        attempt.release()
+
+
+async def answer_of(call: Call) -> LLMResponse:
+    """The answer of a call that is not streamed."""
+    last: str | LLMResponse = ""
+    async for item in run_call(call):
+        last = item
+    assert isinstance(last, LLMResponse), "the flow ends with an answer or an error"  # noqa: S101
+    return last
 
 
 def _final_error(failures: Sequence[LLMError]) -> LLMError:
-    """The error of a call whose every model failed: its own where all failed alike for want of money."""
+    """The error of a call whose every model failed: its own when budgets refused them all."""
     alone = len(failures) == 1 or all(isinstance(each, BudgetExceeded) for each in failures)
     return failures[0] if alone else failure(failures)
 
 
 async def refuse_call(call: Call, error: LLMError) -> None:
-    """Record a call that no model was asked for."""
+    """Record the end of a call that no attempt's row counts."""
+    call.is_counted = True
+    failed = call.progress.part_failed()
+    await record_refusal(
+        call.ledger,
+        call.scope,
+        call.request,
+        error,
+        call_id=call.call_id,
+        attempt_number=call.progress.next_attempt(),
+        failed_calls=failed,
+        patience=max(call.left(), GRACE_S),
+    )
+
+
+async def record_refusal(
+    ledger: Ledger | None,
+    scope: Scope,
+    request: Request,
+    error: LLMError,
+    *,
+    call_id: uuid.UUID | None = None,
+    attempt_number: int = 1,
+    failed_calls: int = 1,
+    patience: float = math.inf,
+) -> None:
+    """Record that a call, or one more attempt of it, was refused before anything was sent."""
+    if ledger is None:
+        return
     model = error.model or "(refused)"
-    candidate = Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN)
-    row = new_row(call, candidate) | {"status": "refused", "cost_nano": 0, "cost_source": "free", "failed_calls": 1}
-    row["error_type"] = error.error_type
-    await _write(call, row)
+    row = AttemptRow.started(
+        Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN),
+        scope,
+        call_id=call_id or new_id(),
+        attempt_number=attempt_number,
+        operation=request.task.value,
+        stream=request.stream,
+        bound_nano=None,
+        lease_s=0,
+    )
+    with suppress(TimeoutError):
+        await committed(ledger.settle(row.refused(error.error_type, failed_calls=failed_calls)), patience)
 
 
 async def _first_item(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str | Answer]:
     """The first thing that any model says; until then models may be asked again, and after it never."""
 
     def again(error: BaseException) -> bool:
-        return isinstance(error, LLMError) and schedule.left and not _ends_call(call, error)
+        return isinstance(error, LLMError) and not _is_over(call, schedule, error)
 
+    # tenacity asks whether to go on and sleeps; which model is next, and when, is the schedule's to say.
     retrying = AsyncRetrying(
-        retry=retry_if_exception(again),
-        wait=lambda retry_state: schedule.wait(_backoff(retry_state)),
-        stop=stop_never,
-        sleep=lambda seconds: _sleep(call, schedule, seconds),
-        reraise=True,
+        retry=retry_if_exception(again), wait=lambda _: schedule.wait(), stop=stop_never, sleep=_sleep, reraise=True
     )
-    return await retrying(_open_next, call, schedule)
+    async for retry in retrying:
+        with retry:
+            return await _try_next(call, schedule, _backoff(retry.retry_state))
+    raise AssertionError("tenacity ends with a result or an error")
 
 
-async def _open_next(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str | Answer]:
-    """Ask the model whose state it is, and take note of how it did."""
+def _is_over(call: Call, schedule: RetrySchedule, error: LLMError) -> bool:
+    """Whether the call ends with this error, so that the attempt that raised it counts the call as failed."""
+    return _ends_call(call, error) or not schedule.left
+
+
+async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[Attempt, str | Answer]:
+    """Ask the next model, and settle its attempt when it fails, knowing whether that ends the call."""
     state = schedule.next()
+    attempt: Attempt | None = None
     try:
-        await _check_room(call, state.candidate)
-        opened = await _open(call, state.candidate)
+        candidate = await _prepare(call, state.candidate)
+        attempt = await _begin(call, candidate)
+        await hold(call, attempt, is_last=not schedule.has_others(state))
+        first = await _send(call, attempt)
     except LLMError as error:
         if type(error) is InvalidRequest and error.outcome == "not_sent" and state is not schedule.states[0]:
             error.action = "next"  # what this model does not take says nothing against the request
         cooldowns.failed(state.candidate, error)
-        schedule.failed(state, error, may_repeat=_may_repeat(call, state.candidate, error), seconds_left=call.left())
+        if attempt is not None:
+            attempt.outcome = error.outcome
+        may_repeat, left = _may_repeat(call, state.candidate, error), call.left()
+        schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=left)
+        over = _is_over(call, schedule, error)
+        late = not over and schedule.wait() >= call.left()
+        if attempt is not None:
+            await _settle_failed(call, attempt, error, ends_call=over or late)
+            schedule.rest(state)
+        if late:
+            raise _too_late(schedule) from None
         raise
-    except BaseException:
+    except BaseException as error:
         cooldowns.stopped(state.candidate)
+        if attempt is not None:
+            await _settle_cancelled(call, attempt, error)
         raise
     cooldowns.answered(state.candidate)
-    return opened
+    return attempt, first
+
+
+def _too_late(schedule: RetrySchedule) -> DeadlineExceeded:
+    causes = "; ".join(error.message for error in schedule.errors)
+    return DeadlineExceeded(f"The deadline passes before a model may be asked again ({causes})")
+
+
+async def _sleep(seconds: float) -> None:
+    if seconds:
+        await asyncio.sleep(seconds)
 
 
 def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
@@ -179,15 +258,9 @@ async def _check_room(call: Call, candidate: Candidate) -> None:
         )
 
 
-async def _sleep(call: Call, schedule: RetrySchedule, seconds: float) -> None:
-    if seconds >= call.left():
-        causes = "; ".join(error.message for error in schedule.errors)
-        raise DeadlineExceeded(f"The deadline passes before a model may be asked again ({causes})")
-    await asyncio.sleep(seconds)
-
-
-async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer]:
-    """Start an attempt and wait for the first thing it says; the attempt is settled when that is an error."""
+async def _prepare(call: Call, candidate: Candidate) -> Candidate:
+    """What comes before an attempt: room for the input, LiteLLM's import, permission, pictures of the right size."""
+    await _check_room(call, candidate)
     if call.left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
     ready = await _ready(call, candidate)
@@ -198,32 +271,33 @@ async def _open(call: Call, candidate: Candidate) -> tuple[Attempt, str | Answer
             hint="It is reached without this package's guard, so the operator must list it first.",
         )
     await fit_pictures(ready, call.request)
-    leave = await acquire_slot(ready.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left()))
-    attempt = Attempt(ready, call.request, new_row(call, ready), leave)
+    return ready
+
+
+async def _begin(call: Call, candidate: Candidate) -> Attempt:
+    """A new attempt, with a connection of its own."""
+    release = await acquire_slot(
+        candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left())
+    )
+    attempt = Attempt(candidate, call.request, start_row(call, candidate), release)
     call.attempts.append(attempt)
-    try:
-        await hold(call, attempt)
-        attempt.began = time.monotonic()
-        limit = max(min(call.timeout, call.left()), GRACE_S)
-        attempt.items = open_response(ready, attempt.request, exchange=attempt.exchange, timeout=limit)
-        return attempt, await _next(call, attempt, attempt.items, limit)
-    except BaseException as error:
-        leave()
-        if isinstance(error, ContextTooLong):
-            call.too_small = max(call.too_small, ready.max_input_tokens or 0)
-        await _settle_failed(call, attempt, error)
-        raise
+    return attempt
 
 
-async def _write(call: Call, row: Mapping[str, Any]) -> Admission | None:
+async def _send(call: Call, attempt: Attempt) -> str | Answer:
+    """Send the request, and wait for the first thing that comes back."""
+    attempt.began = time.monotonic()
+    limit = max(min(call.timeout, call.left()), GRACE_S)
+    attempt.items = open_response(attempt.candidate, attempt.request, exchange=attempt.exchange, timeout=limit)
+    return await _next(call, attempt, attempt.items, limit)
+
+
+async def _written(call: Call, write: Future[Admission]) -> Admission:
     """See a settled row into the ledger; the deadline ends the waiting, but never the writing."""
-    if call.ledger is None:
-        return None
-    patience = max(call.left(), GRACE_S)
     try:
-        return await call.ledger.write("settle", dict(row), call.scope.labels, limits=call.limits, patience=patience)
+        return await committed(write, patience=max(call.left(), GRACE_S))
     except TimeoutError:
-        return None
+        return Admission()
 
 
 async def _ready(call: Call, candidate: Candidate) -> Candidate:
@@ -256,7 +330,7 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
     """Pass on what the model says, and settle the attempt once, however it ends."""
     item = first
     assert attempt.items is not None, "what has answered was asked"  # noqa: S101
-    attempt.row["first_chunk_us"] = round((time.monotonic() - attempt.began) * 1e6)
+    attempt.first_chunk_us = attempt.elapsed_us()
     try:
         while isinstance(item, str):
             attempt.text.append(item)
@@ -272,34 +346,64 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
     if answer.usage.source != "provider" and not answer.images:
-        count, messages = count_tokens, with_pictures(attempt.candidate, call.request)
-        usage = await anyio.to_thread.run_sync(count, attempt.candidate, messages, answer.text)
+        messages = with_pictures(attempt.candidate, call.request)
+        usage = await anyio.to_thread.run_sync(count_tokens, attempt.candidate, messages, answer.text)
         answer = replace(answer, usage=usage)
     attempt.answer = answer
-    admission = await _settle(call, attempt, answer, "ok", calls=1)
+    metadata, problem = None, None
+    try:
+        metadata = await call.finish(attempt, answer) if call.finish is not None else None
+    except BaseException as error:  # noqa: BLE001 - the answer is paid, whatever becomes of it; raised again below
+        problem = error
+    settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
+    call.is_counted = True
+    admission = await _settle(call, attempt, call.limits)
+    if problem is not None:
+        raise problem
     return response_of(call, attempt, answer, _left_nano(call, admission))
 
 
-def _left_nano(call: Call, admission: Admission | None) -> int | None:
+def _left_nano(call: Call, admission: Admission) -> int | None:
     """What is left of the tightest budget that the caller may know of."""
-    statuses = admission.statuses if admission is not None else ()
-    warn_when_near(statuses)
-    return min((each.left_nano for each in statuses if call.scope.may_see(each.limit)), default=None)
+    warn_when_near(admission.statuses)
+    return min((each.left_nano for each in admission.statuses if call.scope.may_see(each.limit)), default=None)
 
 
-async def _settle_failed(call: Call, attempt: Attempt, error: BaseException) -> None:
+async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_call: bool) -> None:
     """Settle an attempt that said nothing."""
-    attempt.row |= {"error_type": type(error).__name__, "http_status": attempt.exchange.status}
-    if not isinstance(error, LLMError):
-        attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
-        await _settle(call, attempt, None, "cancelled", failed_calls=1)
+    attempt.release()
+    if isinstance(error, ContextTooLong):
+        call.too_small = max(call.too_small, attempt.candidate.max_input_tokens or 0)
+    if ends_call:
+        call.is_counted = True
+    failed = call.progress.part_failed() if ends_call else 0
+    if attempt.row.status == "refused":  # the ledger has recorded that itself
+        if call.is_part and failed:
+            attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
+            await _settle(call, attempt)
         return
-    attempt.outcome = error.outcome
-    attempt.row["http_status"] = error.status_code
-    counted = None if error.usage is None else Answer("", None, error.usage)
-    await _settle(call, attempt, counted, "refused" if isinstance(error, _REFUSALS) else "failed")
-    error.cost = to_usd(attempt.row["cost_nano"])
-    logger.debug("%s failed: %s", attempt.candidate.requested, attempt.row["error_type"])
+    settle_row(
+        call,
+        attempt,
+        "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed",
+        None if error.usage is None else Answer("", None, error.usage),
+        failed_calls=failed,
+        error_type=error.error_type,
+        http_status=error.status_code,
+    )
+    await _settle(call, attempt)
+    error.cost = to_usd(attempt.row.cost_nano)
+    logger.debug("%s failed: %s", attempt.candidate.requested, error.error_type)
+
+
+async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) -> None:
+    """Settle an attempt that was stopped before it said anything."""
+    attempt.release()
+    attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
+    call.is_counted = True
+    failed = call.progress.part_failed()
+    settle_row(call, attempt, "cancelled", None, failed_calls=failed, error_type=type(error).__name__)
+    await _settle(call, attempt)
 
 
 async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException) -> BaseException:
@@ -315,26 +419,13 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
             await attempt.items.aclose()
     except asyncio.CancelledError:
         cancelled = True
-    by_provider = isinstance(error, LLMError)
     if isinstance(error, LLMError):
         cooldowns.failed(attempt.candidate, error)
-    attempt.row["error_type"] = None if isinstance(error, GeneratorExit) else type(error).__name__
-    attempt.row["http_status"] = error.status_code if isinstance(error, LLMError) else attempt.exchange.status
-
-    def settle() -> None:
-        text = "".join(attempt.text)
-        usage = error.usage if isinstance(error, LLMError) else None
-        usage = usage or count_tokens(attempt.candidate, call.request.messages, text)
-        counts = {"failed_calls": 1} if by_provider else {"calls": 1}
-        finish_row(call, attempt, Answer(text, None, usage), "interrupted" if by_provider else "cancelled", **counts)
-        if call.ledger is not None:
-            call.ledger.submit("settle", attempt.row, call.scope.labels).result()
-
     try:
         # In a thread, because an event loop that is shutting down cancels whatever it waits for.
-        done = asyncio.get_running_loop().run_in_executor(None, settle)
+        done = asyncio.get_running_loop().run_in_executor(None, _settle_stream, call, attempt, error)
     except RuntimeError:
-        settle()  # Python itself is shutting down, and starts no more threads
+        _settle_stream(call, attempt, error)  # Python itself is shutting down, and starts no more threads
     else:
         cancelled = await wait_shielded(done) or cancelled
         done.result()
@@ -348,23 +439,38 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
         provider=attempt.candidate.provider,
         model=attempt.candidate.requested,
         status_code=error.status_code,
-        cost=to_usd(attempt.row["cost_nano"]),
+        cost=to_usd(attempt.row.cost_nano),
     )
 
 
-async def _close_as_failed(call: Call, error: LLMError) -> None:
-    """Count the call as failed, on the row of its last attempt."""
-    if not call.attempts:
-        await refuse_call(call, error)
-        return
-    last = call.attempts[-1]
-    last.row["failed_calls"] = 1
-    await _write(call, last.row)
+def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
+    """Settle a stream that ended before its end with what is known of it, and wait until that is committed."""
+    text, call.is_counted = "".join(attempt.text), True
+    if isinstance(error, LLMError):
+        usage = error.usage or count_tokens(attempt.candidate, call.request.messages, text)
+        settle_row(
+            call,
+            attempt,
+            "interrupted",
+            Answer(text, None, usage),
+            failed_calls=call.progress.part_failed(),
+            error_type=error.error_type,
+            http_status=error.status_code,
+        )
+    else:
+        usage = count_tokens(attempt.candidate, call.request.messages, text)
+        settle_row(
+            call,
+            attempt,
+            "cancelled",
+            Answer(text, None, usage),
+            calls=call.progress.part_answered(),
+            error_type=None if isinstance(error, GeneratorExit) else type(error).__name__,
+        )
+    if call.ledger is not None:
+        call.ledger.settle(attempt.row).result()
 
 
-async def _settle(
-    call: Call, attempt: Attempt, answer: Answer | None, status: str, *, calls: int = 0, failed_calls: int = 0
-) -> Admission | None:
-    """Make the attempt's row final, and see it into the ledger."""
-    finish_row(call, attempt, answer, status, calls=calls, failed_calls=failed_calls)
-    return await _write(call, attempt.row)
+async def _settle(call: Call, attempt: Attempt, limits: Sequence[Limit] = ()) -> Admission:
+    """See the attempt's final row into the ledger."""
+    return Admission() if call.ledger is None else await _written(call, call.ledger.settle(attempt.row, limits))

@@ -6,12 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import count
 
 from shared.calls.call import Attempt, Call, bound_of
 from shared.errors import BudgetExceeded, DeadlineExceeded
 from shared.internal.money import to_usd
-from shared.ledger import Admission, BudgetStatus
+from shared.ledger import Admission, BudgetStatus, committed
 from shared.prices import affordable_output
 from shared.types import Candidate, Request, TaskType
 
@@ -27,58 +26,62 @@ _MAX_WARNED = 1000
 _warned: set[tuple[str, int]] = set()
 
 
-async def hold(call: Call, attempt: Attempt) -> None:
+async def hold(call: Call, attempt: Attempt, *, is_last: bool) -> None:
     """
     Commit the attempt's row, before anything is sent, with the most that it can cost.
 
     Where a budget has less left, the answer is cut to it, unless the caller said how long it may be.
 
+    Args:
+        is_last: Whether the call ends when this attempt is refused, whatever the budget says.
+
     Raises:
-        BudgetExceeded: A budget has no room for it.
+        BudgetExceeded: A budget has no room for it; the refusal is recorded.
 
         DeadlineExceeded: The ledger took longer than the call has.
 
         StoreError: There is a budget, and the ledger that keeps it cannot be written.
     """
-    for cuts in count():
-        admission = await _start(call, attempt)
-        if admission is None or admission.refused_by is None:
+    may_cut, cuts = _may_cut(call.request), 0
+    while True:
+        least = _least_bound(attempt.candidate, call.request) if may_cut and cuts < _MAX_CUTS else None
+        admission = await _start(call, attempt, least, is_last)
+        if admission.refused_by is None:
             if attempt.candidate.rates.source == "unknown":
                 _warn_unpriced(attempt.candidate.requested)
             _bind(attempt, admission)
             return
-        if cuts == _MAX_CUTS or not _cut(call, attempt, admission):
+        if admission.refused is not None:
+            attempt.row = admission.refused
             raise _exceeded(call, attempt, admission.refused_by, admission.reason or "")
+        may_cut, cuts = _cut(call, attempt, admission.left_nano), cuts + 1
 
 
 @lru_cache(maxsize=_MAX_WARNED)
 def _warn_unpriced(model: str) -> None:
     """Once for each model."""
     logger.warning(
-        "Nobody knows the price of %s: its calls are recorded without a cost, and no budget counts them.", model
+        "The price of %s is unknown: its calls are recorded without a cost, and no budget counts them.", model
     )
 
 
-def _cut(call: Call, attempt: Attempt, admission: Admission) -> bool:
+def _cut(call: Call, attempt: Attempt, left_nano: int) -> bool:
     """Shorten the answer to what is left; False where that does not help."""
-    if admission.reason != "no room" or not _may_cut(call.request):
-        return False
-    tokens = affordable_output(attempt.candidate, call.request, min(each.left_nano for each in admission.statuses))
+    tokens = affordable_output(attempt.candidate, call.request, left_nano)
     if tokens is None or tokens < MIN_OUTPUT_TOKENS:
         return False
     attempt.cut_to = tokens
     attempt.request = _with_output(call.request, tokens)
-    attempt.row["bound_nano"] = bound_of(attempt.candidate, attempt.request)
+    attempt.row = attempt.row.with_bound(bound_of(attempt.candidate, attempt.request))
     return True
 
 
-async def _start(call: Call, attempt: Attempt) -> Admission | None:
+async def _start(call: Call, attempt: Attempt, least_nano: int | None, is_last: bool) -> Admission:
     if call.ledger is None:
-        return None
+        return Admission()
+    write = call.ledger.start(attempt.row, call.limits, least_nano=least_nano, is_last=is_last, is_part=call.is_part)
     try:
-        return await call.ledger.write(
-            "start", dict(attempt.row), call.scope.labels, limits=call.limits, patience=max(call.left(), GRACE_S)
-        )
+        return await committed(write, patience=max(call.left(), GRACE_S))
     except TimeoutError:
         raise DeadlineExceeded(
             "The deadline passed while the ledger was busy",
@@ -87,12 +90,12 @@ async def _start(call: Call, attempt: Attempt) -> Admission | None:
         ) from None
 
 
-def _bind(attempt: Attempt, admission: Admission | None) -> None:
+def _bind(attempt: Attempt, admission: Admission) -> None:
     """Under a budget the answer's length is sent along, since the bound holds only for what the provider was told."""
     candidate = attempt.candidate
-    if admission is None or not admission.statuses or candidate.rates.source == "free" or not _may_cut(attempt.request):
+    if not admission.statuses or candidate.rates.source == "free" or not _may_cut(attempt.request):
         return
-    most = affordable_output(candidate, attempt.request, attempt.row["bound_nano"] or 0)
+    most = affordable_output(candidate, attempt.request, attempt.row.bound_nano or 0)
     if most is not None and most >= MIN_OUTPUT_TOKENS:
         attempt.request = _with_output(attempt.request, most)
 
@@ -121,7 +124,7 @@ def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -
     elif not call.scope.may_see(status.limit):
         message, hint = f"A budget of the operator's has no room for {name}", _that_fits(call, status)
     else:
-        could, short = attempt.row["bound_nano"], ""
+        could, short = attempt.row.bound_nano, ""
         if _may_cut(call.request):
             could, short = (
                 _least_bound(attempt.candidate, call.request),

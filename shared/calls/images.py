@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from shared.calls.call import Attempt, Call, summary_of
-from shared.calls.flow import refuse_call, run_call
+from shared.calls.flow import answer_of, refuse_call
 from shared.config import Settings, output_dir
 from shared.errors import InvalidRequest, LLMError
-from shared.images import Saved, check_output, load_picture, safe_name, save_picture
+from shared.images import Fitted, Saved, check_output, load_picture, safe_name, save_picture
+from shared.internal.aio import gather
 from shared.internal.money import to_nano, to_usd
-from shared.internal.pending import PendingCalls, RecordedCall
+from shared.internal.pending import RecordedCall
 from shared.models import check_pictures, image_request, per_request
 from shared.providers import attach_pictures
 from shared.scope import Scope
-from shared.types import Candidate, LLMResponse, MadeImage, Picture
+from shared.types import Answer, Candidate, LLMResponse, MadeImage, Picture
 
 MAX_PICTURES = 16
 
@@ -81,7 +82,7 @@ def image_id(path: str, settings: Settings) -> str | None:
 
 async def make_images(call: Call, options: ImageOptions, settings: Settings) -> LLMResponse:
     """
-    Make the images of a planned call, save them, and tell where they are.
+    Make the images of a planned call, save them, and say where they are.
 
     Raises:
         LLMError: No image came; what was paid nevertheless is in its `cost`.
@@ -92,19 +93,21 @@ async def make_images(call: Call, options: ImageOptions, settings: Settings) -> 
     except LLMError as error:
         await refuse_call(call, error)
         raise
+    call.finish = partial(_save_images, call, options, settings)
     wanted = call.request.params.get("n", 1)
-    parts = [_part(call, min(per, wanted - done), alone=wanted <= per) for done in range(0, wanted, per)]
-    results: list[LLMResponse | LLMError] = await _together(parts)
-    answered = [(part, found) for part, found in zip(parts, results, strict=True) if isinstance(found, LLMResponse)]
+    sizes = [min(per, wanted - done) for done in range(0, wanted, per)]
+    call.progress.open_parts = len(sizes)
+    parts = [call] if len(sizes) == 1 else [_part(call, n) for n in sizes]
+    results = await _together(parts)
+    answered = [found for found in results if isinstance(found, LLMResponse)]
     failures = [found for found in results if isinstance(found, LLMError)]
-    if len(parts) > 1:
-        await _count_as_one(call, parts, won=[part for part, _ in answered])
     if not answered:
         failures[0].cost = to_usd(_spent(parts)) if len(parts) > 1 else failures[0].cost
         raise failures[0]
-    made = [image for part, _ in answered for image in _images(part)]
-    response = _joined(call, parts, [found for _, found in answered])
-    await _deliver(call, answered[0][0].attempts[-1], response, made, options, settings)
+    response = _joined(call, parts, answered)
+    made = [image for part in parts if part.attempts for image in _images(part)]
+    link = next((image.url for image in made if image.picture and image.url), None)
+    response.content = link or response.images[0]["url"]
     problems = [image.problem for image in made if image.picture is None and image.problem]
     if problems or failures:
         response.metadata["images_failed"] = [*problems, *(str(error) for error in failures)]
@@ -145,70 +148,33 @@ def _keep_able(call: Call, options: ImageOptions, check: Callable[[Candidate], A
 
 async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:
     """The pictures at the sources, fetched at once."""
-    found: list[Picture | LLMError | None] = [None] * len(sources)
-
-    async def load(place: int, source: str) -> None:
-        try:
-            found[place] = await load_picture(
-                source, settings=settings, from_agent=call.scope.from_agent, folder=scope_folder(call.scope)
-            )
-        except LLMError as error:
-            found[place] = error
-
-    async with anyio.create_task_group() as tasks:
-        for place, source in enumerate(sources):
-            tasks.start_soon(load, place, source)
+    load = partial(load_picture, settings=settings, from_agent=call.scope.from_agent, folder=scope_folder(call.scope))
+    found = await gather(*(partial(load, source) for source in sources))
     for one in found:
-        if isinstance(one, LLMError):
+        if isinstance(one, Exception):
             raise one
-    return [one for one in found if isinstance(one, Picture)]
+    return [one for one in found if not isinstance(one, Exception)]
 
 
-def _part(call: Call, n: int, *, alone: bool) -> Call:
-    """The call, or one of several requests that it needs."""
-    if alone:
-        return call
+def _part(call: Call, n: int) -> Call:
+    """One of several requests that the call makes at once."""
     request = replace(call.request, params={**call.request.params, "n": n})
-    # A journal of its own: what an event may claim is the whole call.
-    return replace(call, request=request, attempts=[], scope=replace(call.scope, pending=PendingCalls()))
+    return replace(call, request=request, attempts=[], is_part=True)
 
 
 async def _together(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
-    results: list[Any] = [None] * len(parts)
-
-    async def run(place: int, part: Call) -> None:
-        try:
-            async for item in run_call(part):
-                results[place] = item
-        except LLMError as error:
-            results[place] = error
-
-    async with anyio.create_task_group() as tasks:
-        for place, part in enumerate(parts):
-            tasks.start_soon(run, place, part)
-    return results
-
-
-async def _count_as_one(call: Call, parts: Sequence[Call], *, won: Sequence[Call]) -> None:
-    """Several requests at once were one call: their rows say so, however each of them ended."""
-    every = [attempt for part in parts for attempt in part.attempts]
-    counted = won[0].attempts[-1] if won else (every[-1] if every else None)
-    unpriced = next((attempt for attempt in every if attempt.row["cost_nano"] is None), None)
-    for number, attempt in enumerate(every, start=1):
-        attempt.row |= {
-            "attempt_number": number,
-            "calls": int(bool(won) and attempt is counted),
-            "failed_calls": int(not won and attempt is counted),
-            "unpriced_calls": int(attempt is unpriced),
-        }
-        if call.ledger is not None:
-            await call.ledger.write("settle", attempt.row, call.scope.labels)
+    """The answer to each request, or the error of one that failed."""
+    found = await gather(*(partial(answer_of, part) for part in parts))
+    for one in found:
+        if isinstance(one, Exception) and not isinstance(one, LLMError):
+            raise one
+    return [one for one in found if isinstance(one, LLMResponse | LLMError)]
 
 
 def _spent(parts: Sequence[Call]) -> int | None:
     """Nano-dollars over all requests; None when that of one is not known."""
-    costs = [attempt.row["cost_nano"] for part in parts for attempt in part.attempts]
-    return None if None in costs else sum(costs)
+    costs = [attempt.row.cost_nano for part in parts for attempt in part.attempts]
+    return None if None in costs else sum(cost or 0 for cost in costs)
 
 
 def _images(part: Call) -> tuple[MadeImage, ...]:
@@ -227,65 +193,49 @@ def _joined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> 
             usage[name] = usage.get(name, 0) + count
     nano = _spent(parts)
     if call.ledger is not None:
-        won = next(part for part in parts if part.attempts and part.attempts[-1].answer is not None)
-        recorded = RecordedCall(call.call_id, won.attempts[-1].row["attempt_id"], first.model, nano)
-        call.scope.pending.add(recorded)
-    told = [summary_of(attempt) for part in parts for attempt in part.attempts]
+        answered = next(part for part in parts if part.attempts and part.attempts[-1].answer is not None)
+        call.scope.pending.add(RecordedCall(call.call_id, answered.attempts[-1].row.attempt_id, first.model, nano))
     return replace(
         first,
         usage=usage,
         cost=to_usd(nano),
         latency_ms=max(response.latency_ms for response in found),
-        metadata={**first.metadata, "attempts": told},
+        metadata={**first.metadata, "attempts": [summary_of(each) for part in parts for each in part.attempts]},
+        images=[image for response in found for image in response.images],
     )
 
 
-async def _deliver(
-    call: Call,
-    attempt: Attempt,
-    response: LLMResponse,
-    made: Sequence[MadeImage],
-    options: ImageOptions,
-    settings: Settings,
-) -> None:
-    """Save the images, and say in the answer and in the ledger what became of them."""
-    folder = scope_folder(call.scope)
+async def _save_images(
+    call: Call, options: ImageOptions, settings: Settings, attempt: Attempt, answer: Answer
+) -> Mapping[str, Any]:
+    """Save the images of an answer; returns what the ledger keeps of them."""
     name = options.file_name or f"image-{call.call_id.hex[-8:]}"
-    for image in made:
-        if image.picture is None:
-            continue
-        picture = image.picture
-        saved = await anyio.to_thread.run_sync(_save, picture, settings, name, folder)
-        entry = {
-            "path": saved.path,
-            "url": saved.url,
-            "width": picture.width,
-            "height": picture.height,
-            "format": picture.format,
-            "bytes": len(picture.data),
-            "revised_prompt": image.revised_prompt,
-        }
-        if notes := [note for note in (image.problem, saved.note) if note]:
-            entry["note"] = "; ".join(notes)
-        if options.with_base64:
-            entry["b64"] = base64.b64encode(picture.data).decode("ascii")
-        response.images.append(entry)
-    link = next((image.url for image in made if image.picture and image.url), None)
-    response.content = link or response.images[0]["url"]
-    ids = [image_id(entry["path"], settings) or entry["path"] for entry in response.images]
+    save = partial(save_picture, settings=settings, name=name, folder=scope_folder(call.scope))
+    for image in answer.images:
+        if image.picture is not None:
+            saved = await anyio.to_thread.run_sync(save, image.picture)
+            attempt.images.append(_described(image, image.picture, saved, with_base64=options.with_base64))
+    ids = [image_id(entry["path"], settings) or entry["path"] for entry in attempt.images]
     origins = [found for source in options.references if (found := image_id(source, settings))]
-    await _note(call, attempt, {"images": ids, **({"made_from": origins} if origins else {})})
+    return {"images": ids, **({"made_from": origins} if origins else {})}
 
 
-def _save(picture: Picture, settings: Settings, name: str, folder: str | None) -> Saved:
-    return save_picture(picture, settings=settings, name=name, folder=folder)
-
-
-async def _note(call: Call, attempt: Attempt, metadata: dict[str, Any]) -> None:
-    """Add to the ledger's row of the attempt that answered."""
-    if call.ledger is not None:
-        row = {"attempt_id": attempt.row["attempt_id"], "metadata": metadata}
-        await call.ledger.write("metadata", row, call.scope.labels)
+def _described(image: MadeImage, picture: Picture, saved: Saved, *, with_base64: bool) -> dict[str, Any]:
+    """A saved image as the answer shows it."""
+    entry: dict[str, Any] = {
+        "path": saved.path,
+        "url": saved.url,
+        "width": picture.width,
+        "height": picture.height,
+        "format": picture.format,
+        "bytes": len(picture.data),
+        "revised_prompt": image.revised_prompt,
+    }
+    if notes := [note for note in (image.problem, saved.note) if note]:
+        entry["note"] = "; ".join(notes)
+    if with_base64:
+        entry["b64"] = base64.b64encode(picture.data).decode("ascii")
+    return entry
 
 
 async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_through: bool = False) -> LLMResponse:
@@ -309,17 +259,19 @@ async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_th
     except LLMError as error:
         await refuse_call(call, error)
         raise
+    call.finish = partial(_count_savings, call)
     [result] = await _together([call])
     if isinstance(result, LLMError):
         raise result
-    await _tell_saving(call, result, call.attempts[-1])
+    attempt = call.attempts[-1]
+    result.metadata |= _sent_images(call, attempt)
     return result
 
 
-async def _tell_saving(call: Call, response: LLMResponse, attempt: Attempt) -> None:
+def _sent_images(call: Call, attempt: Attempt) -> dict[str, Any]:
     """What the images were sent as, and what that has saved against sending them as they are."""
     fitted = call.request.fitted.get(attempt.candidate.requested, ())
-    response.metadata["images"] = [
+    images = [
         {
             "source": original.source,
             "width": one.picture.width,
@@ -330,9 +282,20 @@ async def _tell_saving(call: Call, response: LLMResponse, attempt: Attempt) -> N
         }
         for original, one in zip(call.request.pictures, fitted, strict=True)
     ]
+    saved, nano = _savings(attempt.candidate, fitted)
+    return {"images": images, "image_tokens_saved": saved, "image_cost_saved": to_usd(nano)}
+
+
+def _savings(candidate: Candidate, fitted: Sequence[Fitted]) -> tuple[int, int | None]:
+    """Tokens that scaling down has saved, and nano-dollars; None when their price is unknown."""
     saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
-    rate = attempt.candidate.rates.input
-    nano = None if rate is None else to_nano(rate * saved)
-    response.metadata |= {"image_tokens_saved": saved, "image_cost_saved": to_usd(nano)}
-    noted = {"images_seen": len(fitted), "image_tokens_saved": saved, "image_nano_saved": nano}
-    await _note(call, attempt, {name: value for name, value in noted.items() if value is not None})
+    rate = candidate.rates.input
+    return saved, None if rate is None else to_nano(rate * saved)
+
+
+async def _count_savings(call: Call, attempt: Attempt, _answer: Answer) -> Mapping[str, Any]:
+    """What the ledger keeps of the images that a model has looked at."""
+    fitted = call.request.fitted.get(attempt.candidate.requested, ())
+    saved, nano = _savings(attempt.candidate, fitted)
+    kept = {"images_seen": len(fitted), "image_tokens_saved": saved, "image_nano_saved": nano}
+    return {name: value for name, value in kept.items() if value is not None}

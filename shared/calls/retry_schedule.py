@@ -1,4 +1,4 @@
-"""Whose state it is: the models of a call in order, when each may be asked again, and why one is out."""
+"""The models of a call in order: which is asked next, and when one may be asked again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class CandidateState:
     candidate: Candidate
     tries: int = 0
     ready_at: float = 0.0
+    pause: float = 0.0
     error: LLMError | None = None
     out: bool = False
 
@@ -53,12 +54,15 @@ class RetrySchedule:
         self._cooldowns = cooldowns
         self._max_retries = max_retries
         self._clock = clock
-        self._failed: CandidateState | None = None
 
     @property
     def left(self) -> bool:
         """Whether any model may still be asked."""
         return any(not state.out for state in self.states)
+
+    def has_others(self, state: CandidateState) -> bool:
+        """Whether any model but this one may still be asked."""
+        return any(other is not state and not other.out for other in self.states)
 
     @property
     def errors(self) -> list[LLMError]:
@@ -82,31 +86,32 @@ class RetrySchedule:
                 assert state.error is not None, "only a model that has failed is asked again"  # noqa: S101
                 raise state.error
 
-    def failed(self, state: CandidateState, error: LLMError, *, may_repeat: bool, seconds_left: float) -> None:
+    def failed(
+        self, state: CandidateState, error: LLMError, *, may_repeat: bool, pause: float, seconds_left: float
+    ) -> None:
         """
         Take note of a failure.
 
         Args:
             may_repeat: Whether asking the same model again cannot do harm.
 
+            pause: Seconds to leave the model alone, where its provider did not say how many.
+
             seconds_left: Until the deadline of the call.
         """
-        state.error, self._failed = error, state
+        state.error = error
         too_long = (error.retry_after or 0.0) > min(MAX_RETRY_AFTER_S, seconds_left)
-        state.out = not may_repeat or too_long or state.tries > self._max_retries
+        is_spent = state.tries > self._max_retries or not self._cooldowns.may_retry(state.candidate)
+        state.out = not may_repeat or too_long or is_spent
+        state.pause = pause if error.retry_after is None else error.retry_after
+        self.rest(state)
 
-    def wait(self, pause: float) -> float:
-        """
-        Seconds until the next model may be asked.
+    def rest(self, state: CandidateState) -> None:
+        """Begin the pause of a model that has failed, again once its attempt is settled: others come first."""
+        state.ready_at = self._clock() + state.pause
 
-        Args:
-            pause: Seconds to leave the model alone that has just failed, where its provider did not say how many.
-        """
-        if self._failed is not None:
-            error, now = self._failed.error, self._clock()
-            asked = error.retry_after if error is not None else None
-            self._failed.ready_at = now + (pause if asked is None else asked)
-            self._failed = None
+    def wait(self) -> float:
+        """Seconds until the next model may be asked."""
         return max(0.0, self._first().ready_at - self._clock())
 
     def _first(self) -> CandidateState:

@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING
 from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from shared.images.decode import decode_off_loop as decode_off_loop
-    from shared.images.decode import off_loop as off_loop
+    from shared.images.decode import decode_off_loop as decode_off_loop, off_loop as off_loop
     from shared.images.files import safe_name as safe_name
     from shared.images.load import load_picture as load_picture
-    from shared.images.resize import fit_pictures as fit_pictures
-    from shared.images.resize import preview as preview
-    from shared.images.save import Saved as Saved
-    from shared.images.save import check_output as check_output
-    from shared.images.save import save_picture as save_picture
+    from shared.images.resize import Fitted as Fitted, fit_pictures as fit_pictures, preview as preview
+    from shared.images.save import Saved as Saved, check_output as check_output, save_picture as save_picture
 else:
     # Pillow takes time to import.
     __getattr__ = lazy_exports(
@@ -22,7 +18,7 @@ else:
             "decode": "decode_off_loop off_loop",
             "files": "safe_name",
             "load": "load_picture",
-            "resize": "fit_pictures preview",
+            "resize": "Fitted fit_pictures preview",
             "save": "Saved check_output save_picture",
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -26,3 +27,24 @@ async def wait_shielded(done: asyncio.Future[Any], patience: float = math.inf) -
             except asyncio.CancelledError:
                 cancelled = True
     return cancelled
+
+
+async def gather[T](*work: Callable[[], Awaitable[T]]) -> list[T | Exception]:
+    """
+    Do several things at once and wait for all of them.
+
+    Returns:
+        What each returned or raised, in order; no ExceptionGroup leaves here.
+    """
+    results: list[Any] = [None] * len(work)
+
+    async def run(place: int) -> None:
+        try:
+            results[place] = await work[place]()
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who knows which of them matter
+            results[place] = error
+
+    async with anyio.create_task_group() as tasks:
+        for place in range(len(work)):
+            tasks.start_soon(run, place)
+    return results

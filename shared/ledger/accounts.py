@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Budget, Limit
+from shared.ledger.row import AttemptRow
 from shared.ledger.schema import account, account_kind, attempt, budget, label
 
 Row = Mapping[str, Any]
@@ -47,16 +48,26 @@ class BudgetStatus:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the ledger says to an attempt: how its limits stand, and the reason why it may not start, if any."""
+    """
+    Whether an attempt may start, and the status of every budget that applies.
+
+    `refused_by` and `reason` say why not. `refused` is the row that records the refusal; None when the attempt may
+    start, or may try again with a shorter answer.
+    """
 
     statuses: tuple[BudgetStatus, ...] = ()
     refused_by: BudgetStatus | None = None
     reason: str | None = None
+    refused: AttemptRow | None = None
 
     @property
-    def tightest(self) -> BudgetStatus | None:
-        """The limit that leaves least."""
-        return min(self.statuses, key=lambda status: status.left_nano, default=None)
+    def left_nano(self) -> int:
+        """Nano-dollars left of the tightest budget; 0 when none applies."""
+        return min((status.left_nano for status in self.statuses), default=0)
+
+    def recorded_as(self, row: AttemptRow) -> Admission:
+        """The refusal, and the row that records it."""
+        return replace(self, refused=row)
 
 
 def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> Admission:

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.internal.clock import new_id, now_us
 from shared.internal.money import to_nano
+from shared.ledger.row import AttemptRow
 from shared.ledger.schema import bucket_of
 from shared.redaction import redact
 from shared.scope import Scope, run_of_process
@@ -20,43 +21,41 @@ _MAX_ENTRIES = 30
 _MAX_COST_USD = 1_000_000.0
 
 
-def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> dict[str, Any]:
+def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> AttemptRow:
     """A cost that came from elsewhere, as a call of one attempt."""
-    said = event.metadata
+    given = event.metadata
     ts_us = _time_us(event)
-    prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
+    prompt, completion = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
     if prompt is None and completion is None:
-        prompt = _count(said.get("total_tokens"))
-    model = _name(said.get("model")) or "(unknown)"
-    return {
-        "attempt_id": event.event_id or new_id(),
-        "call_id": uuid_of(said.get("call_id")) or new_id(),
-        "attempt_number": 1,
-        "ts_us": ts_us,
-        "bucket": bucket_of(ts_us),
-        "status": "reported",
-        "operation": _name(said.get("task_type")) or "chat_completion",
-        "provider": _name(said.get("provider")) or "(unknown)",
-        "requested_model": model,
-        "model": model,
-        "tool": event.tool_name or scope.tool,
-        "agent": scope.agent,
-        "run": scope.run or run_of_process(),
-        "conversation": scope.conversation,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usage_source": "unknown",
-        "cost_nano": cost,
-        "cost_source": "unknown" if cost is None else "reported",
-        "calls": 1,
-        "failed_calls": 0,
-        "unpriced_calls": int(cost is None),
-        "stream": False,
-        "metadata": safe_metadata(said),
-    }
+        prompt = _count(given.get("total_tokens"))
+    model = _name(given.get("model")) or "(unknown)"
+    return AttemptRow(
+        attempt_id=event.event_id or new_id(),
+        call_id=uuid_of(given.get("call_id")) or new_id(),
+        ts_us=ts_us,
+        bucket=bucket_of(ts_us),
+        status="reported",
+        operation=_name(given.get("task_type")) or "chat_completion",
+        provider=_name(given.get("provider")) or "(unknown)",
+        requested_model=model,
+        model=model,
+        tool=event.tool_name or scope.tool,
+        agent=scope.agent,
+        run=scope.run or run_of_process(),
+        conversation=scope.conversation,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost_nano=cost,
+        cost_source="unknown" if cost is None else "reported",
+        calls=1,
+        unpriced_calls=int(cost is None),
+        metadata=safe_metadata(given),
+        labels=scope.labels,
+    )
 
 
 def event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
+    """An event as a row of the table `event`."""
     return {
         "event_id": event.event_id or new_id(),
         "ts_us": _time_us(event),
@@ -94,7 +93,7 @@ def safe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+    except Exception:  # noqa: BLE001 - what a tool puts into its metadata must not make its call fail
         return f"({type(value).__name__})"
 
 

@@ -94,7 +94,8 @@ def _calls(ledger: Ledger, which: Filter) -> Mapping[Any, _Made]:
             call.cost_nano += nano or 0
             call.unpriced |= nano is None
             if isinstance(noted, dict) and "images" in noted:
-                call.images, call.origins = _names(noted["images"]), _names(noted.get("made_from", ()))
+                call.images += _names(noted["images"])  # several requests may have made them
+                call.origins = _names(noted.get("made_from", ()))
     return calls
 
 

@@ -9,13 +9,15 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -27,14 +29,29 @@ from shared.internal.aio import wait_shielded
 from shared.internal.clock import now_us
 from shared.ledger.accounts import CLOCK_TOLERANCE_US, Admission, latest_us
 from shared.ledger.engine import create_engine, parse_url, spool_folder
+from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event, migrate
 from shared.ledger.spool import Spool, SpoolEntry
-from shared.ledger.writes import LENGTHS, Row, apply, storable
+from shared.ledger.writes import (
+    Annotation,
+    Entry,
+    Event,
+    Expired,
+    Settled,
+    Start,
+    apply,
+    from_spool,
+    storable,
+    storable_event,
+    stored,
+    to_spool,
+)
 
 logger = logging.getLogger("agentswarm_tools")
 
 _RETRY_AFTER_S = 5.0
-_LASTING = frozenset({"start", "settle", "event", "metadata"})
+# How long what carries no money waits for a commit to ride along with.
+_RIDE_S = 1.0
 
 
 class Ledger:
@@ -42,7 +59,7 @@ class Ledger:
     The attempts, events and sums in one database.
 
     Writing never raises and never loses: what the database does not take goes to a spool file and is replayed
-    once, later. Reading raises StoreError. Both are thread-safe; `write` never blocks an event loop.
+    once, later. Reading raises StoreError. Both are thread-safe; `committed` waits for a write off the event loop.
 
     Args:
         url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
@@ -62,31 +79,63 @@ class Ledger:
         self._down_until = 0.0
         self._warned = False
         self._has_budgets = False
+        # Entries handed over and entries done with: the rest may ride along with a later commit.
+        self._submitted = self._committed = 0
         self._latest_us: int | None = None
         self._clock_was_behind = False
 
     # Writing
 
-    def submit(
-        self, kind: str, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None = None
-    ) -> Future[Admission | None]:
+    def start(
+        self,
+        row: AttemptRow,
+        limits: Sequence[Limit] = (),
+        *,
+        least_nano: int | None = None,
+        is_last: bool = True,
+        is_part: bool = False,
+    ) -> Future[Admission]:
         """
-        Hand an entry to the ledger's own thread; the future is done when it is committed.
+        Commit that an attempt begins, and hold the most that it can cost.
 
         Args:
-            kind: "start" or "settle" an attempt, "event", or "metadata" for an attempt.
+            limits: Budgets that it is under; those that the ledger keeps join them.
 
-            limits: With these the future holds a Verdict; a "start" that they refuse is not written. They are joined
-                by the limits that the ledger keeps. None: whatever is known of limits, the entry is written.
+            least_nano: The bound of the shortest answer worth paying for. A budget that has room for that, but not for
+                the whole bound, refuses without a record, so that the caller can try again.
+
+            is_last: Whether a refusal ends the call, also by a budget that lets the next model be tried.
+
+            is_part: Whether it is one of several requests of its call, whose refusal alone does not end the call.
+
+        Returns:
+            The Admission once it is committed. A refusal is recorded in the same transaction.
 
         Raises (the future):
-            StoreError: The ledger cannot be written, and a start is under a limit that only it can keep.
+            StoreError: The ledger cannot be written, and a budget applies that only it can keep.
         """
-        done: Future[Admission | None] = Future()
-        done.set_running_or_notify_cancel()  # Nobody who waits for the write can take it back.
-        entry = (kind, storable(row, LENGTHS), storable(labels))
-        self._queue.put(_Item(entry, None if limits is None else tuple(limits), done))
+        return self._submit(Start(row, tuple(limits), least_nano, is_last, is_part))
+
+    def settle(self, row: AttemptRow, limits: Sequence[Limit] = ()) -> Future[Admission]:
+        """Commit how an attempt ended; the Admission holds the status of its budgets, none when the ledger is down."""
+        return self._submit(Settled(stored(row), storable(row.labels), tuple(limits)))
+
+    def annotate(self, attempt_id: uuid.UUID, metadata: Mapping[str, Any]) -> None:
+        """Add metadata to an attempt, with the next commit or within a second."""
+        self._submit(Annotation(attempt_id, metadata))
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """Record an event, with the next commit or within a second."""
+        self._submit(Event(storable_event(event)))
+
+    def _submit(self, entry: Entry | None) -> Future[Admission]:
+        """Hand an entry to the ledger's own thread; None waits for what was handed over before."""
+        done: Future[Admission] = Future()
+        done.set_running_or_notify_cancel()  # No one who waits for the write can take it back.
+        item = _Item(entry, done)
         with self._lock:
+            self._submitted += 1
+            self._queue.put(item)
             if self._writer is None:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
                 self._writer.start()
@@ -94,32 +143,61 @@ class Ledger:
         return done
 
     def _work(self) -> None:
-        """Commit whatever has come meanwhile in one transaction, since each costs the disk a flush."""
         while True:
-            batch = [self._queue.get()]
+            batch = self._next_batch()
+            self._commit(batch)
+            self._committed += len(batch)
+
+    def _next_batch(self) -> list[_Item]:
+        """
+        What has come meanwhile, to be committed in one transaction, since each costs the disk a flush.
+
+        What carries no money waits up to a second for something that does.
+        """
+        batch = [self._queue.get()]
+        until = time.monotonic() + _RIDE_S
+        while True:
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            self._commit(batch)
+            if any(item.is_urgent for item in batch):
+                return batch
+            try:
+                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+            except Empty:
+                return batch
 
     def _commit(self, items: list[_Item]) -> None:
         if time.monotonic() >= self._down_until:
             try:
-                for entries in self._spool.take():  # an entry that is already in the ledger changes nothing
-                    self._take_in([_Item(entry, None, Future()) for entry in entries], self._refuse)
+                for kept in self._spool.take():  # an entry that is already in the ledger changes nothing
+                    self._replay(kept)
                 self._take_in(items, self._set_aside)
                 return
-            except Exception as error:  # noqa: BLE001 - configs raise whatever their parsing happens to raise
+            except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
                 self._went_down(error)
         for item in items:
             if not item.done.done():
                 self._set_aside(item)
 
-    def _refuse(self, item: _Item) -> None:
-        self._spool.refuse(item.entry)
+    def _replay(self, kept: list[SpoolEntry]) -> None:
+        items: list[_Item] = []
+        for each in kept:
+            try:
+                items.append(_Item(from_spool(*each), Future()))
+            except (KeyError, ValueError):
+                self._bury(each)
+        if items:
+            self._take_in(items, lambda item: self._bury(to_spool(item.entry) if item.entry else None))
+
+    def _bury(self, kept: SpoolEntry | None) -> None:
+        """Set an entry aside that no ledger takes."""
+        if kept is None:
+            return
+        self._spool.refuse(kept)
         logger.warning("The ledger %s does not take a record; it was set aside in %s.", self.name, self.refused()[0])
 
     def _take_in(self, items: list[_Item], refused: Callable[[_Item], None]) -> None:
-        """Write the entries; where one of them stands in the way, the others, and do with that one what is told."""
+        """Write the entries; where one of them stands in the way, write the others and hand that one to `refused`."""
         try:
             self._apply(items)
         except Exception as error:
@@ -133,7 +211,8 @@ class Ledger:
 
     def _set_aside(self, item: _Item) -> None:
         """Keep for later what the ledger does not take; what only the ledger could allow is refused."""
-        if item.entry[0] == "start" and (item.limits or (item.limits is not None and self._has_budgets)):
+        entry = item.entry
+        if isinstance(entry, Start) and (entry.limits or self._has_budgets):
             item.done.set_exception(
                 StoreError(
                     f"The ledger {self.name} cannot be written, so no budget can be kept",
@@ -141,22 +220,24 @@ class Ledger:
                 )
             )
             return
-        if item.entry[0] in _LASTING:
-            self._spool.add(item.entry)
-        item.done.set_result(None)
+        if entry is not None and (kept := to_spool(entry)) is not None:
+            self._spool.add(kept)
+        item.done.set_result(Admission())
 
     def _apply(self, items: list[_Item]) -> None:
         """Write the entries in one transaction, and tell who waits for them."""
-        entries = [item for item in items if item.entry[0] != "nothing"]
-        admissions: dict[int, Admission | None] = {}
+        entries = [item.entry for item in items if item.entry is not None]
+        admissions: dict[int, Admission] = {}
         if entries:
             with self.writing() as connection:
-                self._watch_clock(connection, [item.entry[1]["ts_us"] for item in entries if item.entry[0] == "start"])
-                admissions = {id(item): apply(connection, *item.entry, item.limits) for item in entries}
-        if any(item.limits is not None for item in entries):
-            self._has_budgets = any(_has_own(item.limits, admissions[id(item)]) for item in entries)
+                self._watch_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
+                admissions = {id(each): apply(connection, each) for each in entries}
+        for each in entries:
+            if isinstance(each, Start):
+                # More statuses than limits of the caller's: the ledger keeps budgets of its own.
+                self._has_budgets = len(admissions[id(each)].statuses) > len(set(each.limits))
         for item in items:
-            item.done.set_result(admissions.get(id(item)))
+            item.done.set_result(admissions.get(id(item.entry), Admission()))
 
     def _watch_clock(self, connection: Connection, started_us: list[int]) -> None:
         """Say once that requests begin long before those that the ledger holds."""
@@ -172,33 +253,6 @@ class Ledger:
                 behind_us // 1_000_000,
                 self.name,
             )
-
-    async def write(
-        self,
-        kind: str,
-        row: Row,
-        labels: Mapping[str, str],
-        *,
-        limits: Sequence[Limit] | None = None,
-        patience: float = math.inf,
-    ) -> Admission | None:
-        """
-        Submit an entry and wait for it off the event loop, even when the caller is cancelled meanwhile.
-
-        Returns:
-            What `submit` gives; it has no statuses where the ledger only sets the entry aside.
-
-        Raises:
-            TimeoutError: That takes longer than `patience` seconds, and comes later.
-
-            StoreError: See `submit`.
-        """
-        done = asyncio.wrap_future(self.submit(kind, row, labels, limits))
-        if await wait_shielded(done, patience):
-            raise asyncio.CancelledError
-        if not done.done():
-            raise TimeoutError
-        return done.result()
 
     def _went_down(self, error: Exception) -> None:
         self._down_until = time.monotonic() + _RETRY_AFTER_S
@@ -217,21 +271,11 @@ class Ledger:
         Returns:
             How many there were.
         """
+        query = sa.select(attempt).where(attempt.c.status == "started", attempt.c.lease_us < now_us())
         with self.reading() as connection:
-            expired = connection.execute(
-                sa.select(attempt).where(attempt.c.status == "started", attempt.c.lease_us < now_us())
-            ).mappings()
-            rows = [dict(row) for row in expired]
+            rows = [AttemptRow.read(dict(row)) for row in connection.execute(query).mappings()]
         for row in rows:
-            bound = row["bound_nano"]
-            row |= {
-                "status": "unsettled",
-                "cost_nano": bound,
-                "cost_source": "unknown" if bound is None else "bound",
-                "failed_calls": 1,
-                "unpriced_calls": int(bound is None),
-            }
-            self.submit("expire", row, {}).result()
+            self._submit(Expired(stored(row.expired()))).result()
         return len(rows)
 
     @property
@@ -266,6 +310,8 @@ class Ledger:
         Raises:
             StoreError: The ledger cannot be opened or read.
         """
+        if self._submitted != self._committed:
+            self.flush()
         try:
             with self._open().connect() as connection, connection.begin():
                 yield connection
@@ -303,7 +349,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Wait for writes under way, and for what waits in the spool file where the database takes it."""
-        self.submit("nothing", {}, {}).result()
+        self._submit(None).result()
 
     def close(self) -> None:
         """Finish writing and close every connection."""
@@ -327,19 +373,38 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An entry on its way to the database."""
+    """An entry on its way to the database; without one it only waits for those before it."""
 
-    entry: SpoolEntry
-    limits: tuple[Limit, ...] | None
-    done: Future[Admission | None]
+    entry: Entry | None
+    done: Future[Admission]
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it must be committed at once: it moves money, or someone waits."""
+        return not isinstance(self.entry, Annotation | Event)
 
 
 _ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
 
 
-def _has_own(limits: Sequence[Limit] | None, admission: Admission | None) -> bool:
-    """Whether the ledger has added limits of its own to those of the caller."""
-    return admission is not None and len(admission.statuses) > len(set(limits or ()))
+async def committed(write: Future[Admission], patience: float = math.inf) -> Admission:
+    """
+    Wait for a write off the event loop, even when the caller is cancelled meanwhile.
+
+    Args:
+        patience: Seconds to wait at most.
+
+    Raises:
+        TimeoutError: It takes longer, and is committed later.
+
+        StoreError: See `Ledger.start`.
+    """
+    done = asyncio.wrap_future(write)
+    if await wait_shielded(done, patience):
+        raise asyncio.CancelledError
+    if not done.done():
+        raise TimeoutError
+    return done.result()
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +13,68 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
-from shared.ledger.accounts import Admission, check, move, statuses
+from shared.ledger import accounts
+from shared.ledger.accounts import Admission
+from shared.ledger.row import AttemptRow
 from shared.ledger.schema import DIMENSIONS, SUMS, attempt, event, label, rollup
 
 Row = dict[str, Any]
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt begins, if its limits have room for the most that it can cost."""
+
+    row: AttemptRow
+    limits: tuple[Limit, ...] = ()
+    # The bound of the shortest answer worth paying for; None where the answer cannot be cut.
+    least_nano: int | None = None
+    # Whether the call ends when this attempt is refused, whatever the budget says; that of a part never ends it.
+    is_last: bool = True
+    is_part: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An attempt that began while the ledger could not be written."""
+
+    row: Row
+    labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An attempt has ended; it may be settled again, and its start may be missing."""
+
+    row: Row
+    labels: Labels = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The lease of an attempt has ended; nothing changes when the attempt was settled meanwhile."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """More metadata for an attempt."""
+
+    attempt_id: uuid.UUID
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth recording that carries no money."""
+
+    row: Row
+
+
+type Entry = Start | Begun | Settled | Expired | Annotation | Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +87,7 @@ class _Statements:
     add_to_rollup: Any
 
 
-LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
+_LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
 _MAX_LABEL = 200
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE is PostgreSQL's; SQLite's writers have the whole database to themselves.
@@ -58,49 +116,52 @@ def _statements(dialect: str) -> _Statements:
     )
 
 
-def apply(
-    connection: Connection, kind: str, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
-) -> Admission | None:
-    """
-    Write one entry, inside the caller's transaction, while nobody else can write.
-
-    Args:
-        kind, row, labels, limits: As `Ledger.submit` has them.
-
-    Returns:
-        What the limits say to it; None where it brought none.
-    """
+def apply(connection: Connection, entry: Entry) -> Admission:
+    """Write one entry inside the caller's transaction, while no one else can write; returns how its limits stand."""
     write = _statements(connection.dialect.name)
-    match kind:
-        case "start":
-            return _start(connection, write, row, labels, limits)
-        case "settle":
+    match entry:
+        case Start():
+            return _start(connection, write, entry)
+        case Begun(row, labels):
+            _begin(connection, write, row, labels)
+        case Settled(row, labels, limits):
             _settle(connection, write, row, labels)
-            return None if limits is None else Admission(statuses(connection, row, labels, limits))
-        case "expire":
+            return Admission(accounts.statuses(connection, row, labels, limits))
+        case Expired(row):
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
-                _settle(connection, write, row, labels)
-        case "event":
-            connection.execute(write.insert_event, row)
-        case "metadata":
-            known = {"known": row["attempt_id"]}
+                _settle(connection, write, row, {})
+        case Annotation(attempt_id, metadata):
+            known = {"known": attempt_id}
             before = connection.scalar(_SELECT_METADATA, known) or {}
-            connection.execute(_UPDATE, known | {"metadata": before | row["metadata"]})
-    return None
+            connection.execute(_UPDATE, known | {"metadata": {**before, **metadata}})
+        case Event(row):
+            connection.execute(write.insert_event, row)
+    return Admission()
 
 
-def _start(
-    connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str], limits: Sequence[Limit] | None
-) -> Admission | None:
-    """Write the row of an attempt that begins, unless a limit has no room for the most that it can cost."""
-    admission = None if limits is None else check(connection, row, labels, limits)
-    if (admission is None or admission.refused_by is None) and _inserted(connection, write, row):
+def _start(connection: Connection, write: _Statements, entry: Start) -> Admission:
+    """Write the row of an attempt that begins; of one that may not, say why, and record the refusal if it is final."""
+    row, labels = stored(entry.row), storable(entry.row.labels)
+    admission = accounts.check(connection, row, labels, entry.limits)
+    refusing = admission.refused_by
+    if refusing is None:
+        _begin(connection, write, row, labels)
+        return admission
+    if admission.reason == "no room" and entry.least_nano is not None and entry.least_nano <= admission.left_nano:
+        return admission  # the answer can be cut to what is left
+    ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
+    refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
+    _settle(connection, write, stored(refused), labels)
+    return admission.recorded_as(refused)
+
+
+def _begin(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
+    if _inserted(connection, write, row):
         _add_labels(connection, write, row["attempt_id"], labels)
-        move(connection, None, row, labels)
-    return admission
+        accounts.move(connection, None, row, labels)
 
 
-def _settle(connection: Connection, write: _Statements, row: Row, labels: Mapping[str, str]) -> None:
+def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
     """Replace the row and move the sums by the difference, so that settling late or twice stays exact."""
     known = {"known": row["attempt_id"]}
     before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
@@ -115,7 +176,7 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Mappin
         if before["status"] != "started":
             changes.append(_rollup_row(dict(before), sign=-1))
     connection.execute(write.add_to_rollup, changes)
-    move(connection, None if before is None else dict(before), row, labels)
+    accounts.move(connection, None if before is None else dict(before), row, labels)
 
 
 def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
@@ -128,15 +189,25 @@ def _rollup_row(row: Mapping[str, Any], *, sign: int) -> Row:
     return values | {name: sign * (row.get(name) or 0) for name in SUMS}
 
 
-def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUID, labels: Mapping[str, str]) -> None:
+def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUID, labels: Labels) -> None:
     if labels:
         rows = [{"attempt_id": attempt_id, "name": name, "value": value} for name, value in labels.items()]
         connection.execute(write.insert_label, rows)
 
 
+def stored(row: AttemptRow) -> Row:
+    """An attempt as the database takes it."""
+    return storable(row.columns(), _LENGTHS)
+
+
 def storable(row: Mapping[str, Any], lengths: Mapping[str, int] | None = None) -> Row:
     """`row` with every text and number such that each database takes it."""
     return {name: _storable_value(value, (lengths or {}).get(name, _MAX_LABEL)) for name, value in row.items()}
+
+
+def storable_event(row: Mapping[str, Any]) -> Row:
+    """An event's row as the database takes it."""
+    return storable(row, _LENGTHS)
 
 
 def _storable_value(value: Any, length: int) -> Any:
@@ -145,3 +216,43 @@ def _storable_value(value: Any, length: int) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None
     return value
+
+
+# On disk an entry is [kind, row, labels]; the words are those of the first version, whose files may still wait.
+
+
+def to_spool(entry: Entry) -> tuple[str, Row, dict[str, str]] | None:
+    """An entry as the spool keeps it; None for one that is of no use later."""
+    match entry:
+        case Start(row):
+            return "start", stored(row), storable(row.labels)
+        case Begun(row, labels):
+            return "start", row, dict(labels)
+        case Settled(row, labels):
+            return "settle", row, dict(labels)
+        case Annotation(attempt_id, metadata):
+            return "metadata", {"attempt_id": attempt_id, "metadata": dict(metadata)}, {}
+        case Event(row):
+            return "event", row, {}
+    return None
+
+
+def from_spool(kind: str, row: Row, labels: dict[str, str]) -> Entry:
+    """
+    An entry that the spool has kept.
+
+    Raises:
+        ValueError: There is no such kind of entry.
+
+        KeyError: It lacks what every entry of its kind has.
+    """
+    match kind:
+        case "start":
+            return Begun(row, labels)
+        case "settle":
+            return Settled(row, labels)
+        case "metadata":
+            return Annotation(row["attempt_id"], row["metadata"])
+        case "event":
+            return Event(row)
+    raise ValueError(f"no entry is of the kind {kind!r}")

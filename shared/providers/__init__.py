@@ -9,30 +9,18 @@ if TYPE_CHECKING:
     from shared.providers.image_request import attach_pictures as attach_pictures
     from shared.providers.local import (
         install_local_model as install_local_model,
-    )
-    from shared.providers.local import (
         local_model_file as local_model_file,
-    )
-    from shared.providers.local import (
         serve_local_model as serve_local_model,
     )
     from shared.providers.send import (
         make_ready as make_ready,
-    )
-    from shared.providers.send import (
         open_response as open_response,
-    )
-    from shared.providers.send import (
         with_pictures as with_pictures,
     )
     from shared.providers.tokens import count_tokens as count_tokens
     from shared.providers.transport import (
         MAX_CONNECTIONS as MAX_CONNECTIONS,
-    )
-    from shared.providers.transport import (
         Exchange as Exchange,
-    )
-    from shared.providers.transport import (
         GuardedTransport as GuardedTransport,
     )
 else:

@@ -7,35 +7,18 @@ from shared.internal.lazy import lazy_exports
 if TYPE_CHECKING:
     from shared.runs.answer_schema import (
         MAX_SCHEMA_CHARS as MAX_SCHEMA_CHARS,
-    )
-    from shared.runs.answer_schema import (
         check_schema as check_schema,
-    )
-    from shared.runs.answer_schema import (
         match_schema as match_schema,
-    )
-    from shared.runs.answer_schema import (
         schema_correction as schema_correction,
-    )
-    from shared.runs.answer_schema import (
         schema_instruction as schema_instruction,
     )
     from shared.runs.image_results import (
         is_source as is_source,
-    )
-    from shared.runs.image_results import (
         lineage_cost as lineage_cost,
-    )
-    from shared.runs.image_results import (
         previews as previews,
-    )
-    from shared.runs.image_results import (
         total_cost as total_cost,
     )
-    from shared.runs.loops import Caller as Caller
-    from shared.runs.loops import Watch as Watch
-    from shared.runs.loops import caller_of as caller_of
-    from shared.runs.loops import watch_of as watch_of
+    from shared.runs.loops import Caller as Caller, Watch as Watch, caller_of as caller_of, watch_of as watch_of
 else:
     # jsonschema takes time to import.
     __getattr__ = lazy_exports(

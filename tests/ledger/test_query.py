@@ -14,8 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from shared.analytics import costs_of, get_llm_costs
 from shared.errors import ConfigurationError, InvalidRequest, StoreError
@@ -25,7 +24,7 @@ from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window, window
 from shared.ledger.store import Ledger
 from shared.scope import scope
-from tests.support.ledger_rows import settled, started, write
+from tests.support.ledger_rows import settled, started, submit, write
 
 BERLIN, KATHMANDU, UTC_ZONE = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kathmandu"), ZoneInfo("UTC")
 
@@ -95,7 +94,7 @@ def test_a_day_is_as_long_as_the_clock_change_makes_it(day: str, hours: int, led
     """A calendar day in Berlin has 23 or 25 hours when the clocks change; no hour is lost or counted twice."""
     noon = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC) + timedelta(hours=12)
     for hour in range(-40, 40):
-        ledger.submit("settle", settled(ts_us=us(noon + timedelta(hours=hour, minutes=7)), cost_nano=1), {})
+        submit(ledger, "settle", settled(ts_us=us(noon + timedelta(hours=hour, minutes=7)), cost_nano=1), {})
     ledger.flush()
     span = window(since=day, until=day, zone=BERLIN)
     assert days_of(ledger, span) == {day: hours}
@@ -116,7 +115,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, l
         row = settled(ts_us=ts_us, cost_nano=chance.choice([None, 0, chance.randrange(10**12)]))
         row |= {"model": chance.choice("abc"), "tool": chance.choice([None, "T"]), "calls": chance.randrange(2)}
         found.append(row)
-        ledger.submit("settle", row, {"customer": chance.choice(["acme", "other"])})
+        submit(ledger, "settle", row, {"customer": chance.choice(["acme", "other"])})
     ledger.flush()
     yield ledger, found
     ledger.close()

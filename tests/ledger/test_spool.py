@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.errors import StoreError
-from shared.ledger import engine
-from shared.ledger import store as store_module
+from shared.ledger import engine, store as store_module
 from shared.ledger.schema import event
 from shared.ledger.spool import Spool, SpoolEntry
-from shared.ledger.store import Ledger
-from tests.support.ledger_rows import assert_exact, only, rows, settled, started, write
+from shared.ledger.store import Ledger, committed
+from tests.support.ledger_rows import assert_exact, only, rows, settled, started, submit, write
 
 
 @pytest.fixture(autouse=True)
@@ -340,10 +338,10 @@ def test_a_write_never_blocks_the_event_loop(opened: bool, home: Path) -> None:
         ledger.check_writable()
 
     async def main() -> int:
-        first = asyncio.ensure_future(ledger.write("settle", settled(), {}))
+        first = asyncio.ensure_future(committed(submit(ledger, "settle", settled())))
         for _ in range(500):
             await asyncio.sleep(0)
-        second = asyncio.ensure_future(ledger.write("settle", settled(), {}))
+        second = asyncio.ensure_future(committed(submit(ledger, "settle", settled())))
         for _ in range(500):
             await asyncio.sleep(0)
         assert not first.done()
@@ -367,7 +365,7 @@ def test_a_write_is_seen_through_when_its_task_is_cancelled(home: Path) -> None:
     ledger.check_writable()
 
     async def main() -> None:
-        task = asyncio.ensure_future(ledger.write("settle", settled(), {}))
+        task = asyncio.ensure_future(committed(submit(ledger, "settle", settled())))
         for _ in range(3):
             await asyncio.sleep(0)
             task.cancel()

@@ -15,8 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.errors import StoreError
 from shared.internal.clock import new_id
@@ -24,7 +23,7 @@ from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window, held_nano
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
 from shared.ledger.store import Ledger
-from tests.support.ledger_rows import NOON_US, assert_exact, only, rows, settled, started, sums, write
+from tests.support.ledger_rows import NOON_US, assert_exact, only, rows, settled, started, submit, sums, write
 from tests.support.paths import ROOT
 
 
@@ -178,7 +177,7 @@ def test_the_sums_equal_the_rows_after_any_program(store: Ledger, program: list[
             row = {"attempt_id": row["attempt_id"], "metadata": {"x": 1}}
         elif kind != "start":
             row |= final
-        done = store.submit(kind, row, {"customer": "acme"})
+        done = submit(store, kind, row, {"customer": "acme"})
         if not at_once:
             done.result(timeout=30)
     store.flush()
@@ -197,10 +196,10 @@ def test_what_waits_is_committed_together(store: Ledger, monkeypatch: pytest.Mon
         return apply(entries)
 
     monkeypatch.setattr(store, "_apply", slow)
-    first = store.submit("settle", settled(), {})
+    first = submit(store, "settle", settled(), {})
     assert entered.wait(30)
     with ThreadPoolExecutor(8) as pool:
-        waiting = list(pool.map(lambda _: store.submit("settle", settled(), {}), range(100)))
+        waiting = list(pool.map(lambda _: submit(store, "settle", settled(), {}), range(100)))
     assert not any(done.done() for done in (first, *waiting))
     gate.set()
     for done in (first, *waiting):
@@ -212,7 +211,7 @@ def test_what_waits_is_committed_together(store: Ledger, monkeypatch: pytest.Mon
 
 def test_a_write_cannot_be_taken_back(store: Ledger) -> None:
     """Cancelling the future of a write neither loses the record nor hurts the ledger."""
-    done = store.submit("settle", settled(), {})
+    done = submit(store, "settle", settled(), {})
     assert not done.cancel()
     write(store, "settle", settled())
     assert len(rows(store)) == 2
@@ -263,7 +262,7 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
         if number % 3:
             write(store, "start", row)
         final = settled(row)
-        for done in [other.submit(kind, final, {}) for other in others]:
+        for done in [submit(other, kind, final, {}) for other in others]:
             done.result(timeout=30)
         assert_exact(store)
     for other in others:
@@ -273,16 +272,16 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
 
 WRITER = """
 import sys, uuid
-from tests.support.ledger_rows import settled, started
+from tests.support.ledger_rows import settled, started, submit
 from shared.ledger import Ledger
 ledger, name = Ledger(sys.argv[1]), sys.argv[2]
 sys.stdin.readline()
 done = []
 for number in range(60):
     own = started(agent=name)
-    done.append(ledger.submit("start", own, {"process": name}))
-    done.append(ledger.submit("settle", settled(own), {"process": name}))
-    done.append(ledger.submit("settle", settled(started(attempt_id=uuid.UUID(int=number), agent=name)), {}))
+    done.append(submit(ledger, "start", own, {"process": name}))
+    done.append(submit(ledger, "settle", settled(own), {"process": name}))
+    done.append(submit(ledger, "settle", settled(started(attempt_id=uuid.UUID(int=number), agent=name)), {}))
 for each in done:
     each.result(timeout=60)
 ledger.close()
@@ -341,7 +340,7 @@ def test_a_newer_major_version_is_refused_with_a_sentence(url: str, tmp_path: Pa
     with pytest.raises(StoreError, match=rf"newer version of agentswarm-tools \(schema {MAJOR + 1}\.0") as caught:
         rows(older)
     assert "Upgrade agentswarm-tools" in str(caught.value)
-    older.submit("settle", settled(), {}).result(timeout=30)
+    submit(older, "settle", settled(), {}).result(timeout=30)
     assert older._spool.waiting()
     set_version(newer, MAJOR, MINOR)
     assert rows(newer) == []
@@ -354,7 +353,7 @@ def test_a_newer_major_version_is_refused_with_a_sentence(url: str, tmp_path: Pa
 FORK = """
 import os, sys
 from shared.ledger import get_ledger
-from tests.support.ledger_rows import only, rows, settled, write
+from tests.support.ledger_rows import only, rows, settled, submit, write
 url = sys.argv[1]
 parent = get_ledger(url)
 write(parent, "settle", settled(agent="parent"))
@@ -379,8 +378,8 @@ def test_a_forked_process_has_a_ledger_of_its_own(url: str) -> None:
 def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) -> None:
     """A program that ends without waiting for its last record does not lose it."""
     code = (
-        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled;"
-        "[Ledger(sys.argv[1]).submit('settle', settled(), {}) for _ in range(2)]"
+        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit, submit;"
+        "[submit(Ledger(sys.argv[1]), 'settle', settled()) for _ in range(2)]"
     )
     subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=True)
     ledger = Ledger(url)

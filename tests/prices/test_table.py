@@ -59,8 +59,8 @@ def litellm_cost() -> Iterator[LiteLLMCost]:
             CacheCreationTokenDetails,
             CompletionTokensDetailsWrapper,
             PromptTokensDetailsWrapper,
+            Usage as LiteLLMUsage,
         )
-        from litellm.types.utils import Usage as LiteLLMUsage
 
     def cost(name: str, used: Usage) -> float:
         prompt, completion = used.prompt_tokens or 0, used.completion_tokens or 0

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.analytics import get_llm_costs, print_llm_costs
 from shared.errors import ConfigurationError, StoreError
@@ -24,7 +23,7 @@ from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.reports.formats import render
 from shared.scope import scope
-from tests.support.ledger_rows import rows, settled, started, write
+from tests.support.ledger_rows import rows, settled, started, submit, write
 
 
 def spend(ledger: Ledger, provider: str, model: str, count: int, nano: int, **changes: Any) -> None:
@@ -32,7 +31,7 @@ def spend(ledger: Ledger, provider: str, model: str, count: int, nano: int, **ch
     for number in range(count):
         cost = nano // count + (nano % count if number == 0 else 0)
         row = settled(ts_us=now_us(), provider=provider, model=model, cost_nano=cost, **changes)
-        ledger.submit("settle", row, {})
+        submit(ledger, "settle", row, {})
     ledger.flush()
 
 
@@ -150,7 +149,7 @@ def written(ledger: Ledger) -> list[dict[str, Any]]:
         started(ts_us=now_us(), conversation='quote " comma , and\nbreak'),
     ]
     for row in found:
-        ledger.submit("start" if row["status"] == "started" else "settle", row, {"customer": "acme"})
+        submit(ledger, "start" if row["status"] == "started" else "settle", row, {"customer": "acme"})
     ledger.flush()
     return found
 

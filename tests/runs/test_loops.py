@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from agency_swarm import Agency
 from agents import function_tool, set_tracing_disabled
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from shared.errors import AllModelsFailed, BudgetExceeded, LLMError, LoopStopped, ModelNotAllowed, RateLimitError
 from shared.ledger.store import Ledger

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import sqlalchemy as sa
 
+from shared.budget import Limit
 from shared.internal.clock import new_id, now_us
+from shared.ledger.accounts import Admission
+from shared.ledger.row import AttemptRow
 from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, rollup
 from shared.ledger.store import Ledger
+from shared.ledger.writes import Expired, stored
 
 NOON_US = 1_795_521_600_000_000  # 2026-11-24T12:00Z
 
@@ -72,5 +78,27 @@ def assert_exact(ledger: Ledger) -> None:
     assert sums(rows(ledger, rollup)) == sums(rows(ledger))
 
 
+def submit(
+    ledger: Ledger,
+    kind: str,
+    row: dict[str, Any],
+    labels: Mapping[str, str] | None = None,
+    limits: Sequence[Limit] = (),
+) -> Future[Admission]:
+    """Hand an entry to the ledger: "start", "settle", "expire", "event" or "metadata"."""
+    match kind:
+        case "start":
+            return ledger.start(AttemptRow(**row, labels=labels or {}), limits)
+        case "settle":
+            return ledger.settle(AttemptRow(**row, labels=labels or {}), limits)
+        case "expire":
+            return ledger._submit(Expired(stored(AttemptRow(**row))))
+        case "event":
+            ledger.record(row)
+        case "metadata":
+            ledger.annotate(row["attempt_id"], row["metadata"])
+    return ledger._submit(None)
+
+
 def write(ledger: Ledger, kind: str, row: dict[str, Any], **labels: str) -> None:
-    ledger.submit(kind, row, labels).result(timeout=30)
+    submit(ledger, kind, row, labels).result(timeout=30)
