@@ -128,6 +128,18 @@ class LLMClient:
         **kw: Any,
     ) -> LLMStream: ...
 
+    @overload
+    async def achat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **kw: Any,
+    ) -> LLMResponse | LLMStream: ...
+
     async def achat_completion(
         self,
         messages: Messages,
@@ -167,6 +179,18 @@ class LLMClient:
         stream: Literal[True],
         **kw: Any,
     ) -> LLMStream: ...
+
+    @overload
+    def chat_completion(
+        self,
+        messages: Messages,
+        model: str | None = None,
+        fallback_models: Sequence[str] | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        **kw: Any,
+    ) -> LLMResponse | LLMStream: ...
 
     def chat_completion(self, *args: Any, **kw: Any) -> LLMResponse | LLMStream:
         """

@@ -22,14 +22,6 @@ _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 _NO_KEYS: Mapping[str, SecretStr] = MappingProxyType({})
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One entering of a scope, and where it leads back to; nowhere once it has been left."""
-
-    manager: _ScopeManager
-    outer: Scope | None
-
-
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Who is calling; every attempt that the ledger records carries it."""
@@ -50,7 +42,8 @@ class Scope:
     pending: PendingCalls = field(default_factory=PendingCalls, repr=False, compare=False)
     # Of the labels in force, the narrowest last.
     spend: tuple[ScopeSpend, ...] = field(default=(), repr=False, compare=False)
-    entries: tuple[_Entry, ...] = field(default=(), repr=False, compare=False)
+    # What entered this scope and those around it, the innermost last.
+    managers: tuple[_ScopeManager, ...] = field(default=(), repr=False, compare=False)
 
     def may_see(self, limit: Limit) -> bool:
         """Whether what a limit has left may be told here: agents inside labels learn nothing of what others spend."""
@@ -69,33 +62,41 @@ def current_scope() -> Scope:
 
 class _ScopeManager:
     """
-    Enters a scope derived from the one it is entered in, and leaves it again.
+    Enters a scope derived from the one it is entered in, and leaves it again; once.
 
-    It holds nothing of its own, so that tasks and threads may share one: where a scope leads back to is written in the
-    context that is in it.
+    Web frameworks close generators late, out of order or in another request's context. So leaving a scope leaves all
+    that were entered inside it, leaving one that was left with another does nothing, and a context that is not inside
+    the scope stays as it is.
     """
 
-    def __init__(self, said: _Said) -> None:
-        self._said = said
+    def __init__(self, terms: _Terms) -> None:
+        self._terms = terms
+        self._outer: Scope | None = None
+        self._is_entered = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it was entered and left."""
+        return self._is_entered and self._outer is None
 
     def __enter__(self) -> Scope:
-        outer = _current.get()
-        inner = _narrowed(outer, self._said)
-        # Those that were left meanwhile are let go of, or a job that schedules itself inside would grow for ever.
-        around = (entry for entry in outer.entries if entry.outer is not None)
-        inner = replace(inner, entries=(*around, _Entry(self, outer)))
+        if self._is_entered:
+            raise ConfigurationError("A scope can be entered only once", hint="Write `with scope(...)` each time.")
+        self._is_entered, self._outer = True, _current.get()
+        inner = _narrowed(self._outer, self._terms)
+        # Without those that were left: a job that schedules itself inside would carry more of them each time.
+        around = (each for each in self._outer.managers if not each.is_left)
+        inner = replace(inner, managers=(*around, self))
         _current.set(inner)
         return inner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Web frameworks close generators late, out of order or in another request's context, which must stay as it is.
-        for entry in reversed(_current.get().entries):
-            if entry.manager is self and entry.outer is not None:
-                _current.set(entry.outer)
-                entry.outer = None
-                return
+        # Let go of: what a job that schedules itself leaves behind must not lead back to all that it left before.
+        outer, self._outer = self._outer, None
+        if outer is not None and self in _current.get().managers:
+            _current.set(outer)
 
     async def __aenter__(self) -> Scope:
         return self.__enter__()
@@ -105,8 +106,8 @@ class _ScopeManager:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a call of `scope` says, checked."""
+class _Terms:
+    """The arguments of `scope`, checked."""
 
     budgets: tuple[Budget, ...]
     models: tuple[str, ...] | None
@@ -115,35 +116,35 @@ class _Said:
     labels: Mapping[str, str]
 
 
-def _narrowed(outer: Scope, said: _Said) -> Scope:
+def _narrowed(outer: Scope, terms: _Terms) -> Scope:
     """
     The scope inside `outer`.
 
     Raises:
         ConfigurationError: It changes a label that something was given to, or its budget is for a label that is absent.
     """
-    changed = [name for name in sorted(outer.bound & said.labels.keys()) if outer.labels[name] != said.labels[name]]
+    changed = [name for name in sorted(outer.bound & terms.labels.keys()) if outer.labels[name] != terms.labels[name]]
     if changed:
         raise ConfigurationError(
             f"The label {changed[0]} was given a budget or keys, and cannot change inside",
             hint="Open the scope beside the other one; a worker that serves everybody starts outside of all.",
         )
-    labels = MappingProxyType({**outer.labels, **said.labels})
-    models = said.models
+    labels = MappingProxyType({**outer.labels, **terms.labels})
+    models = terms.models
     if models is not None and outer.models is not None:
         models = tuple(name for name in models if name in outer.models)
     alias = ",".join(f"{name}={value}" for name, value in sorted(labels.items())) or "scope"
     return replace(
         outer,
-        **said.attribution,
+        **terms.attribution,
         labels=labels,
         models=outer.models if models is None else models,
-        keys=MappingProxyType({**outer.keys, **said.keys}),
-        key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(said.keys, alias)}),
-        limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in said.budgets)))),
-        bound=outer.bound | labels.keys() if said.budgets or said.keys else outer.bound,
+        keys=MappingProxyType({**outer.keys, **terms.keys}),
+        key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(terms.keys, alias)}),
+        limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in terms.budgets)))),
+        bound=outer.bound | labels.keys() if terms.budgets or terms.keys else outer.bound,
         # What a tool waits for, claims and cancels includes the scopes that it opens itself.
-        pending=outer.pending if outer.tool and "tool" not in said.attribution else PendingCalls(),
+        pending=outer.pending if outer.tool and "tool" not in terms.attribution else PendingCalls(),
         spend=outer.spend if labels == outer.labels else _scope_spend(outer, labels),
     )
 
@@ -204,7 +205,7 @@ def scope(
         raise ConfigurationError("models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
     attribution = {"tool": tool, "agent": agent, "run": run, "conversation": conversation, "from_agent": from_agent}
     return _ScopeManager(
-        _Said(
+        _Terms(
             budgets_of(budget),
             None if models is None else tuple(models),
             {provider: _secret(provider, key) for provider, key in (keys or {}).items()},

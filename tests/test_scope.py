@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import gc
 import threading
 import uuid
@@ -162,8 +161,8 @@ def test_whose_budget_it_is() -> None:
 
 def test_a_budget_entered_again_is_the_same_one() -> None:
     """A scope inside itself does not pile up its budgets, however often."""
-    manager = scope(customer="acme", budget=[Budget(1), Budget(2, "day")])
-    with manager as first, manager, manager as third:
+    terms: dict[str, Any] = {"customer": "acme", "budget": [Budget(1), Budget(2, "day")]}
+    with scope(**terms) as first, scope(**terms), scope(**terms) as third:
         assert third.limits == first.limits
         assert len(third.limits) == 2
 
@@ -277,24 +276,6 @@ def test_leaving_in_any_order_ends_outside(data: st.DataObject) -> None:
     in_a_copy(story)
 
 
-def test_tasks_may_share_one_manager() -> None:
-    """A scope kept in a variable and entered by many tasks at once leads each of them back to where it was."""
-    shared = scope(step="draft")
-
-    async def work(customer: str, turns: int) -> None:
-        with scope(customer=customer) as own:
-            with shared as inside:
-                assert inside.labels == {"customer": customer, "step": "draft"}
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-            assert current_scope() is own
-
-    async def main() -> None:
-        await asyncio.gather(*(work(f"c{number}", turns) for number, turns in enumerate((5, 1, 3, 2, 4))))
-
-    asyncio.run(main())
-
-
 def test_a_job_that_schedules_itself_does_not_grow() -> None:
     """A job that starts its own next turn from inside its scope keeps nothing of the turns before."""
     seen: list[weakref.ref[Any]] = []
@@ -302,7 +283,7 @@ def test_a_job_that_schedules_itself_does_not_grow() -> None:
     async def turn(left: int) -> None:
         with scope(job="tick", turn=str(left)) as inside:
             seen.append(weakref.ref(inside.pending))
-            assert max(len(inside.spend), len(inside.entries)) <= 2
+            assert max(len(inside.spend), len(inside.managers)) <= 2
             following = asyncio.create_task(turn(left - 1)) if left else None
         del inside
         if following is not None:
@@ -339,13 +320,14 @@ def test_totals_are_those_of_the_labels() -> None:
     assert other.nano(acme.spend) == 0
 
 
-def test_one_manager_can_be_entered_again_and_copied() -> None:
-    """`scope(...)` can be kept and entered several times, nested as well; each time narrows what is around it."""
-    manager = scope(models=["a", "b"], customer="acme")
-    with scope(models=["b"]), manager as first, manager as second, copy.copy(manager) as third:
-        assert first.models == second.models == third.models == ("b",)
-    with manager as alone:
-        assert alone.models == ("a", "b")
+def test_a_scope_is_entered_once() -> None:
+    """What `scope(...)` returns can be entered once, so that where it leads back to is never in doubt."""
+    manager = scope(customer="acme")
+    with manager, pytest.raises(ConfigurationError, match="only once"):
+        manager.__enter__()
+    assert current_scope() == Scope()
+    with pytest.raises(ConfigurationError, match="only once"):
+        manager.__enter__()
 
 
 def test_an_exception_leaves_the_scope() -> None:

@@ -85,7 +85,7 @@ def test_a_bad_night(hosted: Double, ledger: Ledger) -> None:
 
         async def one(stream: bool) -> str:
             async with gate:
-                answer = await client.achat_completion(HELLO, model=MINI, fallback_models=[HAIKU, FLASH], stream=stream)
+                answer: Any = await client.achat_completion(HELLO, MINI, [HAIKU, FLASH], stream=stream)
                 return "".join([chunk async for chunk in answer]) if stream else answer.content
 
         return await asyncio.gather(*(one(number % 2 == 0) for number in range(1000)))
@@ -241,7 +241,7 @@ def test_ten_thousand_calls_leave_nothing_behind(hosted: Double, ledger: Ledger)
         async def worker(numbers: range) -> None:
             for number in numbers:
                 stream = number % 4 == 0
-                answer = await client.achat_completion(HELLO, model=MINI, fallback_models=[FLASH], stream=stream)
+                answer: Any = await client.achat_completion(HELLO, MINI, [FLASH], stream=stream)
                 if stream:
                     async for _ in answer:
                         if number % 8 == 0:
