@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(after, encoding="utf-8")
             print(f"{name} written")  # noqa: T201 - a script's progress
     if check and stale:
-        print("Stale; `make docs` writes them anew.")  # noqa: T201
+        print("Stale; `make docs` updates them.")  # noqa: T201
     return int(check and stale)
 
 
@@ -84,7 +84,7 @@ def documents() -> list[Path]:
 
 
 def fill(text: str) -> str:
-    """`text` with its generated blocks made anew."""
+    """`text` with its generated blocks updated."""
     return _BLOCK.sub(lambda block: f"{block[1]}\n{_BLOCKS[block[2]]().strip()}\n\n{block[3]}", text)
 
 
@@ -119,7 +119,7 @@ def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def keys_table() -> str:
-    """Every provider with a key variable worth naming."""
+    """Every provider whose key variable is worth naming."""
     rows = [
         (f"`{provider}`", " or ".join(f"`{name}`" for name in names), f"`{model}`" if model else "")
         for provider, names, model in key_rows()
@@ -130,14 +130,14 @@ def keys_table() -> str:
 def env_example() -> str:
     """The whole of .env.example: everything that may be set, commented out."""
     lines = [
-        "# Copy to .env and uncomment what you need; the environment wins over .env, and an empty value is no value.",
+        "# Copy to .env and uncomment what you need. The environment wins over .env; empty values are ignored.",
         "# Written by docs/generate.py (make docs).",
         "",
         "# --- Provider keys: set at least one, or use local/smollm2-135m ---",
         "",
         *(f"# {names[0]}=" for _, names, _ in key_rows()),
         "",
-        "# --- Endpoints of your own: <PROVIDER>_API_BASE or <PROVIDER>_BASE_URL, such as ---",
+        "# --- Your own endpoints: <PROVIDER>_API_BASE or <PROVIDER>_BASE_URL, for example ---",
         "",
         "# OPENAI_BASE_URL=https://llm.example.com/v1",
         "# OLLAMA_API_BASE=http://localhost:11434",
@@ -176,7 +176,7 @@ def image_models_table() -> str:
         more = [*(f"background {ground}" for ground in row.backgrounds[:1]), *row.formats]
         sizes = f"{', '.join((*row.sizes, *row.ratios))}{step}{levels}"
         rows.append((names, sizes, ", ".join(row.qualities), start, ", ".join(more), row.source))
-    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "More", "Source")
+    head = ("Model", "Sizes or ratios", "Quality", "Images to start from", "Other options", "Source")
     return _table(head, rows)
 
 
@@ -217,8 +217,8 @@ def columns_list() -> str:
     tables = {
         "Each attempt": schema.attempt,
         "Each label of an attempt": schema.label,
-        "Each event that `record_event` or a tool's run leaves": schema.event,
-        "Sums of each quarter of an hour": schema.rollup,
+        "Each event from `record_event` or from the run of a tool": schema.event,
+        "Sums for each quarter of an hour": schema.rollup,
     }
     return "\n".join(f"- {what}: {_columns(table)}." for what, table in tables.items())
 
@@ -229,7 +229,7 @@ def _columns(table: sa.Table) -> str:
 
 # Errors
 
-# What the flow and the client raise themselves, beside what a provider's answer stands for. `completed` is billed.
+# What the flow and the client raise themselves, beside the errors of providers' answers. `completed` is billed.
 _RAISED_BY_US: Mapping[str, frozenset[str]] = {
     "AuthenticationError": frozenset({"not_sent"}),
     "BadResponse": frozenset({"completed"}),
@@ -251,14 +251,14 @@ _MORE_THAN_TOKENS = frozenset({"perplexity"})
 _CANDIDATE = Candidate("openai/gpt-5.4-mini", "openai/gpt-5.4-mini", "openai", "gpt-5.4-mini", UNKNOWN)
 _REPLIES: Sequence[tuple[str, int, str]] = (
     ("400, 422", 400, ""),
-    ("400 that speaks of the context window", 400, "maximum context length is 128000 tokens"),
-    ("400, 403 that speaks of content rules", 400, "rejected by the content policy"),
+    ("400 about the context window", 400, "maximum context length is 128000 tokens"),
+    ("400, 403 about content rules", 400, "rejected by the content policy"),
     ("401, 403", 401, ""),
-    ("402, or a 4xx that speaks of credit", 402, ""),
+    ("402, or a 4xx about credit", 402, ""),
     ("404, 410", 404, ""),
     ("408", 408, ""),
     ("413", 413, ""),
-    ("413, 429 that says one request is over the limit per minute", 429, "Request too large for gpt on tokens per min"),
+    ("413, 429 about one request above the limit per minute", 429, "Request too large for gpt on tokens per min"),
     ("429", 429, ""),
     ("429 insufficient_quota", 429, "insufficient_quota"),
     ("500, 502, 504", 500, ""),
@@ -284,7 +284,7 @@ def _events() -> Iterator[tuple[str, LLMError]]:
 
 
 def wire_table() -> str:
-    """What an answer or a fault of the network becomes."""
+    """Which error each answer or network fault becomes."""
     rows = [(what, f"`{error.error_type}`", _charged({error.outcome})) for what, error in _events()]
     return _table(("What happens", "Error", "Charged?"), rows)
 
@@ -294,7 +294,7 @@ def errors_table() -> str:
     seen: dict[str, set[str]] = {name: set(outcomes) for name, outcomes in _RAISED_BY_US.items()}
     for _, error in _events():
         seen.setdefault(error.error_type, set()).add(error.outcome)
-    head = ("Error", "Meaning", "Asked again?", "Next model?", "Charged?", "What to do")
+    head = ("Error", "Meaning", "Retried?", "Next model?", "Charged?", "What to do")
     return _table(head, [_error_row(depth, kind, seen) for depth, kind in tree(LLMError)])
 
 
@@ -310,13 +310,13 @@ def _error_row(depth: int, kind: type[LLMError], seen: Mapping[str, set[str]]) -
     name = f"{'↳ ' * depth}`{kind.__name__}`"
     meaning = (kind.__doc__ or "").strip()
     if kind is errors.AllModelsFailed:
-        return name, meaning, "no", "no", "the sum of `.failures`", "See `.failures`, one by one."
+        return name, meaning, "no", "no", "the sum of `.failures`", "See each error in `.failures`."
     if not _is_raised(kind):
         meaning += " Nothing raises it yet."
     again = "yes" if kind.action == "retry" else "no"
     following = "yes" if kind.action in ("retry", "next") else "no"
     hint = "Use the successor that it names." if kind is errors.ModelRetired else kind.hint
-    return name, meaning, again, following, _charged(seen[kind.__name__]), hint or "Do what its message says."
+    return name, meaning, again, following, _charged(seen[kind.__name__]), hint or "Follow its message."
 
 
 def _is_raised(kind: type[LLMError]) -> bool:
@@ -329,11 +329,11 @@ def _charged(outcomes: Iterable[str]) -> str:
     return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
 
 
-# Faults, from the table that the tests hold the client to
+# Faults, from the table that the tests check the client against
 
 
 def fault_tables() -> str:
-    """Every fault of the matrix, and what comes of it."""
+    """Every fault of the matrix, and its result."""
     head = ("Fault", "In", "The caller gets", ">Attempts", "Next model?", "Recorded", "Cost", "In time")
     return "\n\n".join(f"### {name}\n\n{_table(head, map(_fault_row, cases))}" for name, cases in _faults())
 
@@ -365,17 +365,17 @@ def _time_bound(case: FaultCase) -> str:
         case "idle":
             return f"`timeout` of silence, at most {flow.IDLE_TIMEOUT_S:g} s"
         case "retry-after":
-            return f"as long as it says, at most {retry_schedule.MAX_RETRY_AFTER_S:g} s"
+            return f"as long as `Retry-After` says, at most {retry_schedule.MAX_RETRY_AFTER_S:g} s"
     if case.door != "open":
         return f"{transport.CONNECT_TIMEOUT_S:g} s for each"
-    return "at once" if case.asked == 1 else "at once, and the pauses between"
+    return "at once" if case.asked == 1 else "at once, with pauses in between"
 
 
 # Prices
 
 
 def priced_models() -> dict[str, Rates]:
-    """Today's chat models that this package suggests, falls forward to or prices itself, dearest output first."""
+    """Current chat models that this package suggests, upgrades to or prices itself, the most expensive output first."""
     facts = model_facts()
     names = [
         *facts["suggested"].values(),
@@ -424,9 +424,9 @@ def savings_table() -> str:
         if name.partition("/")[0] not in _MORE_THAN_TOKENS
     }
     ordered = sorted(costs.items(), key=lambda item: (-item[1], item[0]))
-    dearest, most = ordered[0]
+    top, most = ordered[0]  # the most expensive
     rows = [(f"`{name}`", f"${cost:.2f}", f"{1 - cost / most:.0%}" if cost < most else "") for name, cost in ordered]
-    head = ("Model", f">{CALLS:,} calls of {PROMPT_TOKENS:,} + {COMPLETION_TOKENS:,} tokens", f">Less than `{dearest}`")
+    head = ("Model", f">{CALLS:,} calls of {PROMPT_TOKENS:,} + {COMPLETION_TOKENS:,} tokens", f">Less than `{top}`")
     return _table(head, rows)
 
 
@@ -440,7 +440,7 @@ def _fenced(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a head that begins with ">" makes its column flush right."""
+    """A Markdown table; a head that begins with ">" aligns its column to the right."""
     rule = ["---:" if name.startswith(">") else "---" for name in head]
     lines = [[name.lstrip(">") for name in head], rule, *(list(row) for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in line) + " |" for line in lines)
