@@ -83,7 +83,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
 def _waiting(ledger: Ledger) -> Iterator[Finding]:
     if ledger.waiting:
         yield Finding("records", "problem", f"{ledger.waiting:,} waiting to be written, in {ledger.waiting_in}")
-    for file in ledger.refused():
+    for file in ledger.dead_letters():
         yield Finding("records", "problem", f"some were rejected and are in no report; check {file}, then delete it")
 
 

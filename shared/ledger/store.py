@@ -115,8 +115,10 @@ class Ledger:
                 self._set_aside(item)
 
     def _refuse(self, item: _Item) -> None:
-        self._spool.refuse(item.entry)
-        logger.warning("The ledger %s does not take a record; it was set aside in %s.", self.name, self.refused()[0])
+        self._spool.add_dead_letter(item.entry)
+        logger.warning(
+            "The ledger %s does not take a record; it was set aside in %s.", self.name, self.dead_letters()[0]
+        )
 
     def _take_in(self, items: list[_Item], refused: Callable[[_Item], None]) -> None:
         """Write the entries; where one of them stands in the way, the others, and do with that one what is told."""
@@ -244,9 +246,9 @@ class Ledger:
         """Where they wait."""
         return self._spool.path
 
-    def refused(self) -> list[Path]:
+    def dead_letters(self) -> list[Path]:
         """Files of records that no ledger takes."""
-        return self._spool.refused()
+        return self._spool.dead_letters()
 
     def check_writable(self) -> None:
         """
