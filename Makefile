@@ -1,4 +1,4 @@
-# Everything that is done with this repository; CI runs the same. GNU make 3.81 (macOS) and later.
+# All development tasks of this repository; CI runs the same targets. GNU make 3.81 (macOS) and later.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -7,10 +7,10 @@
 PY := .venv/bin/python
 PYTHON_VERSION := $(shell cat .python-version)
 
-# A uv that works, else the locked one, fetched with pip.
+# A working uv, or else the locked one, fetched with pip.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
-# uv trusts what pip trusts: the system's certificates (the second is its name in older releases).
+# uv trusts the same certificates as pip: the system's (the second variable is its name in older releases).
 UV_SYSTEM_CERTS ?= 1
 UV_NATIVE_TLS ?= 1
 export UV_SYSTEM_CERTS UV_NATIVE_TLS
@@ -18,46 +18,46 @@ export UV_SYSTEM_CERTS UV_NATIVE_TLS
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.ready ## An agent writes text, pays for it and reports the bill; with no key, on a local model
+demo: .venv/.ready ## Run an agent that writes text and reports what it cost; without a key, on a local model
 	@$(PY) examples/quickstart.py
 
-test: .venv/.ready ## The whole test suite, without network
+test: .venv/.ready ## Run the whole test suite, without network
 	$(PY) -m pytest
 
-record: .venv/.ready ## Record the cassettes anew, from the provider double and the local model
+record: .venv/.ready ## Re-record the cassettes, from the provider double and the local model
 	$(PY) -m pytest -n0 --record-mode=all tests
 
-record-live: .venv/.ready ## Record a provider's cassettes from its real endpoint: PROVIDER=openai, with its key set
+record-live: .venv/.ready ## Re-record a provider's cassettes from its real endpoint: PROVIDER=openai, with its key set
 	@$(PY) -m pytest -n0 --record-mode=all --live="$(PROVIDER)" tests
 
-check: .venv/.ready ## Lint, format, types and layers
+check: .venv/.ready ## Check lint, format, types and layers
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-soak: .venv/.ready ## What takes long: kills, races, thousands of calls
+soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 tests/soak
 
-bench: .venv/.ready ## What a call costs beside the provider's own time
+bench: .venv/.ready ## Measure the overhead of a call on top of the provider's own time
 	$(PY) benchmarks/overhead.py
 
-docs: .venv/.ready ## Write the generated parts of README.md, docs/ and .env.example anew
+docs: .venv/.ready ## Regenerate the generated parts of README.md, docs/ and .env.example
 	$(PY) docs/generate.py
 
 COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version $(PYTHON_VERSION) \
   --no-header --no-annotate -q $(if $(UPGRADE),--upgrade)
 
-lock: .venv/.ready ## Write requirements.lock and requirements.txt anew; UPGRADE=1 takes the newest versions
+lock: .venv/.ready ## Regenerate requirements.lock and requirements.txt; UPGRADE=1 takes the newest versions
 	$(COMPILE) --generate-hashes --all-extras --group dev -o requirements.lock
 	$(COMPILE) -o requirements.txt
 
-clean: ## Remove what was fetched, built and cached
+clean: ## Remove everything fetched, built or cached
 	rm -rf .venv .uv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment: exactly what requirements.lock names, hashes checked, and this checkout. `-t 2`: uv shows its
-# progress to people only. Compiled at once, since thousands of modules are imported anew by every process.
+# The environment: exactly what requirements.lock names, with hashes checked, plus this checkout. `-t 2`: uv shows
+# progress only on a terminal. Bytecode is compiled now, because every process imports thousands of modules.
 .venv/.ready: requirements.lock pyproject.toml .python-version | $(filter .uv/bin/uv,$(UV))
 	@case "$$($(PY) --version 2>&1)" in \
 	  "Python $(PYTHON_VERSION)."*) ;; \
@@ -70,7 +70,7 @@ clean: ## Remove what was fetched, built and cached
 	@$(UV) pip install -q --python $(PY) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The uv of requirements.lock with its hashes, by whichever Python has pip; `--target` is no system install (PEP 668).
+# The uv from requirements.lock, with its hashes, by any Python that has pip; PEP 668 allows `--target` installs.
 .uv/bin/uv: | requirements.lock
 	@echo "Fetching uv into .uv with pip." >&2
 	@mkdir -p .uv

@@ -1,8 +1,8 @@
-"""Puts the package's name into its own imports, when a wheel is built.
+"""Build hook: puts the package's name into its own imports when a wheel is built.
 
 In a checkout the names are `tools` and `shared`; a user's project may have its own, so the wheel holds the same files
-as `agentswarm_tools.tools` and `agentswarm_tools.shared`. Only import statements change, at their places in the
-source, so everything else stays as it was written. What cannot be changed so is refused.
+as `agentswarm_tools.tools` and `agentswarm_tools.shared`. Only import statements are edited, in place, so everything
+else stays as it was written. An import that cannot be edited this way is an error.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BY_NAME = frozenset({"import_module", "__import__", "run_module"})
 
 
 class _Place(NamedTuple):
-    """Where a module is named: line from 1, and column in bytes from 0, as `ast` counts."""
+    """Where a module is named: line from 1 and column in bytes from 0, as in `ast`."""
 
     line: int
     column: int
 
 
 class WheelHook(BuildHookInterface[BuilderConfig]):
-    """Gives hatchling the changed files in place of the checkout's; an editable install keeps the checkout's."""
+    """Gives hatchling the edited files instead of the checkout's; an editable install keeps the checkout's."""
 
     _changed: tempfile.TemporaryDirectory[str] | None = None
 
@@ -49,22 +49,22 @@ class WheelHook(BuildHookInterface[BuilderConfig]):
             build_data["force_include"][str(changed)] = file.distribution_path
 
     def finalize(self, *_: Any) -> None:
-        """Called by hatchling when the wheel is there."""
+        """Called by hatchling when the wheel is built."""
         if self._changed is not None:
             self._changed.cleanup()
 
 
 def rewrite(source: bytes, name: str) -> bytes:
     """
-    The same source with `agentswarm_tools.` before each `shared` and `tools` that it imports.
+    The source with `agentswarm_tools.` in front of each `shared` and `tools` that it imports.
 
     Args:
-        source: A module, in UTF-8.
+        source: A module's source, in UTF-8.
 
-        name: What to call it in an error.
+        name: Its name, for error messages.
 
     Raises:
-        ValueError: It names one of our modules in a way that this cannot change.
+        ValueError: It names one of our modules in a way that cannot be edited.
     """
     lines = source.splitlines(keepends=True)
     for place in sorted(_places(ast.parse(source, name), lines, name), reverse=True):
@@ -87,12 +87,12 @@ def _places(tree: ast.AST, lines: list[bytes], name: str) -> Iterator[_Place]:
                     continue
                 if alias.asname is None:
                     raise ValueError(
-                        f"{name}:{alias.lineno}: `import {alias.name}` needs a name that the wheel has too: "
+                        f"{name}:{alias.lineno}: `import {alias.name}` binds a name that the wheel does not have: "
                         f"write `from ... import ...` or `import {alias.name} as ...`"
                     )
                 yield _Place(alias.lineno, alias.col_offset)
         elif isinstance(node, ast.Constant | ast.Call) and (text := _named_in_text(node)):
-            raise ValueError(f'{name}:{node.lineno}: "{text}" names a module in text, which a wheel does not change')
+            raise ValueError(f'{name}:{node.lineno}: "{text}" names a module in a string, which the wheel keeps as is')
 
 
 def _is_moved(module: str) -> bool:
@@ -100,7 +100,7 @@ def _is_moved(module: str) -> bool:
 
 
 def _named_in_text(node: ast.Constant | ast.Call) -> str | None:
-    """The module of ours that a string names: any "shared.x", and "shared" where it is to be imported."""
+    """Our module that a string names: any "shared.x", or "shared" in a call that imports by name."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) and _MODULE_NAME.fullmatch(node.value) else None
     called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -1,4 +1,4 @@
-"""agentswarm-tools: text and images from any model for agency-swarm agents, and an auditable bill."""
+"""agentswarm-tools: text and images from any model for agency-swarm agents, with an auditable bill."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used (PEP 562): agency-swarm and LiteLLM take seconds, this module none."""
+    """Import a name when it is first used (PEP 562): agency-swarm and LiteLLM take seconds to import."""
     home: Any
     match name:
         case "budgeted" | "track_agency":

@@ -1,8 +1,8 @@
-"""What a call costs beside the provider's own time: our client, LiteLLM's and plain httpx at one loopback server.
+"""The overhead of a call: our client, LiteLLM's and plain httpx against the same loopback server.
 
 Run with: make bench
 
-Figures are medians and ratios within one run; machines differ, so only the ratios mean something.
+Figures are medians and ratios within one run; machines differ, so only the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def median_ms(call: Callable[[], object]) -> float:
 
 
 def per_second(call: Callable[[], object]) -> float:
-    """Calls a second from several threads."""
+    """Calls per second from several threads."""
 
     def work() -> None:
         for _ in range(CALLS // THREADS):
@@ -60,19 +60,19 @@ def per_second(call: Callable[[], object]) -> float:
 
 
 def contestants(base: str) -> dict[str, Callable[[], object]]:
-    """What is compared, by name."""
+    """The calls to compare, by name."""
     with quiet_litellm():
         import litellm
     plain = httpx.Client()
     headers = {"authorization": "Bearer sk-test-0123456789"}
     body = {"model": MODEL, "messages": MESSAGES}
     tracked, untracked = LLMClient(), LLMClient(enable_cost_tracking=False)
-    ask = {"model": f"openai/{MODEL}", "messages": MESSAGES, "api_base": base, "api_key": "sk-test-0123456789"}
+    request = {"model": f"openai/{MODEL}", "messages": MESSAGES, "api_base": base, "api_key": "sk-test-0123456789"}
     return {
         "httpx": lambda: plain.post(f"{base}/chat/completions", json=body, headers=headers).json(),
         "ours, tracking off": lambda: untracked.chat_completion(MESSAGES, model=f"openai/{MODEL}"),
         "ours, each call in the ledger": lambda: tracked.chat_completion(MESSAGES, model=f"openai/{MODEL}"),
-        "litellm.completion": lambda: litellm.completion(**ask, max_retries=0),
+        "litellm.completion": lambda: litellm.completion(**request, max_retries=0),
     }
 
 
@@ -84,9 +84,9 @@ def main() -> None:
         os.environ["OPENAI_BASE_URL"] = double.api_base("openai")
         os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
         with console.status("Loading LiteLLM ..."):
-            ways = contestants(double.api_base("openai"))
+            calls = contestants(double.api_base("openai"))
         for number in range(ROUNDS):
-            for name, call in ways.items():
+            for name, call in calls.items():
                 console.print(f"round {number + 1} of {ROUNDS}: {name}")
                 call()
                 rows.setdefault(name, []).append((median_ms(call), per_second(call)))
@@ -96,7 +96,12 @@ def main() -> None:
     }
     base_ms, base_rate = medians["httpx"]
     table = Table(
-        "Client", "ms a call", "x httpx", f"calls/s, {THREADS} threads", "share of httpx", title=sys.version.split()[0]
+        "Client",
+        "ms per call",
+        "x httpx",
+        f"calls/s, {THREADS} threads",
+        "share of httpx",
+        title=sys.version.split()[0],
     )
     for name, (ms, rate) in medians.items():
         table.add_row(name, f"{ms:.2f}", f"{ms / base_ms:.1f}", f"{rate:.0f}", f"{rate / base_rate:.2f}")

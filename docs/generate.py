@@ -36,8 +36,7 @@ from shared.models.image_options import IMAGE_MODELS
 from shared.models.keys import KEY_VARIABLES, key_variables
 from shared.prices.cost import token_cost
 from shared.prices.table import UNKNOWN, model_facts, table_version
-from shared.providers import errors as provider_errors
-from shared.providers import transport
+from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
 from shared.types import Candidate, Rates, Usage
 from tests.support import fault_cases

@@ -1,9 +1,9 @@
-"""An agent that asks again and again is stopped by the budget of its run, before the turn that would break it.
+"""An agent that keeps calling its model is stopped by the budget of its run, before the turn that would exceed it.
 
 Run with: uv run examples/budgeted_agent.py (in a checkout)
 
-With no key the provider is SCRIPTED: a server on this machine that says what a provider might say. With OPENAI_API_KEY
-set it is OpenAI (it costs less than a cent). The agent, its tool, the client, the prices and the ledger are real.
+Without a key the provider is SCRIPTED: a server on this machine that answers as a provider might. With OPENAI_API_KEY
+set it is OpenAI (for less than a cent). The agent, its tool, the client, the prices and the ledger are real.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ BUDGET = Budget(0.002, "run")
 class ReadPage(BaseTool):
     """Read one page of the report."""
 
-    number: int = Field(..., ge=1, description="Which page.")
+    number: int = Field(..., ge=1, description="Page number.")
 
     def _process(self) -> str:
-        console.print(f"  page {self.number} is read")
+        console.print(f"  reading page {self.number}")
         return f"Page {self.number}: see page {self.number + 1}."
 
 
 def script(double: Double) -> None:
-    """A model that turns page after page."""
+    """Script a model that reads page after page."""
     pages = count(1)
 
     def turn(_: Recorded) -> Reply:
@@ -70,7 +70,7 @@ async def ask(agency: Agency) -> Any:
 
 
 def main() -> None:
-    """Let the agent read until the money for its run is spent."""
+    """Let the agent read until the budget of its run is spent."""
     own_key = "OPENAI_API_KEY" in os.environ
     console.print(
         "OpenAI answers." if own_key else "The provider is SCRIPTED: a server on this machine. The rest is real."
@@ -84,7 +84,7 @@ def main() -> None:
         console.print("Loading LiteLLM at the first call (some seconds) ...")
         reader = Agent(
             name="Reader",
-            instructions="Read pages with ReadPage, one at a time, until one says nothing of another page.",
+            instructions="Read pages with ReadPage, one at a time, until one names no further page.",
             model=budgeted(MODEL, []),
             tools=[ReadPage],
         )

@@ -1,9 +1,9 @@
-"""A web app for two customers: each has its own key, models and budget; one hangs up, the other runs out of money.
+"""A web app for two customers with their own keys, models and budgets; one disconnects, one runs out of money.
 
 Run with: uv run examples/customers.py (in a checkout)
 
-With no key the provider is SCRIPTED: a server on this machine that says what a provider might say. With OPENAI_API_KEY
-set it is OpenAI, and both customers use that key (it costs less than a cent). Everything else is real: agency-swarm's
+Without a key the provider is SCRIPTED: a server on this machine that answers as a provider might. With OPENAI_API_KEY
+set it is OpenAI, and both customers use that key (for less than a cent). Everything else is real: agency-swarm's
 web server, its agents, the client, the prices and the ledger.
 """
 
@@ -26,7 +26,7 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True, markup=False)
 console.print("Loading agency-swarm (some seconds) ...")
 
-# agency-swarm's web server imports LiteLLM, which would look up prices in the network.
+# agency-swarm's web server imports LiteLLM, which would otherwise download its price table.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 from agency_swarm import Agency, Agent
@@ -44,23 +44,23 @@ from tools import CostReport
 MODEL = "openai/gpt-5.4-nano"
 TOKENS = {"token-a": "acme", "token-b": "bolt"}
 BUDGETS = {"acme": Budget(0.0008, "day"), "bolt": Budget(5.0, "month")}
-# Not in the environment, where agency-swarm would find it for whatever a request asks for.
+# Not in the environment, where agency-swarm would use it for any model that a request names.
 OWN_KEY = os.environ.pop("OPENAI_API_KEY", None)
 KEYS = {customer: OWN_KEY or f"scripted-{customer}" for customer in BUDGETS}
 
 
 class Customers:
-    """Opens a customer's scope around the whole of each request, streamed answers included."""
+    """Middleware that opens a customer's scope around each whole request, streamed answers included."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, connection: Any, receive: Any, send: Any) -> None:
-        """Called by the web server for each request; whoever has no token is nobody's customer."""
+        """Called by the web server for each request; one without a valid token is refused."""
         token = dict(connection["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
         if token not in TOKENS:
             await send({"type": "http.response.start", "status": 401, "headers": []})
-            await send({"type": "http.response.body", "body": b"no such customer"})
+            await send({"type": "http.response.body", "body": b"unknown customer"})
             return
         name = TOKENS[token]
         with scope(customer=name, budget=BUDGETS[name], models=[MODEL], keys={"openai": KEYS[name]}):
@@ -68,7 +68,7 @@ class Customers:
 
 
 def make_agency(load_threads_callback: Any = None) -> Agency:
-    """What each request is answered by."""
+    """The agency that answers a request."""
     desk = Agent(name="Desk", instructions="Answer in two sentences.", model=budgeted(MODEL, []), tools=[CostReport])
     return Agency(desk, load_threads_callback=load_threads_callback)
 
@@ -89,47 +89,47 @@ def serving(app: Any) -> Iterator[str]:
 
 
 class Visitor:
-    """Somebody with a customer's token, who asks over the web."""
+    """A web client with a customer's token."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
-        self._given: dict[str, Any] = {"headers": {"authorization": f"Bearer {token}"}, "timeout": 60}
+        self._options: dict[str, Any] = {"headers": {"authorization": f"Bearer {token}"}, "timeout": 60}
 
     def ask(self, question: str, *, words: int = 1000) -> str:
-        """The answer as it comes, or the error that ends it; hangs up after so many pieces of text."""
-        said: list[str] = []
+        """The streamed answer, or the error that ended it; disconnects after `words` pieces of text."""
+        pieces: list[str] = []
         body = {"message": question}
-        with httpx.stream("POST", f"{self._url}/desk/get_response_stream", json=body, **self._given) as response:
+        with httpx.stream("POST", f"{self._url}/desk/get_response_stream", json=body, **self._options) as response:
             for line in response.iter_lines():
                 event = json.loads(line[6:]) if line.startswith("data: {") else {}
                 data = event.get("data", {})
                 if data.get("type") == "error":
                     return f"ERROR: {data['content']}"
                 if data.get("data", {}).get("type") == "response.output_text.delta":
-                    said.append(data["data"]["delta"])
-                if len(said) == words:
-                    return f"{''.join(said)}... (hung up)"
-        return "".join(said)
+                    pieces.append(data["data"]["delta"])
+                if len(pieces) == words:
+                    return f"{''.join(pieces)}... (disconnected)"
+        return "".join(pieces)
 
     def report(self) -> str:
-        """What CostReport says to this customer."""
-        said = httpx.post(f"{self._url}/tool/CostReport", json={"days": 1}, **self._given).json()
-        return str(said["response"])
+        """The report that CostReport gives this customer."""
+        answer = httpx.post(f"{self._url}/tool/CostReport", json={"days": 1}, **self._options).json()
+        return str(answer["response"])
 
 
 def tour(url: str) -> None:
-    """What the two do."""
+    """Make the requests of both customers."""
     acme, bolt = Visitor(url, "token-a"), Visitor(url, "token-b")
     console.print("Loading LiteLLM at the first call (some seconds) ...")
     console.print(f"\n— bolt asks:\n{bolt.ask('Why is the sky blue?')}")
-    console.print(f"\n— bolt asks, and hangs up:\n{bolt.ask('Why is grass green?', words=3)}")
+    console.print(f"\n— bolt asks, and disconnects:\n{bolt.ask('Why is grass green?', words=3)}")
     answer = ""
     while not answer.startswith("ERROR"):
         answer = acme.ask("Why is snow white?")
         console.print(f"\n— acme asks:\n{answer}")
-    console.print(f"\n— bolt goes on:\n{bolt.ask('Why is the night dark?')}")
+    console.print(f"\n— bolt continues:\n{bolt.ask('Why is the night dark?')}")
     for name, visitor in (("acme", acme), ("bolt", bolt)):
-        console.print(f"\n— What {name} is told:\n{visitor.report()}")
+        console.print(f"\n— The report for {name}:\n{visitor.report()}")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""An agent makes an image, looks at it, and edits it once; then the bill of the image with its edit.
+"""An agent makes an image, looks at it and edits it once; then the bill for the image and its edit.
 
 Run with: uv run examples/generate_look_fix.py
 
-With a key (OPENAI_API_KEY or GEMINI_API_KEY) it is done for real, for about US$ 0.15. Without one the agent's turns are
-scripted, and the answers to its tools are replayed from a cassette.
+With a key (OPENAI_API_KEY or GEMINI_API_KEY) everything is real and costs about US$ 0.15. Without one, the agent's
+turns are scripted, and the answers to its tools are replayed from a cassette.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml  # type: ignore[import-untyped]  # its stubs are no dependency
+import yaml  # type: ignore[import-untyped]  # its stubs are not a dependency
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -58,13 +58,13 @@ SCRIPT = (
 
 
 class ScriptedTurns(Model):
-    """Stands in for the agent's own model where there is none."""
+    """Replaces the agent's own model when there is no key."""
 
     def __init__(self) -> None:
         self._calls = list(SCRIPT)
 
     async def get_response(self, *_args: Any, **_kwargs: Any) -> ModelResponse:
-        """The next tool call of the script, and a closing word when there is none left."""
+        """The next tool call of the script, or a closing message when none is left."""
         item: Any
         if self._calls:
             name, arguments = self._calls.pop(0)
@@ -73,27 +73,27 @@ class ScriptedTurns(Model):
                 type="function_call", id=number, call_id=number, name=name, arguments=json.dumps(arguments)
             )
         else:
-            word = ResponseOutputText(type="output_text", text="Done: see above.", annotations=[])
+            closing = ResponseOutputText(type="output_text", text="Done: see above.", annotations=[])
             item = ResponseOutputMessage(
-                id="last", type="message", role="assistant", status="completed", content=[word]
+                id="last", type="message", role="assistant", status="completed", content=[closing]
             )
         return ModelResponse(output=[item], usage=Usage(), response_id=None)
 
     def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
-        """This script is not streamed."""
+        """Not used: the script is not streamed."""
         raise NotImplementedError
 
 
 class Replay(httpx.AsyncBaseTransport):
-    """Answers with what a cassette holds, in its order."""
+    """Answers from a cassette, in its order."""
 
     def __init__(self, interactions: list[dict[str, Any]]) -> None:
-        self._left = interactions
+        self._remaining = interactions
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The next recorded answer, to the request that it was recorded for."""
+        """The next recorded answer, if the request is the one it was recorded for."""
         await request.aread()
-        recorded = self._left.pop(0)
+        recorded = self._remaining.pop(0)
         assert (request.method, str(request.url)) == (recorded["request"]["method"], recorded["request"]["uri"])  # noqa: S101
         answer = recorded["response"]
         headers = {name: values[0] for name, values in answer["headers"].items()}
@@ -101,12 +101,12 @@ class Replay(httpx.AsyncBaseTransport):
 
 
 def replay() -> None:
-    """Let every request of this process be answered by the cassette."""
+    """Answer every request of this process from the cassette."""
     cassette = yaml.safe_load(CASSETTE.read_text(encoding="utf-8"))
     console.print(
-        "No key is set: the agent's turns are SCRIPTED, and what its tools get is REPLAYED from\n"
+        "No key is set: the agent's turns are SCRIPTED, and the answers to its tools are REPLAYED from\n"
         f"{CASSETTE.relative_to(CASSETTE.parents[2])} (recorded from the {cassette['recorded_from']} on "
-        f"{cassette['recorded_on']}).\nThe pictures are plain colours; everything between is real."
+        f"{cassette['recorded_on']}).\nThe images are plain colours; everything in between is real."
     )
     interactions = list(cassette["interactions"])
     transport.network = lambda: Replay(interactions)
@@ -114,7 +114,7 @@ def replay() -> None:
 
 
 async def make_look_fix(model: Any) -> list[str]:
-    """Let an agent do the task; returns what its tools told it."""
+    """Let an agent do the task; returns the results of its tools."""
     artist = Agent(
         name="Artist",
         description="Makes images and checks them.",
@@ -123,18 +123,18 @@ async def make_look_fix(model: Any) -> list[str]:
         tools=[ImageGeneration, UnderstandImages],
     )
     result = await Agency(artist).get_response(TASK)
-    told = []
+    results = []
     for item in result.new_items:
         if item.type == "tool_call_output_item":
             first = item.output[0] if isinstance(item.output, list) else item.output
-            told.append(first.text if isinstance(first, ToolOutputText) else str(first))
-            console.print(f"\n{told[-1]}")
+            results.append(first.text if isinstance(first, ToolOutputText) else str(first))
+            console.print(f"\n{results[-1]}")
     console.print(f"\nAgent: {result.final_output}")
-    return told
+    return results
 
 
 def show_bill() -> None:
-    """What the image and its edit have cost together, and the whole bill."""
+    """Print the total cost of the image and its edit, and the whole bill."""
     for family in image_lineages():
         console.print(f"\n{', '.join(family.images)} cost ${family.cost:.6f} together ({family.calls} calls).")
     console.print()
@@ -142,7 +142,7 @@ def show_bill() -> None:
 
 
 def main() -> None:
-    """Run the tour."""
+    """Run the example."""
     set_tracing_disabled(True)
     makers, lookers = usable_models(TaskType.IMAGE_GENERATION), usable_models(TaskType.VISION)
     model: Any

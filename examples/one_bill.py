@@ -1,8 +1,8 @@
-"""Three agents, one below the other, and their tools on one bill, beside the provider's and agency-swarm's own.
+"""Three levels of agents and their tools on one bill, compared with the provider's and agency-swarm's own.
 
 Run with: uv run examples/one_bill.py (in a checkout; it needs no key)
 
-The provider is SCRIPTED: a server on this machine says what a provider might say, and counts what it would charge for.
+The provider is SCRIPTED: a server on this machine answers as a provider might, and counts what it would charge for.
 Everything else is real: the agents, the tools, the client, the prices and the ledger.
 """
 
@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 
 def script(double: Double) -> None:
-    """Chief writes a line and asks the Editor, who does the same and asks the Printer, who writes a line too."""
+    """Chief writes a line and asks Editor, who does the same and asks Printer, who writes a line too."""
 
     def turn(words: str, next_agent: str = "") -> None:
         calls = [ToolCall("TextGeneration", {"prompt": words, "model": TOOLS_MODEL})]
@@ -62,7 +62,7 @@ def script(double: Double) -> None:
 
 
 def make_agency() -> Agency:
-    """Three levels; every agent's own turns go through the client."""
+    """Three levels of agents, whose own turns go through the client."""
 
     def agent(name: str) -> Agent:
         return Agent(
@@ -77,7 +77,7 @@ def make_agency() -> Agency:
 
 
 def charged(double: Double) -> Decimal:
-    """US$ that the provider charges for what it says it counted."""
+    """US$ that the provider charges for the usage it reported."""
     total = Decimal(0)
     for bill in double.billed:
         for_input, for_output = PRICES[f"openai/{bill.model}"]
@@ -86,7 +86,7 @@ def charged(double: Double) -> Decimal:
 
 
 def show(result: Any, double: Double) -> None:
-    """The three figures, one below the other."""
+    """Print the three figures."""
     costs = get_llm_costs(days=1)
     say("Our bill, from the ledger:")
     for name, cost in costs["cost_by_agent"].items():

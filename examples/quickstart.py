@@ -2,7 +2,7 @@
 
 Run with: make demo (or: uv run --extra local examples/quickstart.py)
 
-With no key it uses a tiny local model, and the agent's own turns are scripted; with a provider's key set
+Without a key it uses a tiny local model, and the agent's own turns are scripted; with a provider's key set
 (OPENAI_API_KEY, ANTHROPIC_API_KEY, ...) the provider's model does both.
 """
 
@@ -39,13 +39,13 @@ from tools import CostReport, TextGeneration
 
 
 class ScriptedTurns(Model):
-    """Stands in for the agent's own model: a model of 135 million parameters cannot choose tools."""
+    """Replaces the agent's own model: a model with 135 million parameters cannot choose tools."""
 
     def __init__(self, calls: list[tuple[str, dict[str, Any]]]) -> None:
         self._calls = list(calls)
 
     async def get_response(self, *_args: Any, **_kwargs: Any) -> ModelResponse:
-        """The next tool call of the script, and a closing word when there is none left."""
+        """The next tool call of the script, or a closing message when none is left."""
         if self._calls:
             name, arguments = self._calls.pop(0)
             call_id = f"call_{len(self._calls)}"
@@ -53,14 +53,14 @@ class ScriptedTurns(Model):
                 type="function_call", id=call_id, call_id=call_id, name=name, arguments=json.dumps(arguments)
             )
         else:
-            word = ResponseOutputText(type="output_text", text="Done: see above.", annotations=[])
+            closing = ResponseOutputText(type="output_text", text="Done: see above.", annotations=[])
             item = ResponseOutputMessage(
-                id="last", type="message", role="assistant", status="completed", content=[word]
+                id="last", type="message", role="assistant", status="completed", content=[closing]
             )
         return ModelResponse(output=[item], usage=Usage(), response_id=None)
 
     def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
-        """This script is not streamed."""
+        """Not used: the script is not streamed."""
         raise NotImplementedError
 
 
@@ -96,7 +96,7 @@ async def agent_writes(model: str, scripted: bool) -> list[dict[str, Any]]:
 
 def stream(client: LLMClient, model: str) -> Any:
     """Stream one answer to the terminal."""
-    say(f"A streamed answer of {model}:")
+    say(f"A streamed answer from {model}:")
     chunks = client.chat_completion(
         [{"role": "user", "content": "Why is the sky blue? Answer in two sentences."}],
         model=model,
@@ -112,7 +112,7 @@ def stream(client: LLMClient, model: str) -> Any:
 
 def fall_back(client: LLMClient, model: str) -> Any:
     """The first model cannot be reached, so the next one answers."""
-    say(f"A fallback: unreachable-model is nowhere, {model} is next:")
+    say(f"A fallback: unreachable-model cannot be reached, so {model} answers:")
     response = client.chat_completion(
         [{"role": "user", "content": "Say hello in one short sentence."}],
         model="unreachable-model",
@@ -126,7 +126,7 @@ def fall_back(client: LLMClient, model: str) -> Any:
 
 
 def show_bill(responses: list[Any], written: list[dict[str, Any]]) -> None:
-    """The ledger's report, beside the sum of the calls above."""
+    """Print the ledger's report, and the sum of the calls above to compare."""
     say("The bill, from the ledger:")
     print_llm_costs(days=1)
     costs = get_llm_costs(days=1)
@@ -137,7 +137,7 @@ def show_bill(responses: list[Any], written: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the tour."""
+    """Run the example."""
     began = time.monotonic()
     keyed = usable_models()
     model = keyed[0] if keyed else LOCAL_MODEL
@@ -145,7 +145,7 @@ def main() -> None:
     if keyed:
         console.print(f"A key is set: {model} does the work.")
     else:
-        console.print(f"No provider key is set: {model} does the work. It is tiny: expect nonsense, but real nonsense.")
+        console.print(f"No provider key is set: {model} does the work. It is tiny: expect real answers, but nonsense.")
         local.ensure_running(on_progress=lambda line: console.print(f"{line} ..."))
     set_tracing_disabled(True)
     with tempfile.TemporaryDirectory() as folder:

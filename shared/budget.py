@@ -1,4 +1,4 @@
-"""What may be spent: the declaration of a budget, and the span of time that it covers."""
+"""Budgets: how they are declared, and the time window that each covers."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _LABEL = re.compile(r"[A-Za-z_]\w{0,59}")
 @dataclass(frozen=True, slots=True)
 class Budget:
     """
-    A limit that no call can break: what a call can cost at most is held before it is sent.
+    A spending limit that no call can exceed: the maximum cost of a call is held before it is sent.
 
     Args:
         limit_usd: US$, 0 or more.
 
-        window: What it is a limit for: one run (of an agent, else of this process), an hour, a day, a month of the
-            calendar, or all time.
+        window: What the limit applies to: one run (of an agent, else of this process), an hour, a day, a calendar
+            month, or all time.
 
-        scope: Whose spending counts together: "global" for everybody's, "agent", "tool" or "run" for each one's own,
-            else the name of a label, for each of its values.
+        scope: How spending is grouped: "global" counts all of it together; "agent", "tool" or "run" gives each of
+            them a limit of its own, and the name of a label gives one to each of its values.
 
-        tz: IANA time zone in which days and months begin. None: UTC. Hours are always those of UTC.
+        tz: IANA time zone of days and months. None: UTC. Hours are always UTC hours.
 
-        warn_at: Share of the limit, above 0 and up to 1, from which on a warning is logged.
+        warn_at: Fraction of the limit, above 0 and up to 1, at which a warning is logged.
 
-        on_exceed: "refuse" raises BudgetExceeded; "downgrade" asks the next model of the caller's that fits.
+        on_exceed: "refuse" raises BudgetExceeded; "downgrade" tries the caller's next model that fits.
 
-        on_unknown_price: "refuse" a model whose price nobody knows, or "allow" it, uncounted.
+        on_unknown_price: "refuse" models with an unknown price, or "allow" them without counting their cost.
 
     Raises:
-        ConfigurationError: One of them is not what it must be.
+        ConfigurationError: An argument is invalid.
     """
 
     limit_usd: float
@@ -81,12 +81,12 @@ class Budget:
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """What an attempt's spending is told apart by; none for everybody's."""
+        """What spending is grouped by; empty when all of it counts together."""
         names = {self.scope if self.scope in _COLUMNS else f"label:{self.scope}"} if self.scope != "global" else set()
         return tuple(sorted(names | ({"run"} if self.window == "run" else set())))
 
     def span(self, ts_us: int) -> tuple[int, int]:
-        """First microsecond since 1970, and the first that is over, of the window that `ts_us` lies in."""
+        """Start and end (exclusive) of the window that contains `ts_us`, in microseconds since 1970."""
         if self.window in ("run", "total"):
             return 0, FOREVER_US
         if self.window == "hour":
@@ -101,16 +101,16 @@ class Budget:
 
     def __str__(self) -> str:
         per = {"run": "a run", "hour": "an hour", "day": "a day", "month": "a month", "total": "in all"}[self.window]
-        whose = "" if self.scope == "global" else f" for each {self.scope}"
-        return f"{_amount(self.limit_usd)} {per}{whose}"
+        group = "" if self.scope == "global" else f" for each {self.scope}"
+        return f"{_amount(self.limit_usd)} {per}{group}"
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """
-    A budget, and whose spending it limits.
+    A budget, and the labels of the scope that declared it.
 
-    `labels` are the names of those of the scope that declared it; each of their values has the limit to itself.
+    `labels` are label names; each combination of their values has a limit of its own.
     """
 
     budget: Budget
@@ -118,22 +118,22 @@ class Limit:
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """What spending is told apart by under this limit."""
+        """What spending is grouped by under this limit."""
         return tuple(sorted({*self.budget.dimensions, *(f"label:{name}" for name in self.labels)}))
 
 
 def _amount(usd: float) -> str:
-    """US$ with cents, and with what is smaller only where there is any."""
+    """US$ with two decimals, and more only where they are needed."""
     cents, _, rest = f"{usd:,.9f}".partition(".")
     return f"${cents}.{rest.rstrip('0').ljust(2, '0')}"
 
 
 def budgets_of(given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:
     """
-    None, one or several budgets as a tuple.
+    Zero, one or several budgets as a tuple.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: `given` is anything else.
     """
     found = () if given is None else (given,) if isinstance(given, Budget) else given
     if not isinstance(found, list | tuple) or not all(isinstance(each, Budget) for each in found):

@@ -25,12 +25,12 @@ logger = logging.getLogger("agentswarm_tools")
 
 APP_NAME = "agentswarm-tools"
 
-# Names of variables that hold secrets, and not where something lies (TIKTOKEN_CACHE_DIR).
+# Names of variables that hold secrets, but not paths (TIKTOKEN_CACHE_DIR).
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PATH|HOME)$)")
 
 
 class Settings(BaseSettings):
-    """What the environment and .env say; the environment wins."""
+    """Settings from the environment and .env; the environment takes precedence."""
 
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
@@ -61,18 +61,18 @@ class Settings(BaseSettings):
     default_fallback_models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         validation_alias="LITELLM_DEFAULT_FALLBACK_MODELS",
-        description="Models to fall back to when a call names none, separated by commas.",
+        description="Fallback models when a call names none, separated by commas.",
     )
     upgrade_retired_models: bool = Field(
         True,
         validation_alias="LITELLM_UPGRADE_RETIRED_MODELS",
-        description="Use the successor of a model that its provider has shut down; `false` raises ModelRetired.",
+        description="Replace a retired model with its successor; `false` raises ModelRetired instead.",
     )
     database_url: str | None = Field(
         None,
         validation_alias="AGENTSWARM_DATABASE_URL",
-        description="The ledger, as a SQLAlchemy URL (SQLite or PostgreSQL). Unset: a SQLite file in the "
-        "user data folder.",
+        description="SQLAlchemy URL of the ledger (SQLite or PostgreSQL). Unset: a SQLite file in the user data "
+        "folder.",
         repr=False,
     )
     budget_usd: float | None = Field(
@@ -80,74 +80,74 @@ class Settings(BaseSettings):
         ge=0,
         allow_inf_nan=False,
         validation_alias="AGENTSWARM_BUDGET_USD",
-        description="US$ that all calls recorded in the ledger may cost together in a window. Unset: no limit.",
+        description="Limit in US$ per window for all calls recorded in the ledger together. Unset: no limit.",
     )
     budget_window: Window = Field(
         "month",
         validation_alias="AGENTSWARM_BUDGET_WINDOW",
-        description="The window: run, hour, day, month or total.",
+        description="Window of that limit: run, hour, day, month or total.",
     )
     timezone: str | None = Field(
         None,
         validation_alias="AGENTSWARM_TIMEZONE",
-        description="IANA time zone of days in reports. Unset: the system's.",
+        description="IANA time zone for days in reports. Unset: the system's.",
     )
     allowed_models: Annotated[tuple[str, ...] | None, NoDecode] = Field(
         None,
         validation_alias="AGENTSWARM_ALLOWED_MODELS",
-        description="The only models that may be called, fallbacks included, separated by commas. Unset: no limit "
+        description="The only models that may be called, fallbacks included, separated by commas. Unset: any model "
         "for code, known hosted models for agents.",
     )
     max_concurrency: int | None = Field(
         None,
         ge=1,
         validation_alias="AGENTSWARM_MAX_CONCURRENCY",
-        description="Most requests that one event loop has under way to one provider. Unset: no limit of its own.",
+        description="Maximum concurrent requests per provider and event loop. Unset: no separate limit.",
     )
     prices: Path | None = Field(
         None,
         validation_alias="AGENTSWARM_PRICES",
-        description="JSON file with prices that win over the built-in table, in its format.",
+        description="JSON file with prices that override the built-in table, in the same format.",
     )
     max_refusals: int = Field(
         3,
         ge=0,
         validation_alias="AGENTSWARM_MAX_REFUSALS",
-        description="How many calls a budget or an allow-list may refuse before an agent's run ends; 0: any number.",
+        description="How many calls a budget or an allow-list may refuse before an agent's run is ended; 0: no limit.",
     )
     max_identical_calls: int = Field(
         5,
         ge=0,
         validation_alias="AGENTSWARM_MAX_IDENTICAL_CALLS",
-        description="How often an agent may call a tool with the same arguments before its run ends; 0: any number.",
+        description="How often an agent may call a tool with the same arguments before its run is ended; 0: no limit.",
     )
     output_dir: str | None = Field(
         None,
         validation_alias="AGENTSWARM_OUTPUT_DIR",
-        description="Where images are saved: a folder, or the URL of a place that fsspec can write to, such as "
-        "s3://bucket/images. Unset: the folder `output` in the user data folder.",
+        description="Where images are saved: a folder, or a URL that fsspec can write to, such as s3://bucket/images. "
+        " Unset: the folder `output` in the user data folder.",
         repr=False,
     )
     image_preview: bool = Field(
         True,
         validation_alias="AGENTSWARM_IMAGE_PREVIEW",
-        description="Show agents a small preview of each image that they make, beside its path.",
+        description="Show agents a small preview of each image they make, in addition to its path.",
     )
     output_url: str | None = Field(
         None,
         validation_alias="AGENTSWARM_OUTPUT_URL",
-        description="Public base URL of the output folder; the links to saved images are made with it.",
+        description="Public base URL of the output folder, used for links to saved images.",
     )
     input_dirs: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
         validation_alias="AGENTSWARM_INPUT_DIRS",
-        description="Folders that agents may read images from, separated by commas, beside the output folder.",
+        description="Folders that agents may read images from, in addition to the output folder, separated by commas.",
     )
     allow_private_hosts: bool = Field(
         False,
         validation_alias="AGENTSWARM_ALLOW_PRIVATE_HOSTS",
-        description="Let images be fetched by http, from private addresses and on any port, as an intranet needs; "
-        "addresses of cloud metadata stay closed.",
+        description="Allow images to be fetched over http, from private addresses and on any port, as an intranet "
+        "needs; cloud metadata addresses stay blocked.",
     )
 
     @property
@@ -197,33 +197,33 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """
-    The settings as they are now.
+    Load the current settings.
 
     Raises:
-        ConfigurationError: A variable has a value that it cannot have; the value is not repeated.
+        ConfigurationError: A variable has an invalid value; the message does not repeat the value.
     """
     try:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise ConfigurationError(f"Bad settings: {problems}", hint="Correct the environment or .env.") from None
+        raise ConfigurationError(f"Invalid settings: {problems}", hint="Correct the environment or .env.") from None
 
 
 def environment() -> dict[str, str]:
-    """The process environment over the nearest .env, empty values left out."""
+    """The nearest .env, overridden by the process environment; empty values are left out."""
     values = _dotenv()[1]
     values.update((name, value) for name, value in os.environ.items() if value)
     return values
 
 
 def dotenv_of(name: str) -> str | None:
-    """The path of the .env that sets a variable; None when the process environment does, or nothing."""
+    """Path of the .env that sets a variable; None when the process environment sets it, or nothing does."""
     path, values = _dotenv()
     return path if name in values and not os.environ.get(name) else None
 
 
 def _dotenv() -> tuple[str, dict[str, str]]:
-    """The nearest .env and what it says; nothing where there is none, or no working directory any more."""
+    """Path and values of the nearest .env; empty when there is none, or when the working directory is gone."""
     try:
         path = find_dotenv(usecwd=True)
         return path, dict(_read_dotenv(path, Path(path).stat().st_mtime_ns)) if path else {}
@@ -247,7 +247,7 @@ def secrets() -> tuple[str, ...]:
 
 @contextmanager
 def quiet_litellm() -> Iterator[None]:
-    """While LiteLLM is imported: no download of its price map, no .env read into the environment."""
+    """Keep LiteLLM's import from downloading its price map and from loading .env into the environment."""
     flags = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
     before = {name: os.environ.get(name) for name in flags}
     os.environ.update(flags)
@@ -267,7 +267,7 @@ def data_dir() -> Path:
 
 
 def database_url(settings: Settings) -> str:
-    """The ledger's SQLAlchemy URL; the default folder is made when it is missing."""
+    """The ledger's SQLAlchemy URL; by default a SQLite file in the user data folder."""
     if settings.database_url:
         return settings.database_url
     path = data_dir() / "ledger.sqlite3"

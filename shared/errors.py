@@ -1,28 +1,28 @@
 """The error tree: what failed, what it cost, what to do next.
 
 LLMError
- ├─ AuthenticationError      key missing, wrong or without permission      next model
+ ├─ AuthenticationError      key missing, invalid or not permitted         next model
  ├─ RateLimitError           too many requests                             retry, then next model
- │   └─ RequestTooLarge      one request above the limit per minute        next model
+ │   └─ RequestTooLarge      one request exceeds the limit per minute      next model
  ├─ QuotaExhausted           the account's credit is used up               next model
- ├─ ModelNotFound            the provider does not know the model          next model
+ ├─ ModelNotFound            the model name is unknown                     next model
  │   └─ ModelRetired         the provider has shut the model down          next model
  ├─ ModelNotAllowed          the name is not on the allow-list             raise
- ├─ InvalidRequest           the request itself is wrong                   raise
- │   ├─ ContextTooLong       more input than the model takes               next model
- │   └─ ContentBlocked       refused by the provider's content rules       raise
+ ├─ InvalidRequest           the request itself is invalid                 raise
+ │   ├─ ContextTooLong       input exceeds the context window              next model
+ │   └─ ContentBlocked       blocked by the provider's content policy      raise
  ├─ ProviderUnavailable      outage, refused connection, 5xx               retry, then next model
  │   └─ Overloaded           503 or 529                                    retry, then next model
  ├─ ProviderTimeout          no answer in time                             retry, then next model
  ├─ DeadlineExceeded         the call's own deadline has passed            raise
  ├─ LocalOverload            too many calls waiting in this process        raise
- ├─ BadResponse              the answer cannot be read                     retry, then next model
+ ├─ BadResponse              the answer is malformed or unusable           retry, then next model
  ├─ StreamInterrupted        the stream broke after its first chunk        raise
  ├─ BudgetExceeded           the call could break a budget                 raise
- ├─ LoopStopped              an agent's run goes in circles                raise
+ ├─ LoopStopped              an agent's run repeats itself                 raise
  ├─ ConfigurationError       a setting is wrong or something is missing    raise
  ├─ StoreError               the ledger cannot be read or written          raise
- └─ AllModelsFailed          every model of the plan failed                raise
+ └─ AllModelsFailed          every model in the plan failed                raise
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Action = Literal["retry", "next", "raise"]
 
 class LLMError(Exception):
     """
-    Base of every error of this package.
+    Base class of every error in this package.
 
     Args:
-        message: What failed, one sentence without its full stop, free of secrets.
+        message: What failed: one sentence, without a full stop and without secrets.
 
-        provider: Provider that failed; None when no provider was asked.
+        provider: Provider that failed; None when no provider was contacted.
 
         model: Model that failed, as the caller named it.
 
@@ -52,14 +52,14 @@ class LLMError(Exception):
 
         retry_after: Seconds the provider asked to wait; None when it did not say.
 
-        outcome: What became of the request. `not_sent` and `rejected` cost nothing,
+        outcome: What happened to the request. `not_sent` and `rejected` cost nothing,
             `unknown` may have been billed, `completed` was billed.
 
         cost: US$ charged; NaN when unknown. Derived from `outcome` when None.
 
-        usage: What the provider counted nevertheless; None when it did not.
+        usage: Usage that the provider reported despite the failure; None when it reported none.
 
-        action: What the flow does next, where it is not what the class says.
+        action: What the flow does next; None for the default of the class.
     """
 
     action: Action = "raise"
@@ -93,12 +93,12 @@ class LLMError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether asking again later, unchanged, can work and cannot be billed twice."""
+        """Whether the same call may succeed later, without being charged twice."""
         return self.action == "retry" and self.outcome in ("not_sent", "rejected")
 
     @property
     def error_type(self) -> str:
-        """The class name, as the ledger and the reports print it."""
+        """The class name, as shown in the ledger and in reports."""
         return type(self).__name__
 
     @property
@@ -115,24 +115,24 @@ class LLMError(Exception):
 
 
 class AuthenticationError(LLMError):
-    """The key is missing, wrong, or may not use this model."""
+    """The API key is missing, invalid or not permitted to use this model."""
 
     action: Action = "next"
     hint = "Check the provider's API key and its permissions."
 
 
 class RateLimitError(LLMError):
-    """The provider turned the request away for now."""
+    """The provider refused the request because of a rate limit."""
 
     action: Action = "retry"
     hint = "Wait, or name fallback_models."
 
 
 class RequestTooLarge(RateLimitError):
-    """One request is larger than the account's whole limit per minute; waiting cannot help."""
+    """One request exceeds the account's whole limit per minute; waiting does not help."""
 
     action: Action = "next"
-    hint = "Ask for less, or name fallback_models."
+    hint = "Send a smaller request, or name fallback_models."
 
 
 class QuotaExhausted(LLMError):
@@ -143,10 +143,10 @@ class QuotaExhausted(LLMError):
 
 
 class ModelNotFound(LLMError):
-    """Nobody knows a model of this name."""
+    """The model name is unknown."""
 
     action: Action = "next"
-    hint = "See `agentswarm-tools models` for names, or give it as provider/model."
+    hint = "Run `agentswarm-tools models` to list known names, or give the name as provider/model."
 
 
 class ModelRetired(ModelNotFound):
@@ -158,52 +158,52 @@ class ModelRetired(ModelNotFound):
 
 
 class ModelNotAllowed(LLMError):
-    """The model is not on the allow-list of Settings or of the scope."""
+    """The model is not on the allow-list of the settings or of the scope."""
 
     hint = "Use one of the allowed models."
 
 
 class InvalidRequest(LLMError):
-    """The provider found the request itself wrong; repeating it cannot help."""
+    """The request itself is invalid; a retry cannot help."""
 
     hint = "Change the request."
 
 
 class ContextTooLong(InvalidRequest):
-    """The input is larger than the model's context window."""
+    """The input exceeds the model's context window."""
 
     action: Action = "next"
     hint = "Shorten the input, or name a fallback model with a larger window."
 
 
 class ContentBlocked(InvalidRequest):
-    """The provider's content rules refused the request or its answer."""
+    """The provider's content policy blocked the request or the answer."""
 
     hint = "Rephrase the request."
 
 
 class ProviderUnavailable(LLMError):
-    """The provider is down, unreachable, or failed inside."""
+    """The provider is down or unreachable, or had an internal error."""
 
     action: Action = "retry"
     hint = "Try again later, or name fallback_models."
 
 
 class Overloaded(ProviderUnavailable):
-    """The provider says it has too much to do (503, 529)."""
+    """The provider reports that it is overloaded (503, 529)."""
 
 
 class ProviderTimeout(LLMError):
     """The provider did not answer in time."""
 
     action: Action = "retry"
-    hint = "Try again, allow a longer timeout, or name fallback_models."
+    hint = "Try again, set a longer timeout, or name fallback_models."
 
 
 class DeadlineExceeded(LLMError):
-    """The call's own deadline passed before any model had answered."""
+    """The call's own deadline passed before any model answered."""
 
-    hint = "Allow a longer deadline, or ask for less."
+    hint = "Set a longer deadline, or ask for less."
 
 
 class LocalOverload(LLMError):
@@ -213,16 +213,16 @@ class LocalOverload(LLMError):
 
 
 class BadResponse(LLMError):
-    """The provider's answer cannot be read."""
+    """The provider's answer is malformed or unusable."""
 
     action: Action = "retry"
     hint = "Try again, or name fallback_models."
 
 
 class StreamInterrupted(LLMError):
-    """The stream broke after it had begun; `text` is what arrived before."""
+    """The stream broke off after it had started; `text` is what arrived before that."""
 
-    hint = "The text so far is in .text; ask again for the rest."
+    hint = "The text received so far is in .text; make another call for the rest."
 
     def __init__(
         self,
@@ -245,13 +245,13 @@ class BudgetExceeded(LLMError):
 
 
 class LoopStopped(LLMError):
-    """An agent's run was refused, or repeated itself, too often; it ends instead of paying for another turn."""
+    """An agent's run was refused or repeated itself too often, and was ended before it paid for another turn."""
 
     hint = "Change the agent's instructions."
 
 
 class ConfigurationError(LLMError):
-    """A setting is wrong, or something that the call needs is not installed."""
+    """A setting is invalid, or something that the call needs is not installed."""
 
 
 class StoreError(LLMError):
@@ -259,7 +259,7 @@ class StoreError(LLMError):
 
 
 class AllModelsFailed(LLMError):
-    """Every model of the plan failed; `failures` holds their errors in order."""
+    """Every model in the plan failed; `failures` holds their errors in order."""
 
     def __init__(self, message: str = "", *, failures: Sequence[LLMError] = ()) -> None:
         self.failures = tuple(failures)
@@ -267,7 +267,7 @@ class AllModelsFailed(LLMError):
 
     @property
     def retryable(self) -> bool:
-        """True only when every model's failure is."""
+        """True only if every failure is retryable."""
         return bool(self.failures) and all(failure.retryable for failure in self.failures)
 
     def __str__(self) -> str:

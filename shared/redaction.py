@@ -1,4 +1,4 @@
-"""Secrets out of any text before a person, an agent, a log or the ledger sees it."""
+"""Remove secrets from text before a person, an agent, a log or the ledger sees it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def redact(text: str, *known: str | None, limit: int = 200) -> str:
     `text` on one line, without secrets, at most `limit` characters.
 
     Args:
-        text: Anything a provider, a URL or another library said.
+        text: Text from a provider, a URL or another library.
 
-        known: Secrets in use that the environment does not hold.
+        known: Secrets in use that are not in the environment.
     """
     for secret in (*(value for value in known if value), *secrets()):
         text = text.replace(secret, _MASK)

@@ -1,4 +1,4 @@
-"""The data that every module passes on: requests, answers, prices and events, without behaviour."""
+"""Data types that all modules share: requests, answers, prices and events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TaskType(StrEnum):
 
 
 class EventType(StrEnum):
-    """What an analytics event tells."""
+    """The kind of an analytics event."""
 
     TOOL_START = "tool_start"
     TOOL_SUCCESS = "tool_success"
@@ -38,33 +38,33 @@ class EventType(StrEnum):
 
 class ModelConfig(BaseModel):
     """
-    A model as the caller describes it, added to the catalogue under `name`.
+    A model defined by the caller, added to the catalogue under `name`.
 
-    A price of None is unknown, which is not free: give 0 for a model that costs nothing.
+    A price of None means unknown, not free: give 0 for a model that costs nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    name: str = Field(min_length=1, description="Name to call the model by.")
-    provider: str = Field(min_length=1, description="Provider, where litellm_model does not name one.")
+    name: str = Field(min_length=1, description="Name to use in calls.")
+    provider: str = Field(min_length=1, description="Provider, if litellm_model does not name one.")
     task_type: TaskType = Field(TaskType.CHAT_COMPLETION, description="What the model does.")
     cost_per_1k_input_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 input tokens.")
     cost_per_1k_output_tokens: Decimal | None = Field(None, ge=0, description="US$ per 1,000 output tokens.")
     cost_per_image: Decimal | None = Field(None, ge=0, description="US$ per image.")
-    max_tokens: int | None = Field(None, gt=0, description="Most tokens that the model writes in one answer.")
-    max_input_tokens: int | None = Field(None, gt=0, description="Most tokens that the model reads: its window.")
-    litellm_model: str | None = Field(None, description='Name on the wire, as "provider/model".')
+    max_tokens: int | None = Field(None, gt=0, description="Maximum output tokens per answer.")
+    max_input_tokens: int | None = Field(None, gt=0, description="Maximum input tokens: the context window.")
+    litellm_model: str | None = Field(None, description='LiteLLM name, as "provider/model".')
     api_base: str | None = Field(None, description="Base URL of the endpoint that serves the model.")
-    api_key_env: str | None = Field(None, description="Environment variable that holds its key.")
+    api_key_env: str | None = Field(None, description="Environment variable that holds its API key.")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """
-    Counts for one request; None means that nobody said.
+    Token counts of one request; None means not reported.
 
-    `prompt_tokens` include cached, cache-writing and `image_prompt_tokens`, `completion_tokens` include reasoning and
-    `image_completion_tokens`, and `cache_write_tokens` include the `cache_write_1h_tokens` that are kept for an hour.
+    `prompt_tokens` include cached, cache-write and `image_prompt_tokens`; `completion_tokens` include reasoning and
+    `image_completion_tokens`; `cache_write_tokens` include `cache_write_1h_tokens`, which are cached for one hour.
     """
 
     prompt_tokens: int | None = None
@@ -81,11 +81,11 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Rates:
     """
-    What a model costs, in US$ per single unit; None means that no price is known.
+    A model's prices, in US$ per single unit; None means that the price is unknown.
 
-    `tiers` are (above how many prompt tokens, the rates that then hold for the whole request), lowest first. Images
-    are charged by their tokens (`image_input`, `image_output`), else by `sizes` (quality or "", "1024x1024", US$ for
-    one), else `per_image` or `per_pixel`.
+    `tiers` are pairs (threshold in prompt tokens, rates for the whole request above it), lowest threshold first.
+    Images are charged by their tokens (`image_input`, `image_output`), else by `sizes` (quality or "", "1024x1024",
+    US$ per image), else by `per_image` or `per_pixel`.
     """
 
     input: Decimal | None = None
@@ -108,9 +108,9 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """
-    One model that may answer a call: what it was asked for as, and how to reach it.
+    One model that may answer a call: the name it was requested by, and how to reach it.
 
-    `guarded`: requests go through our transport. `listed`: the operator named the model, not only the caller.
+    `guarded`: requests go through our transport. `listed`: the operator named the model, not just the caller.
     """
 
     requested: str
@@ -130,7 +130,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image whose bytes were decoded and found to be what `format` says; `source` names it to people and agents."""
+    """An image whose bytes were decoded and match `format`; `source` names it in messages to people and agents."""
 
     data: bytes = field(repr=False)
     format: PictureFormat
@@ -144,8 +144,8 @@ class Request:
     """
     What the caller wants, before any model is chosen.
 
-    `pictures` are what a model is to look at, or to make an image from; `mask` says where it may change the first.
-    `fitted`: what a model is shown instead (media.Fitted), by its name, kept from when it is first asked.
+    `pictures` are the images to look at or to start from; `mask` marks where the first one may be changed. `fitted`
+    caches the downscaled pictures (`Fitted`) that each model is sent instead, by model name.
     """
 
     task: TaskType
@@ -160,10 +160,10 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class MadeImage:
     """
-    One image that a provider made, or what became of it.
+    One image that a provider made, or why it is missing.
 
-    `picture` None: it could not be had. `problem` says why, or what is not as it was asked for. `size` and `quality`
-    are what is charged for.
+    `picture` is None when the image could not be obtained. `problem` says why, or how the image differs from the
+    request. `size` and `quality` are the ones charged for.
     """
 
     picture: Picture | None = None
@@ -176,7 +176,7 @@ class MadeImage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a provider answered, read but not yet priced."""
+    """A provider's answer, parsed but not yet priced."""
 
     text: str
     finish_reason: str | None
@@ -193,8 +193,9 @@ class LLMResponse:
     """
     The answer to a call.
 
-    `cost` is US$ known to be spent over all attempts of the call, NaN when that of the answer is unknown.
-    `latency_ms` is that of the attempt that answered. `usage` holds plain integers; a count that nobody gave is absent.
+    `cost` is the US$ known to be spent on all attempts of the call; NaN when the cost of the answer is unknown.
+    `latency_ms` is that of the attempt that answered. `usage` holds plain integers; a count that was not reported is
+    absent.
     """
 
     content: str
@@ -212,8 +213,8 @@ class Estimate:
     """
     What a call would cost with one model, in US$.
 
-    `upper_bound` is the most that one request can cost, NaN when no price or no bound is known. `expected` is for an
-    answer as long as that model's were on average in the last 30 days of the ledger, NaN when there were none.
+    `upper_bound` is the most that one request can cost, NaN when its price or its bound is unknown. `expected` assumes
+    an answer of the model's average length over the last 30 days in the ledger, NaN when there were none.
     """
 
     model: str
@@ -224,7 +225,7 @@ class Estimate:
 
 
 class AnalyticsEvent(BaseModel):
-    """Something worth recording; `metadata` never holds prompts, images or keys."""
+    """An event to record; `metadata` never holds prompts, images or keys."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -242,11 +243,10 @@ _PIXELS_OF_LEVEL = {"512": 512 * 512, "1K": 1024 * 1024, "2K": 2048 * 2048, "4K"
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
     """
-    One request for images, in the words of the model that is to make them.
+    One request for images, with the values that the chosen model accepts.
 
-    `size` is "1024x1024", "auto", or None where the model has no choice; `ratio` and `level` are what Gemini and
-    others are sent instead. `n` is how many images are wanted of one request, `as_data` whether it must be told to
-    send no links.
+    `size` is "1024x1024", "auto", or None where the model has no choice; `ratio` and `level` are sent to Gemini and
+    others instead. `n` is the number of images per request; `as_data` asks explicitly for image data instead of links.
     """
 
     size: str | None = None
@@ -261,7 +261,7 @@ class ImageRequest:
 
     @property
     def pixels(self) -> int | None:
-        """Pixels of one image; None when that is left to the model."""
+        """Pixels per image; None when the model decides."""
         sides = sides_of(self.size)
         if sides is not None:
             return sides[0] * sides[1]
@@ -269,6 +269,6 @@ class ImageRequest:
 
 
 def sides_of(size: str | None) -> tuple[int, int] | None:
-    """Width and height of "1024x1536"; None when it is none."""
+    """Width and height of a size such as "1024x1536"; None for anything else."""
     found = _SIZE.fullmatch(size or "")
     return (int(found[1]), int(found[2])) if found else None

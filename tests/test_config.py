@@ -206,7 +206,7 @@ def test_a_base_url_of_a_dotenv_is_told_of_once(
         assert provider_base("openai")
         assert provider_base("groq")
     [record] = caplog.records
-    assert f"OPENAI_BASE_URL in {Path.cwd() / '.env'} sends requests" in record.getMessage()
+    assert f"OPENAI_BASE_URL from {Path.cwd() / '.env'} redirects requests" in record.getMessage()
     assert "to elsewhere.example." in record.getMessage()
     assert "hunter22" not in record.getMessage()
 

@@ -1,4 +1,4 @@
-"""What was spent, told to the agent that asks."""
+"""A cost report for the agent that asks for it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from shared.scope import current_scope
 
 class CostReport(BaseTool):
     """
-    Report what the calls to language models have cost so far: totals, by model, and by one more view.
+    Report what calls to language models have cost so far: totals, by model, and by one more grouping.
 
     Use it when asked about cost, tokens or usage, and before expensive work. It costs nothing.
     """
 
-    days: float = Field(7, gt=0, le=3660, description="How many times 24 hours to look back.")
+    days: float = Field(7, gt=0, le=3660, description="Days to look back (periods of 24 hours).")
     group_by: str = Field(
         "model",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$",
-        description="View: model, provider, tool, agent, day, or the name of a label such as customer.",
+        description="Grouping: model, provider, tool, agent, day, or the name of a label such as customer.",
     )
     output_format: Literal["text", "json", "markdown"] = Field("text", description="text, json or markdown.")
 
     def _process(self) -> str:
-        """The costs of this scope: of its labels where it has any, else of this conversation."""
+        """The costs of this scope: those with its labels if it has any, else those of this conversation."""
         inside = current_scope()
         own = Filter(
             labels=inside.labels,

@@ -1,4 +1,4 @@
-"""Images from any model: prompt and pictures in, files and their bill out."""
+"""Generate and edit images with any model; the result names the saved files and the cost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _SIZE = r"^([1-9]\d{1,3}x[1-9]\d{1,3}|[1-9]\d?:[1-9]\d?|auto)$"
 
 class ImageGeneration(BaseTool):
     """
-    Make images from a description, or edit and combine existing ones.
+    Generate images from a description, or edit and combine existing ones.
 
-    The result says where each image is saved: pass its image_path on to look at it or to edit it. It costs money: the
-    result says how much. A failure may have cost money too, so read it before you ask again.
+    The result says where each image is saved: pass its image_path on to view or edit the image. It costs money: the
+    result says how much. A failure may have cost money too, so read it before you try again.
     """
 
-    prompt: str = Field(..., min_length=1, max_length=32_000, description="What is to be seen, or to be changed.")
+    prompt: str = Field(
+        ..., min_length=1, max_length=32_000, description="What the image should show, or what to change."
+    )
     model: str | None = Field(
         None, max_length=200, description="Model such as openai/gpt-image-2. Leave out for the default."
     )
@@ -37,31 +39,31 @@ class ImageGeneration(BaseTool):
         None, pattern=_SIZE, description="1024x1024, or an aspect ratio such as 16:9. Leave out for a square."
     )
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
-        None, description="Where the model has it; higher costs more. Leave out for medium."
+        None, description="Where the model supports it; higher costs more. Leave out for medium."
     )
-    n: int = Field(1, ge=1, le=10, strict=True, description="How many images to make, 1 to 10. Each one costs.")
+    n: int = Field(1, ge=1, le=10, strict=True, description="Number of images, 1 to 10. Each one costs money.")
     reference_images: list[str] | None = Field(
         None, max_length=16, description="Paths (image_path of earlier results) or https URLs of images to start from."
     )
     mask: str | None = Field(
         None,
-        description="Path or URL of an image as large as the first reference; only its transparent parts are changed.",
+        description="Path or URL of an image as large as the first reference; only its transparent areas are changed.",
     )
     background: Literal["transparent", "opaque", "auto"] | None = Field(
-        None, description="transparent for a cut-out, where the model can. Leave out for the model's own."
+        None, description="transparent for a cut-out, where the model supports it. Leave out for the model's default."
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        None, description="Where the model has a choice. Leave out for the model's own."
+        None, description="Where the model offers a choice. Leave out for the model's default."
     )
     file_name: str | None = Field(
-        None, max_length=100, description="Name for the file, such as red-fox. Leave out for one of its own."
+        None, max_length=100, description="Name for the file, such as red-fox. Leave out for a generated name."
     )
 
     @field_validator("prompt")
     @classmethod
-    def _says_something(cls, value: str) -> str:
+    def _is_not_blank(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("prompt must say what is to be seen")
+            raise ValueError("prompt must say what the image should show")
         return value
 
     @field_validator("reference_images", "mask")
@@ -82,7 +84,7 @@ class ImageGeneration(BaseTool):
         return value
 
     async def _process(self) -> Any:
-        """Make the images, and show the agent what they look like."""
+        """Generate the images, and show the agent small previews of them."""
         response = await get_llm_client().agenerate_image(
             self.prompt,
             model=self.model,
@@ -100,8 +102,8 @@ class ImageGeneration(BaseTool):
         if self.reference_images:
             result["cost_with_originals"] = await lineage_cost(response.images[0]["path"])
         result["total_cost"] = await total_cost()
-        shown = await previews([image["path"] for image in response.images]) if self.shows_images else None
-        return result if shown is None else as_outputs(result, shown)
+        small = await previews([image["path"] for image in response.images]) if self.shows_images else None
+        return result if small is None else as_outputs(result, small)
 
 
 def _result(response: LLMResponse, prompt: str) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _result(response: LLMResponse, prompt: str) -> dict[str, Any]:
 
 
 def _described(image: dict[str, Any], prompt: str) -> dict[str, Any]:
-    """One image for the agent; never the provider's link, which ends within the hour and may hold a signature."""
+    """One image for the agent; never the provider's link, which expires within an hour and may contain a signature."""
     described = {"image_url": image["url"], **{name: image[name] for name in ("width", "height", "format", "bytes")}}
     if image["revised_prompt"] and image["revised_prompt"] != prompt:
         described["revised_prompt"] = image["revised_prompt"]

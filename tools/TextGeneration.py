@@ -1,4 +1,4 @@
-"""Text from any model: prompt in, text and its bill out."""
+"""Generate text with any model; the result states the cost."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from shared.runs import MAX_SCHEMA_CHARS, check_schema, match_schema, schema_cor
 from shared.types import LLMResponse
 
 _MAX_TEXT_CHARS = 100_000
-_OF_BUDGETS = ("output_cut_to_tokens", "remaining_budget_usd")
+_BUDGET_KEYS = ("output_cut_to_tokens", "remaining_budget_usd")
 
 
 class TextGeneration(BaseTool):
     """
-    Write text with a language model of choice, such as a draft, a summary, a translation or structured data.
+    Generate text with a language model of your choice, such as a draft, a summary, a translation or structured data.
 
-    Use it when another model fits better than you do (cheaper, stronger, larger window), or when the answer must
-    match a JSON Schema. It costs money: the result says how much.
+    Use it when another model suits the task better than you do (cheaper, stronger, larger context window), or when the
+    answer must match a JSON Schema. It costs money: the result says how much.
     """
 
-    prompt: str = Field(..., min_length=1, max_length=1_000_000, description="What to write, with all that it needs.")
+    prompt: str = Field(
+        ..., min_length=1, max_length=1_000_000, description="What to write, with all the context needed."
+    )
     system_prompt: str | None = Field(
         None, max_length=100_000, description="Role and rules for the model. Leave out for none."
     )
@@ -35,10 +37,10 @@ class TextGeneration(BaseTool):
         None, max_length=5, description="Models to try next when the model fails, in order. Leave out for the default."
     )
     temperature: float | None = Field(
-        None, ge=0, le=2, description="0 (always the same) to 2 (wild). Leave out for reasoning models."
+        None, ge=0, le=2, description="0 (most predictable) to 2 (most random). Leave out for reasoning models."
     )
     max_tokens: int | None = Field(
-        None, ge=1, le=1_000_000, description="Most tokens that the answer may have. Leave out for the model's own."
+        None, ge=1, le=1_000_000, description="Maximum tokens of the answer. Leave out for the model's default."
     )
     response_schema: str | None = Field(
         None,
@@ -52,7 +54,7 @@ class TextGeneration(BaseTool):
         return check_schema(value)
 
     async def _process(self) -> dict[str, Any]:
-        """Ask the model; when a schema is given and the answer does not match it, ask once more."""
+        """Ask the model; if its answer does not match a given schema, ask once more."""
         messages = self._messages()
         response = await self._ask(messages)
         if self.response_schema is None:
@@ -110,5 +112,5 @@ def _result(response: LLMResponse, cost: float) -> dict[str, Any]:
             "cost": cost,
             "tokens": response.usage.get("total_tokens"),
         }
-        | {name: response.metadata[name] for name in _OF_BUDGETS if name in response.metadata}
+        | {name: response.metadata[name] for name in _BUDGET_KEYS if name in response.metadata}
     )

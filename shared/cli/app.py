@@ -24,15 +24,15 @@ from shared.reports import printable
 app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (text, report, images, models, doctor):
     app.command()(command)
-app.add_typer(budget, name="budget", help="Limits that the ledger keeps for every program that uses it.")
-app.add_typer(local, name="local", help="The tiny local model, for trying and testing without a key.")
+app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
+app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
 
 
 @app.callback(invoke_without_command=True)
 def main_options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Text and images from any model, and what they have cost."""
+    """Text and images from any model, and what they cost."""
     if version:
         out.print(metadata.version("agentswarm-tools"))
         raise typer.Exit
@@ -40,7 +40,7 @@ def main_options(
 
 @contextmanager
 def _errors_as_text() -> Iterator[None]:
-    """Errors of ours are for people: one sentence and exit code 1, no traceback."""
+    """Print our own errors as one sentence, without a traceback, and exit with code 1."""
     try:
         yield
     except LLMError as error:
@@ -51,7 +51,7 @@ def _errors_as_text() -> Iterator[None]:
     except BrokenPipeError:
         raise SystemExit(0) from None
     except OSError as error:
-        # Else Python tries to write the rest once more when it ends, and says so.
+        # Otherwise Python tries to write the rest again at exit, and prints an error of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         what = f"{error.filename} cannot be used" if error.filename else "The output cannot be written"
         err.print(f"Error: {printable(what)} ({error.strerror}).")

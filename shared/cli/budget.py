@@ -1,4 +1,4 @@
-"""Limits that the ledger keeps for every program that uses it."""
+"""Budgets stored in the ledger, for every program that uses it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ budget = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @budget.command(name="set")
 def set_command(
     limit_usd: Annotated[float, typer.Argument(help="US$.")],
-    name: Annotated[str, typer.Option(help="A name of your own; the same name replaces.")] = "default",
+    name: Annotated[str, typer.Option(help="Name of the budget; replaces one of the same name.")] = "default",
     window: Annotated[str, typer.Option(help="run, hour, day, month or total.")] = "month",
     scope: Annotated[str, typer.Option(help="global, agent, tool, run, or a label such as customer.")] = "global",
-    tz: Annotated[str | None, typer.Option(help="Time zone in which days and months begin; UTC otherwise.")] = None,
-    warn_at: Annotated[float, typer.Option(help="Share of the limit from which on to warn.")] = 0.8,
+    tz: Annotated[str | None, typer.Option(help="Time zone of days and months; UTC by default.")] = None,
+    warn_at: Annotated[float, typer.Option(help="Fraction of the limit at which to warn.")] = 0.8,
     downgrade: Annotated[
-        bool, typer.Option("--downgrade", help="Ask the next model that fits instead of refusing.")
+        bool, typer.Option("--downgrade", help="Try the next model that fits instead of refusing.")
     ] = False,
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Let models without a known price pass, uncounted.")
+        bool, typer.Option("--allow-unknown", help="Allow models with an unknown price, without counting their cost.")
     ] = False,
 ) -> None:
-    """Keep a budget in the ledger; it holds at once."""
+    """Store a budget in the ledger; it takes effect at once."""
     declared = Budget(
         limit_usd,
         cast("Window", window),
@@ -46,7 +46,7 @@ def set_command(
 
 @budget.command()
 def show(as_json: AsJson = False) -> None:
-    """Show every budget: what is left, for each whose spending it counts, and how long that lasts."""
+    """Show every budget: what is left for each group that it counts, and how long that lasts."""
     found = all_budgets()
     if as_json:
         out.out(to_json(found, indent=2))

@@ -1,4 +1,4 @@
-"""Where the command line writes, and the option that every listing has."""
+"""The command line's output streams, and the --json option that every listing has."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def printable_lines(message: str) -> str:
-    """A message of several lines that cannot move the cursor."""
+    """A message of several lines, without characters that move the cursor."""
     return "\n".join(printable(line) for line in message.split("\n"))

@@ -1,4 +1,4 @@
-"""What is set up, what is missing, and what could surprise."""
+"""What is set up, what is missing, and what may surprise you."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     level: Literal["ok", "note", "problem"]
@@ -31,7 +31,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything worth knowing before the first call; makes no request to any provider."""
+    """Run every check; makes no request to any provider."""
     try:
         settings = load_settings()
     except LLMError as error:
@@ -82,9 +82,9 @@ def _store(settings: Settings) -> Iterator[Finding]:
 
 def _waiting(ledger: Ledger) -> Iterator[Finding]:
     if ledger.waiting:
-        yield Finding("records", "problem", f"{ledger.waiting:,} wait to be written, in {ledger.waiting_in}")
-    for file in ledger.refused():
-        yield Finding("records", "problem", f"some were refused and are in no report; look at {file}, then remove it")
+        yield Finding("records", "problem", f"{ledger.waiting:,} waiting to be written, in {ledger.waiting_in}")
+    for file in ledger.dead_letters():
+        yield Finding("records", "problem", f"some were rejected and are in no report; check {file}, then delete it")
 
 
 def _journal(ledger: Ledger) -> Iterator[Finding]:
@@ -110,17 +110,17 @@ def _installed(module: str) -> bool:
 
 
 def _names() -> Iterator[Finding]:
-    """In a checkout a `tools` or `shared` of the user's own may stand in front of ours."""
+    """In a checkout, a `tools` or `shared` of the user's own may shadow ours."""
     if __name__.startswith("agentswarm_tools."):
-        yield Finding("names", "ok", "installed as agentswarm_tools; a tools or shared of your own is left alone")
+        yield Finding("names", "ok", "installed as agentswarm_tools; does not affect a tools or shared of your own")
         return
-    spec = importlib.util.find_spec("tools")
-    home = importlib.util.find_spec("shared")
-    ours = home is not None and home.origin is not None and spec is not None and spec.origin is not None
-    if ours and spec.origin.rsplit("/", 2)[0] == home.origin.rsplit("/", 2)[0]:  # type: ignore[union-attr]
+    tools = importlib.util.find_spec("tools")
+    shared = importlib.util.find_spec("shared")
+    found = shared is not None and shared.origin is not None and tools is not None and tools.origin is not None
+    if found and tools.origin.rsplit("/", 2)[0] == shared.origin.rsplit("/", 2)[0]:  # type: ignore[union-attr]
         yield Finding("names", "ok", "tools and shared are this checkout's")
     else:
-        yield Finding("names", "problem", "another `tools` stands before this checkout's; run from its folder")
+        yield Finding("names", "problem", "another `tools` shadows this checkout's; run from the checkout's folder")
 
 
 def _providers() -> Iterator[Finding]:
@@ -128,12 +128,12 @@ def _providers() -> Iterator[Finding]:
     yield Finding(
         "providers",
         "note",
-        f"{len(unguarded)} go through LiteLLM's own client, without our guard: {', '.join(unguarded)}",
+        f"{len(unguarded)} use LiteLLM's own client, without our guard: {', '.join(unguarded)}",
     )
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check keys, extras, the store and the settings; exit with 1 when something is broken."""
+    """Check the keys, extras, store and settings; exit with code 1 if there is a problem."""
     with err.status("Checking ..."):
         findings = examine()
     if as_json:

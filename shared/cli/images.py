@@ -1,4 +1,4 @@
-"""The images that were made."""
+"""The images made so far."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from shared.reports import printable
 
 
 def images(
-    name: Annotated[str | None, typer.Argument(help="Only the relatives of this image, as the list shows it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show only the family of this image, named as in the list.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the images that were made, with what an original and its edits cost together."""
+    """List the images made so far, with the total cost of each original and its edits."""
     found = [family for family in image_lineages() if name is None or name in family.images]
     if as_json:
         rows = ({"images": family.images, "calls": family.calls, "cost": family.cost} for family in found)
         out.out(to_json(list(rows), indent=2))
         return
     for family in found:
-        unknown = f", {family.unpriced_calls} of unknown price" if family.unpriced_calls else ""
+        unknown = f", {family.unpriced_calls} of unknown cost" if family.unpriced_calls else ""
         out.print(f"${family.cost:.6f} in {family.calls} calls{unknown}: {printable(', '.join(family.images))}")
     if not found:
-        out.print("The ledger knows no such image." if name else "No images have been made.")
+        out.print("The ledger has no such image." if name else "No images have been made.")

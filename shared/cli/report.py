@@ -1,4 +1,4 @@
-"""What was spent."""
+"""The cost report."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from shared.reports import budget_line, footer, period, printable, render
 
 
 def report(
-    days: Annotated[float, typer.Option(help="The last so many times 24 hours.")] = 7,
-    since: Annotated[str | None, typer.Option(help="First day or time, as 2026-11-01 or 2026-11-01T12:00.")] = None,
+    days: Annotated[float, typer.Option(help="Days to look back (periods of 24 hours).")] = 7,
+    since: Annotated[
+        str | None, typer.Option(help="First day or time, such as 2026-11-01 or 2026-11-01T12:00.")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Last day (inclusive) or time (exclusive).")] = None,
     by: Annotated[str, typer.Option(help="model, provider, tool, agent, day, or a label such as customer.")] = "model",
-    tz: Annotated[str | None, typer.Option(help="Time zone of days, as Europe/Berlin.")] = None,
+    tz: Annotated[str | None, typer.Option(help="Time zone for days, such as Europe/Berlin.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what was spent, from the whole ledger."""
+    """Report what was spent, from the whole ledger."""
     costs = get_llm_costs(days, since=since, until=until, tz=tz, by=by)
     if as_json:
         out.out(render(costs, "json"))

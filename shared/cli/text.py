@@ -13,19 +13,21 @@ from shared.internal.serialize import to_json
 
 
 def text(
-    prompt: Annotated[str, typer.Argument(help="What to write; - reads it from standard input.")],
+    prompt: Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model; the default of Settings otherwise.")
+        str | None, typer.Option("--model", "-m", help="Model to use; by default the one from the settings.")
     ] = None,
     fallback: Annotated[
-        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be given several times.")
+        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be repeated.")
     ] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="Role and rules for the model.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="System prompt: role and rules for the model.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, 0 to 2.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum tokens of the answer.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write text with a model, streamed to the terminal; the bill goes to standard error."""
+    """Generate text, streamed to the terminal; the cost goes to standard error."""
     from shared.llm_client import get_llm_client
 
     messages = [{"role": "system", "content": system}] if system else []
@@ -47,5 +49,5 @@ def text(
         return
     out.out("" if response.content.endswith("\n") else "\n", end="")
     tokens = response.usage.get("total_tokens")
-    cost = "unknown price" if response.cost != response.cost else f"${response.cost:.6f}"
+    cost = "unknown cost" if response.cost != response.cost else f"${response.cost:.6f}"
     err.print(f"{response.model} ({response.provider}), {tokens if tokens is not None else '?'} tokens, {cost}")

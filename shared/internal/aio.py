@@ -1,4 +1,4 @@
-"""Waiting for what must end, even when the task that waits is cancelled."""
+"""Waiting for work that must finish, even if the waiting task is cancelled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import anyio
 
 async def wait_shielded(done: asyncio.Future[Any], patience: float = math.inf) -> bool:
     """
-    Wait for `done`, at most `patience` seconds, even when the waiting task is cancelled meanwhile.
+    Wait for `done`, at most `patience` seconds, even if the waiting task is cancelled in the meantime.
 
     Returns:
-        Whether it was; raise CancelledError when all that must happen has happened.
+        Whether the task was cancelled. The caller must raise CancelledError once its cleanup is done.
     """
     cancelled = False
-    until = time.monotonic() + patience
+    deadline = time.monotonic() + patience
     with anyio.CancelScope(shield=True):
-        while not done.done() and (left := until - time.monotonic()) > 0:
+        while not done.done() and (remaining_s := deadline - time.monotonic()) > 0:
             try:
-                await asyncio.wait([done], timeout=None if math.isinf(left) else left)
+                await asyncio.wait([done], timeout=None if math.isinf(remaining_s) else remaining_s)
             except asyncio.CancelledError:
                 cancelled = True
     return cancelled

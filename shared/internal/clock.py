@@ -1,4 +1,4 @@
-"""The time in microseconds, and identifiers ordered by it."""
+"""The time in microseconds, and identifiers ordered by time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import uuid
 
 
 def new_id() -> uuid.UUID:
-    """A UUIDv7 (RFC 9562): ordered by time, so that new rows lie together."""
-    stamp = time.time_ns() // 1_000_000
-    return uuid.UUID(int=(stamp << 80) | (7 << 76) | (secrets.randbits(12) << 64) | (2 << 62) | secrets.randbits(62))
+    """A UUIDv7 (RFC 9562): ordered by time, so that new rows are stored together."""
+    now_ms = time.time_ns() // 1_000_000
+    return uuid.UUID(int=(now_ms << 80) | (7 << 76) | (secrets.randbits(12) << 64) | (2 << 62) | secrets.randbits(62))
 
 
 def now_us() -> int:

@@ -1,4 +1,4 @@
-"""Names that a package exports, imported when they are first used (PEP 562)."""
+"""Exports of a package, imported when they are first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
     Args:
         package: The package's `__name__`.
 
-        modules: By module of the package, the names that it exports, separated by spaces.
+        modules: For each module of the package, the names to export from it, separated by spaces.
     """
     module_of = {name: module for module, names in modules.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""Calls that an event may match, and work that is under way, inside one scope."""
+"""Calls that an event may match, and work in progress, within one scope."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class RecordedCall:
-    """A call that the ledger holds, until an event claims it."""
+    """A call in the ledger that no event has claimed yet."""
 
     call_id: uuid.UUID
     attempt_id: uuid.UUID
@@ -21,7 +21,7 @@ class RecordedCall:
 
 
 class PendingCalls:
-    """What was recorded and is under way inside one scope; shared by the threads and tasks that it starts."""
+    """Recorded calls and work in progress in one scope, shared by the threads and tasks that it starts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,37 +36,37 @@ class PendingCalls:
 
     def claim(self, model: str | None, cost_nano: int | None, call_id: uuid.UUID | None = None) -> RecordedCall | None:
         """
-        Take the oldest unclaimed call that an event speaks of.
+        Take the oldest unclaimed call that matches an event.
 
         Args:
             model: Model of the event.
 
             cost_nano: Cost of the event in nano-dollars; None when it is unknown.
 
-            call_id: Call of the event, where it names one; then it alone decides.
+            call_id: Call id of the event, if it has one; then nothing else is compared.
         """
         with self._lock:
             for call in self._unclaimed:
-                same = call.call_id == call_id if call_id else (call.model, call.cost_nano) == (model, cost_nano)
-                if same:
+                matches = call.call_id == call_id if call_id else (call.model, call.cost_nano) == (model, cost_nano)
+                if matches:
                     self._unclaimed.remove(call)
                     return call
         return None
 
     def owe(self, write: Future[Any]) -> None:
-        """Remember a write that nobody has waited for yet."""
+        """Remember a write that has not been awaited yet."""
         with self._lock:
-            # Outside a tool nobody asks for them, and done is done.
+            # Outside a tool nothing collects the writes, so those already done are dropped here.
             self._writes = [*(earlier for earlier in self._writes if not earlier.done()), write]
 
     def owed(self) -> list[Future[Any]]:
-        """Writes that nobody has waited for, handed over to the caller."""
+        """Hand over the writes that have not been awaited yet."""
         with self._lock:
             writes, self._writes = self._writes, []
             return writes
 
     def enter(self, running: Future[Any]) -> None:
-        """Count a synchronous call as under way, so that `cancel` can stop it."""
+        """Register a synchronous call in progress, so that `cancel` can stop it."""
         with self._lock:
             self._running.add(running)
         running.add_done_callback(self._leave)
@@ -76,7 +76,7 @@ class PendingCalls:
             self._running.discard(running)
 
     def cancel(self) -> None:
-        """Stop every synchronous call that is under way."""
+        """Cancel every synchronous call in progress."""
         with self._lock:
             running = list(self._running)
         for future in running:

@@ -1,4 +1,4 @@
-"""The one way to JSON: an unknown number is null, money and time are exact, nothing is a Python repr."""
+"""The one place that writes JSON: unknown numbers are null, money and times are exact, nothing is a Python repr."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 def jsonable(value: Any) -> Any:
     """
-    `value` as what JSON can hold.
+    `value` converted to types that JSON supports.
 
     Raises:
-        TypeError: It holds something that has no JSON form.
+        TypeError: `value` contains something that has no JSON form.
     """
     match value:
         case None | bool() | int():

@@ -1,4 +1,4 @@
-"""Running totals of money, by whose it is and when: checked and moved together with the rows of attempts."""
+"""Running totals of spending by group and window, checked and updated together with the rows of attempts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.ledger.schema import account, account_kind, attempt, budget, label
 Row = Mapping[str, Any]
 Labels = Mapping[str, str]
 
-# Clocks of machines that share a ledger may differ so much, and no more while a budget counts hours or days.
+# How far the clocks of machines that share a ledger may differ while a budget has an hour, day or month window.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
@@ -27,7 +27,7 @@ _AMOUNT = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """How a limit stands, and for whom; `whose` is empty where it counts nobody's spending yet."""
+    """The status of a limit for one group. `whose` names the group; it is empty while nothing has been spent."""
 
     limit: Limit
     whose: tuple[str, ...]
@@ -41,9 +41,9 @@ class BudgetStatus:
         return max(0, self.limit.budget.limit_nano - self.counted_nano)
 
     def __str__(self) -> str:
-        named = zip(self.limit.dimensions, self.whose, strict=False)  # nobody's yet: no values
-        whose = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
-        return f"{self.limit.budget}{f' ({", ".join(whose)})' if whose else ''}"
+        named = zip(self.limit.dimensions, self.whose, strict=False)  # nothing spent yet: no values
+        group = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
+        return f"{self.limit.budget}{f' ({", ".join(group)})' if group else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Admission:
 
 def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> Admission:
     """
-    Whether an attempt may start, under the caller's limits and those that the ledger keeps.
+    Check whether an attempt may start, under the caller's limits and those stored in the ledger.
 
-    Must be called while nobody else can write.
+    The caller must hold the write lock.
     """
     found = statuses(connection, row, labels, limits)
     free = row["bound_nano"] == 0
@@ -90,17 +90,22 @@ def statuses(
     connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit], *, keep: bool = True
 ) -> tuple[BudgetStatus, ...]:
     """
-    How every limit stands that an attempt such as `row` is under.
+    The status of every limit that applies to an attempt such as `row`.
 
     Args:
-        keep: Whether to keep running totals that are new, which only a writer can.
+        keep: Whether to store new running totals, which needs the write lock.
     """
     all_limits = dict.fromkeys((*limits, *stored(connection)))
     return tuple(_status(connection, each, row, labels, keep=keep) for each in all_limits)
 
 
 def recent(connection: Connection, status: BudgetStatus, now_us: int) -> tuple[int, int]:
-    """Nano-dollars that count since a day ago, or since the window began, and how many microseconds that is."""
+    """
+    What was spent in the last 24 hours, or since the window began if that is later.
+
+    Returns:
+        Nano-dollars, and the microseconds since the ledger's first attempt in that time.
+    """
     since_us = max(status.since_us, now_us - _DAY_US)
     dimensions = status.limit.dimensions
     if len(dimensions) != len(status.whose):
@@ -110,7 +115,7 @@ def recent(connection: Connection, status: BudgetStatus, now_us: int) -> tuple[i
 
 
 def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[BudgetStatus]:
-    """How a limit stands for each whose spending it has counted in its present window, the one with most first."""
+    """The status of a limit for each group with spending in the current window, highest spending first."""
     since_us, until_us = limit.budget.span(now_us)
     if not limit.dimensions:
         return [_status(connection, limit, {"ts_us": now_us}, {}, keep=False)]
@@ -123,13 +128,13 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
 
 
 def latest_us(connection: Connection) -> int:
-    """When the latest request in the ledger began, in microseconds since 1970; 0 when there is none."""
+    """Start of the latest request in the ledger, in microseconds since 1970; 0 when there is none."""
     query = sa.select(attempt.c.ts_us).where(attempt.c.status != "reported")
     return connection.scalar(query.order_by(attempt.c.ts_us.desc()).limit(1)) or 0
 
 
 def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
-    """Move every running total that the attempt belongs to by what it counts for now, less what it counted for."""
+    """Update every running total that includes the attempt by the change in its counted amount."""
     change = counted(after) - (counted(before) if before is not None else 0)
     if not change:
         return
@@ -138,7 +143,7 @@ def move(connection: Connection, before: Row | None, after: Row, labels: Labels)
             sa.update(account)
             .where(
                 account.c.dimensions == _key(dimensions),
-                account.c.whose == _digest(_whose(dimensions, after, labels)),
+                account.c.whose == _digest(_group_of(dimensions, after, labels)),
                 account.c.since_us <= after["ts_us"],
                 account.c.until_us > after["ts_us"],
             )
@@ -147,20 +152,20 @@ def move(connection: Connection, before: Row | None, after: Row, labels: Labels)
 
 
 def counted(row: Row) -> int:
-    """What an attempt counts for: its cost where that is known, else the most that it can cost."""
+    """The counted amount of an attempt: its cost if known, else its upper bound."""
     cost = row.get("cost_nano")
     return int(row.get("bound_nano") or 0) if cost is None else int(cost)
 
 
 def stored(connection: Connection) -> list[Limit]:
-    """The limits that the ledger keeps for all who use it."""
+    """The limits stored in the ledger, which apply to everyone who uses it."""
     return [
         Limit(_as_budget(dict(row))) for row in connection.execute(sa.select(budget).order_by(budget.c.name)).mappings()
     ]
 
 
 def store_budget(connection: Connection, name: str, declared: Budget) -> None:
-    """Keep a budget in the ledger, in place of the one of the same name."""
+    """Store a budget in the ledger, replacing one of the same name."""
     forget_budget(connection, name)
     terms = [column.name for column in budget.c if column.name not in ("name", "limit_nano")]
     values = {term: getattr(declared, term) for term in terms}
@@ -168,12 +173,12 @@ def store_budget(connection: Connection, name: str, declared: Budget) -> None:
 
 
 def forget_budget(connection: Connection, name: str) -> bool:
-    """Remove a budget from the ledger; whether it was there."""
+    """Remove a budget from the ledger; returns whether it existed."""
     return bool(connection.execute(sa.delete(budget).where(budget.c.name == name)).rowcount)
 
 
 def stored_budgets(connection: Connection) -> list[tuple[str, Budget]]:
-    """The budgets that the ledger keeps, by name."""
+    """The budgets stored in the ledger, with their names."""
     found = connection.execute(sa.select(budget).order_by(budget.c.name)).mappings()
     return [(row["name"], _as_budget(dict(row))) for row in found]
 
@@ -195,25 +200,25 @@ def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | No
 
 
 def _clock_behind(connection: Connection, ts_us: int) -> int | None:
-    """Seconds by which the ledger's latest record of a request lies in the future; None within the tolerance."""
+    """Seconds by which the ledger's latest request lies in the future; None within the tolerance."""
     ahead = latest_us(connection) - ts_us
     return ahead // 1_000_000 if ahead > CLOCK_TOLERANCE_US else None
 
 
 def _status(connection: Connection, limit: Limit, row: Row, labels: Labels, *, keep: bool) -> BudgetStatus:
     since_us, until_us = limit.budget.span(row["ts_us"])
-    whose = _whose(limit.dimensions, row, labels)
-    key = {"dimensions": _key(limit.dimensions), "whose": _digest(whose), "since_us": since_us, "until_us": until_us}
+    group = _group_of(limit.dimensions, row, labels)
+    key = {"dimensions": _key(limit.dimensions), "whose": _digest(group), "since_us": since_us, "until_us": until_us}
     found = connection.scalar(sa.select(account.c.counted_nano).where(*(account.c[n] == v for n, v in key.items())))
     if found is None:
-        found = _sum(connection, limit.dimensions, whose, since_us, until_us)
+        found = _sum(connection, limit.dimensions, group, since_us, until_us)
         if keep:
             _open(connection, limit.dimensions, key | {"counted_nano": found}, row["ts_us"])
-    return BudgetStatus(limit, whose, int(found), since_us, until_us)
+    return BudgetStatus(limit, group, int(found), since_us, until_us)
 
 
 def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[str, Any], now_us: int) -> None:
-    """Keep a new running total from here on, and forget those that are long over."""
+    """Store a new running total, and delete those whose window ended long ago."""
     connection.execute(sa.delete(account).where(account.c.until_us < now_us - _KEPT_US))
     if dimensions not in _kinds(connection):
         connection.execute(sa.insert(account_kind), {"dimensions": _key(dimensions)})
@@ -221,11 +226,11 @@ def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[s
 
 
 def _sum(
-    connection: Connection, dimensions: tuple[str, ...], whose: tuple[str, ...], since_us: int, until_us: int
+    connection: Connection, dimensions: tuple[str, ...], group: tuple[str, ...], since_us: int, until_us: int
 ) -> int:
-    """What the attempts in the ledger count for, added up from their rows."""
+    """The counted amounts of a group's attempts, added up from their rows."""
     conditions = [attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us]
-    conditions += [_is_of(name, value) for name, value in zip(dimensions, whose, strict=True)]
+    conditions += [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
     return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_AMOUNT), 0)).where(*conditions)) or 0)
 
 
@@ -246,8 +251,8 @@ def _is_of(dimension: str, value: str) -> sa.ColumnElement[bool]:
     return tagged.where(label.c.value == value) if value else ~tagged
 
 
-def _whose(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ...]:
-    """Whose attempt it is, along these dimensions; "" where it has no such agent, tool, run or label."""
+def _group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ...]:
+    """The group of an attempt: its value in each dimension, "" where it has no such agent, tool, run or label."""
     return tuple(
         labels.get(dimension[6:], "") if dimension.startswith("label:") else row.get(dimension) or ""
         for dimension in dimensions
@@ -255,7 +260,7 @@ def _whose(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ..
 
 
 def _kinds(connection: Connection) -> list[tuple[str, ...]]:
-    """The dimensions along which any running total is kept."""
+    """All sets of dimensions that running totals are kept for."""
     return [tuple(json.loads(kind)) for kind in connection.scalars(sa.select(account_kind.c.dimensions))]
 
 
@@ -264,6 +269,6 @@ def _key(values: Iterable[str]) -> str:
 
 
 def _digest(values: Iterable[str]) -> str:
-    """The same for an index: as it stands while it is short."""
+    """A key short enough for an index: the values as JSON, or their hash when that is long."""
     key = _key(values)
     return key if len(key) <= 200 else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"

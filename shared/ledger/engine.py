@@ -1,4 +1,4 @@
-"""How the ledger's database is found and opened: SQLite with care, PostgreSQL as it is."""
+"""Find and open the ledger's database: SQLite with special care, or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from shared.errors import ConfigurationError
 
 BUSY_TIMEOUT_S = 30
-# Releases without the WAL-reset bug; elsewhere several processes on one WAL file can lose committed pages.
+# SQLite releases without the WAL-reset bug, which can lose committed pages when several processes share a WAL file.
 # Source: sqlite.org, release notes of 3.51.3 (read 2026-11-23).
 _SAFE_WAL = (((3, 51, 3), (99,)), ((3, 50, 7), (3, 51)), ((3, 44, 6), (3, 45)))
 
@@ -27,7 +27,7 @@ def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
 
 def parse_url(url: str) -> URL:
     try:
-        # The scheme that hosters give out.
+        # Hosting providers give out this older scheme.
         parsed = make_url(f"postgresql://{url.removeprefix('postgres://')}" if url.startswith("postgres://") else url)
         backend = parsed.get_backend_name()
     except (ArgumentError, SQLAlchemyError, ValueError):
@@ -52,7 +52,7 @@ def parse_url(url: str) -> URL:
 
 
 def spool_folder(url: URL) -> Path | None:
-    """Beside a SQLite file; None where there is no such folder."""
+    """The folder of a SQLite file; None for other databases."""
     if url.get_backend_name() != "sqlite" or url.database is None:
         return None
     return Path(url.database).absolute().parent

@@ -1,4 +1,4 @@
-"""Records to a file, written whole or not at all."""
+"""Export records to a file, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from shared.errors import ConfigurationError, StoreError
 from shared.internal.serialize import jsonable, to_json
 
 Record = Mapping[str, Any]
-# A spreadsheet takes a cell that begins with one of these as a formula.
+# Spreadsheets treat a cell that begins with one of these as a formula.
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """
-    Write records in the format that the file's ending names.
+    Write records in the format given by the file's extension.
 
     Returns:
-        How many there were.
+        The number of records.
 
     Raises:
-        ConfigurationError: The ending is none of .json, .jsonl, .csv.
+        ConfigurationError: The extension is not .json, .jsonl or .csv.
 
-        StoreError: The file cannot be written; what stood there before is untouched.
+        StoreError: The file cannot be written; an existing file is left unchanged.
     """
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise ConfigurationError(
-            f"Cannot export to {path.suffix or 'a file without ending'}", hint="Use .json, .jsonl or .csv."
+            f"Cannot export to {path.suffix or 'a file without an extension'}", hint="Use .json, .jsonl or .csv."
         )
     temporary: str | None = None
     try:

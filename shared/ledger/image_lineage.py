@@ -1,4 +1,4 @@
-"""What the ledger knows of images: which was made from which, what they cost together, what scaling down has saved."""
+"""Images in the ledger: which was made from which, their total cost, and what downscaling saved."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from shared.ledger.store import Ledger
 @dataclass(frozen=True, slots=True)
 class ImageLineage:
     """
-    An image, what it was made from and what was made from it.
+    A family of images: an image, what it was made from, and what was made from it.
 
-    `images` are names below the output folder, oldest first. `cost_nano` counts every request for any of them, failed
-    ones of the same calls included; `unpriced_calls` are those with a cost that nobody knows, not in it.
+    `images` are names relative to the output folder, oldest first. `cost_nano` includes every request for any of them,
+    also failed requests of the same calls. `unpriced_calls` have an unknown cost, which is not included.
     """
 
     images: tuple[str, ...]
@@ -36,7 +36,7 @@ class ImageLineage:
 
 
 @dataclass(slots=True)
-class _Made:
+class _ImageCall:
     """One call that made images."""
 
     images: tuple[str, ...] = ()
@@ -47,59 +47,59 @@ class _Made:
 
 def lineages_of(ledger: Ledger, which: Filter | None = None) -> list[ImageLineage]:
     """
-    Every image with its relatives, the newest family last.
+    Every family of images, the newest last.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
     calls = [call for call in _calls(ledger, which or Filter()).values() if call.images]
-    family_of: dict[str, list[_Made]] = {}
+    family_of: dict[str, list[_ImageCall]] = {}
     for call in calls:
         related = [family_of[name] for name in (*call.images, *call.origins) if name in family_of]
         family = related[0] if related else []
         for other in related[1:]:
             if other is not family:
-                family.extend(made for made in other if made not in family)
+                family.extend(each for each in other if each not in family)
         family.append(call)
-        for made in family:
-            family_of.update(dict.fromkeys((*made.images, *made.origins), family))
+        for each in family:
+            family_of.update(dict.fromkeys((*each.images, *each.origins), family))
     distinct = {id(family): family for family in family_of.values()}
     return [_summed(family) for family in distinct.values()]
 
 
 def image_lineage(ledger: Ledger, image: str, which: Filter | None = None) -> ImageLineage | None:
-    """The relatives of one image by its name below the output folder; None when the ledger does not know it."""
+    """The family of an image, by its name relative to the output folder; None when the ledger has no such image."""
     return next((found for found in lineages_of(ledger, which) if image in found.images), None)
 
 
 def image_savings(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
-    """What scaling images down before models looked at them has saved in a window: tokens, and US$ for them."""
+    """Tokens, and US$ for them, that downscaling images for vision models saved in a window."""
     inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
     query = sa.select(attempt.c.metadata).where(attempt.c.operation == "vision", *inside, *conditions(which))
     with ledger.reading() as connection:
-        found = [noted for noted in connection.scalars(query) if isinstance(noted, dict)]
+        found = [metadata for metadata in connection.scalars(query) if isinstance(metadata, dict)]
     return {
-        "image_tokens_saved": sum(_count(noted, "image_tokens_saved") for noted in found),
-        "image_cost_saved": to_usd(sum(_count(noted, "image_nano_saved") for noted in found)),
+        "image_tokens_saved": sum(_count(metadata, "image_tokens_saved") for metadata in found),
+        "image_cost_saved": to_usd(sum(_count(metadata, "image_nano_saved") for metadata in found)),
     }
 
 
-def _calls(ledger: Ledger, which: Filter) -> Mapping[Any, _Made]:
+def _calls(ledger: Ledger, which: Filter) -> Mapping[Any, _ImageCall]:
     columns = (attempt.c.call_id, attempt.c.metadata, attempt.c.cost_nano)
     query = sa.select(*columns).where(attempt.c.operation == "image_generation", *conditions(which))
-    calls: dict[Any, _Made] = defaultdict(_Made)
+    calls: dict[Any, _ImageCall] = defaultdict(_ImageCall)
     with ledger.reading() as connection:
-        for call_id, noted, nano in connection.execute(query.order_by(attempt.c.ts_us)):
+        for call_id, metadata, nano in connection.execute(query.order_by(attempt.c.ts_us)):
             call = calls[call_id]
             call.cost_nano += nano or 0
             call.unpriced |= nano is None
-            if isinstance(noted, dict) and "images" in noted:
-                call.images += _names(noted["images"])  # several requests may have made them
-                call.origins = _names(noted.get("made_from", ()))
+            if isinstance(metadata, dict) and "images" in metadata:
+                call.images += _names(metadata["images"])  # several requests may have made them
+                call.origins = _names(metadata.get("made_from", ()))
     return calls
 
 
-def _summed(calls: Iterable[_Made]) -> ImageLineage:
+def _summed(calls: Iterable[_ImageCall]) -> ImageLineage:
     calls = list(calls)
     names = dict.fromkeys(name for call in calls for name in (*call.origins, *call.images))
     return ImageLineage(tuple(names), len(calls), sum(c.cost_nano for c in calls), sum(c.unpriced for c in calls))
@@ -109,6 +109,6 @@ def _names(found: Any) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
 
 
-def _count(noted: Mapping[str, Any], name: str) -> int:
-    value = noted.get(name)
+def _count(metadata: Mapping[str, Any], name: str) -> int:
+    value = metadata.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -39,7 +39,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which attempts count: those with all `labels`, and of `conversation` unless that is left open."""
+    """Which attempts to include: those with all `labels`, and those of `conversation` unless any will do."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     conversation: str | None = None
@@ -47,13 +47,13 @@ class Filter:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether every attempt is included."""
         return not self.labels and self.any_conversation
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetForecast:
-    """A budget's status, and the seconds that what is left lasts at the rate of the last day; None: nothing spent."""
+    """A budget's status, and the seconds that the rest lasts at the current rate; None when nothing was spent."""
 
     status: BudgetStatus
     lasts_s: float | None
@@ -68,17 +68,17 @@ def window(
     now: datetime | None = None,
 ) -> Window:
     """
-    The span to report on.
+    The time span to report on.
 
     Args:
-        days: How many times 24 hours back from now, when `since` is not given.
+        days: Days to look back from now (periods of 24 hours), when `since` is not given.
 
         since: First moment or day. A time without an offset is local to `zone`.
 
         until: Last moment (exclusive), or last day (inclusive).
 
     Raises:
-        InvalidRequest: It is not a span of time.
+        InvalidRequest: The arguments do not form a time span.
     """
     now = now or datetime.now(UTC)
     if since is None and (not math.isfinite(days) or not 0 < days <= 36_600):
@@ -134,7 +134,7 @@ def attempt_records(
 
 
 def held_nano(ledger: Ledger) -> int:
-    """Nano-dollars that attempts under way may still cost."""
+    """Nano-dollars held for attempts in progress."""
     with ledger.reading() as connection:
         total = sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)
         return int(connection.scalar(sa.select(total).where(attempt.c.status == "started")) or 0)
@@ -144,7 +144,7 @@ def budget_forecasts(
     ledger: Ledger, limits: Sequence[Limit], row: Mapping[str, Any], labels: Mapping[str, str]
 ) -> list[BudgetForecast]:
     """
-    How each limit forecast that an attempt such as `row` would be under, those that the ledger keeps among them.
+    A forecast for each limit that would apply to an attempt such as `row`, including those stored in the ledger.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -156,7 +156,7 @@ def budget_forecasts(
 
 def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: int) -> list[tuple[str, BudgetForecast]]:
     """
-    How every limit forecast, by name, for each whose spending it counts; those that the ledger keeps among them.
+    A forecast for every limit and each group that it counts, with its name, including limits stored in the ledger.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -178,7 +178,7 @@ def _lasts_s(status: BudgetStatus, spent_nano: int, elapsed_us: int) -> float | 
 
 def average_output(ledger: Ledger, model: str, since_us: int) -> int | None:
     """
-    Output tokens of the answers of a model since a moment, on average; None when there were none.
+    Average number of output tokens in a model's answers since a moment; None when there were none.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -203,7 +203,7 @@ def _sums_by(connection: Connection, span: Window, which: Filter, keys: tuple[st
     """
     Sums by `keys`.
 
-    Whole buckets come from the rollup, the ragged edges of the window (and anything filtered) from the rows.
+    Whole buckets come from the rollup; partial buckets at the window's edges, and anything filtered, from the rows.
     """
     first, last = -(-span.since_us // _BUCKET_US), span.until_us // _BUCKET_US
     found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
@@ -242,8 +242,8 @@ def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> 
 
 
 def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
-    """What the attempts that `which` lets through have in common, for a query of one's own."""
-    # An alias, since a query may itself join the labels.
+    """The SQL conditions of a filter, for other queries of attempts."""
+    # An alias, because the query may join the labels itself.
     tag = label.alias("tag")
     tagged = tag.c.attempt_id == attempt.c.attempt_id
     conditions: list[sa.ColumnElement[bool]] = [
@@ -258,7 +258,7 @@ def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
 def _agent_turns(
     connection: Connection, span: Window, which: Filter, rows: Mapping[tuple[Any, ...], Sums]
 ) -> int | None:
-    """How many turns of agents were answered: calls by an agent and by no tool; None when agents only left tools'."""
+    """Number of agents' own answered turns; None when only their tools' calls were recorded, not the turns."""
     by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in rows.items() if agent]
     turns = [sums["calls"] + sums["failed_calls"] for by_tool, sums in by_agents if not by_tool]
     if any(turns):

@@ -1,4 +1,4 @@
-"""Where records wait, on disk, while the ledger cannot take them."""
+"""Records that wait on disk while the ledger cannot be written."""
 
 from __future__ import annotations
 
@@ -17,35 +17,39 @@ from shared.internal.serialize import to_json
 
 SpoolEntry = tuple[str, dict[str, Any], dict[str, str]]
 _IDS = ("attempt_id", "call_id", "event_id")
+_DEAD_LETTERS = ".dead-letters"
 
 
 class Spool:
     """
-    A file of JSON lines beside the ledger, or in the temporary folder where that cannot be written.
+    A file of JSON lines in the ledger's folder, or in the temporary folder if that one is not writable.
 
     Args:
-        folder: Where the ledger lives; None where it is not a file.
+        folder: The ledger's folder; None when the ledger is not a file.
 
         ledger: Name of the ledger; different ledgers never share a spool file.
     """
 
     def __init__(self, folder: Path | None, ledger: str) -> None:
-        name = f"agentswarm-{sha256(ledger.encode()).hexdigest()[:12]}.spool.jsonl"
+        name = f"agentswarm-{sha256(ledger.encode()).hexdigest()[:12]}"
         user = f"agentswarm-tools-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
         fallback = Path(tempfile.gettempdir()) / user
-        self._paths = [home / name for home in (folder, fallback) if home is not None]
+        folders = [each for each in (folder, fallback) if each is not None]
+        self._paths = [each / f"{name}.spool.jsonl" for each in folders]
+        # Earlier versions wrote to files of this name; what still waits there is replayed first.
+        self._all_paths = [*(each / f"{name}.spill.jsonl" for each in folders), *self._paths]
         self._lock = threading.Lock()
         self._memory: list[SpoolEntry] = []
         self._wrote = True
 
     @property
     def path(self) -> Path:
-        """Where records wait when all is well with that folder."""
+        """The spool file, as long as its folder is writable."""
         return self._paths[0]
 
     def add(self, entry: SpoolEntry) -> None:
-        """Keep an entry, on disk when this returns; in memory only while no folder takes it."""
-        # The line break in front ends a line that a full disk has cut off.
+        """Store an entry: on disk by the time this returns, or in memory while no folder is writable."""
+        # The leading line break ends a line that a full disk has cut off.
         line = f"\n{to_json(entry)}\n".encode()
         with self._lock:
             self._wrote = True
@@ -58,30 +62,32 @@ class Spool:
                 return
             self._memory.append(entry)
 
-    def refuse(self, entry: SpoolEntry) -> None:
+    def add_dead_letter(self, entry: SpoolEntry) -> None:
         """
-        Set an entry aside for a person to look at, since no ledger takes it.
+        Set aside an entry that the ledger rejects, for a person to check.
 
         Raises:
-            OSError: No folder takes it either.
+            OSError: No folder is writable.
         """
-        self._set_aside([to_json(entry).encode()])
+        self._add_dead_letters([to_json(entry).encode()])
 
     def waiting(self) -> int:
-        """How many records wait."""
-        files = [file for path in self._paths for file in (path, *_leftovers(path))]
+        """The number of records that are waiting."""
+        files = [file for path in self._all_paths for file in (path, *_leftovers(path))]
         with self._lock:
             return len(self._memory) + sum(len(_lines(file)) for file in files)
 
-    def refused(self) -> list[Path]:
-        """The files of entries that were set aside."""
-        return [file for path in self._paths if (file := _dead_letters(path)).exists()]
+    def dead_letters(self) -> list[Path]:
+        """The files of entries that the ledger rejected, also those of earlier versions (`.refused`)."""
+        suffixes = (_DEAD_LETTERS, ".refused")
+        files = (path.with_name(f"{path.name}{suffix}") for path in self._all_paths for suffix in suffixes)
+        return [file for file in files if file.exists()]
 
     def take(self) -> Iterator[list[SpoolEntry]]:
         """
-        Batches of what waits; each is forgotten when the next one is asked for, so a failing replay loses nothing.
+        Yield what waits in batches; each is deleted when the next is requested, so a failing replay loses nothing.
 
-        Only looks at the disk when this process has spooled, or has not looked yet.
+        Reads the disk only if this process has spooled something, or has not looked yet.
         """
         with self._lock:
             if not self._wrote:
@@ -91,7 +97,7 @@ class Spool:
             if memory:
                 yield memory
                 memory = []
-            for path in self._paths:
+            for path in self._all_paths:
                 yield from self._take_file(path)
         finally:
             with self._lock:
@@ -100,39 +106,35 @@ class Spool:
             self._wrote = bool(self._memory)
 
     def _take_file(self, path: Path) -> Iterator[list[SpoolEntry]]:
-        """Move the file aside, so that no other process replays it at the same time, and read it."""
+        """Rename the file, so that no other process replays it at the same time, and read it."""
         leftovers = _leftovers(path)
-        aside = path.with_name(f"{path.name}.{time.time_ns()}-{os.getpid()}.replay")
+        renamed = path.with_name(f"{path.name}.{time.time_ns()}-{os.getpid()}.replay")
         try:
-            path.rename(aside)
-            leftovers.append(aside)
+            path.rename(renamed)
+            leftovers.append(renamed)
         except (FileNotFoundError, NotADirectoryError):
             pass
         for file in leftovers:
-            entries, strange = _read(file)
+            entries, invalid = _read(file)
             yield entries
-            self._set_aside(strange)
+            self._add_dead_letters(invalid)
             file.unlink(missing_ok=True)
 
-    def _set_aside(self, lines: list[bytes]) -> None:
+    def _add_dead_letters(self, lines: list[bytes]) -> None:
         for path in self._paths if lines else ():
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _append(_dead_letters(path), b"".join(b"\n" + line + b"\n" for line in lines))
+                _append(path.with_name(f"{path.name}{_DEAD_LETTERS}"), b"".join(b"\n" + line + b"\n" for line in lines))
             except OSError:
                 continue
             return
         if lines:
-            raise OSError("no folder takes what the ledger refused")
+            raise OSError("no folder is writable for records that the ledger rejected")
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """What replays that were killed have left, oldest first."""
+    """Files left by replays that were killed, oldest first."""
     return sorted(path.parent.glob(f"{path.name}.*.replay")) if path.parent.is_dir() else []
-
-
-def _dead_letters(path: Path) -> Path:
-    return path.with_name(f"{path.name}.refused")
 
 
 def _lines(file: Path) -> list[bytes]:
@@ -143,8 +145,8 @@ def _lines(file: Path) -> list[bytes]:
 
 
 def _read(file: Path) -> tuple[list[SpoolEntry], list[bytes]]:
-    """The entries of a file, and the lines that are none; one that a full disk has cut off is passed over."""
-    entries, strange = [], []
+    """The entries of a file, and its invalid lines; a line that a full disk has cut off is skipped."""
+    entries, invalid = [], []
     for line in _lines(file):
         try:
             value = json.loads(line)
@@ -152,27 +154,27 @@ def _read(file: Path) -> tuple[list[SpoolEntry], list[bytes]]:
             continue
         entry = _entry(value)
         if entry is None:
-            strange.append(line)
+            invalid.append(line)
         else:
             entries.append(entry)
-    return entries, strange
+    return entries, invalid
 
 
 def _append(path: Path, line: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         if os.write(file, line) != len(line):
-            raise OSError("the record was written only in part")
+            raise OSError("the record was written only partly")
         os.fsync(file)
         replayed = not path.exists() or not os.path.samestat(os.fstat(file), path.stat())
     finally:
         os.close(file)
-    if replayed:  # Another process moved the file aside meanwhile, and may have read it already.
+    if replayed:  # Another process has renamed the file in the meantime, and may have read it already.
         _append(path, line)
 
 
 def _entry(value: Any) -> SpoolEntry | None:
-    """A line's JSON as an entry, or None when it is none."""
+    """A line's JSON as an entry; None when it is not one."""
     try:
         kind, row, labels = value
         known = {k: uuid.UUID(v) if k in _IDS and v else v for k, v in row.items()}

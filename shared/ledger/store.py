@@ -193,8 +193,10 @@ class Ledger:
         """Set an entry aside that no ledger takes."""
         if kept is None:
             return
-        self._spool.refuse(kept)
-        logger.warning("The ledger %s does not take a record; it was set aside in %s.", self.name, self.refused()[0])
+        self._spool.add_dead_letter(kept)
+        logger.warning(
+            "The ledger %s does not take a record; it was set aside in %s.", self.name, self.dead_letters()[0]
+        )
 
     def _take_in(self, items: list[_Item], refused: Callable[[_Item], None]) -> None:
         """Write the entries; where one of them stands in the way, write the others and hand that one to `refused`."""
@@ -288,9 +290,9 @@ class Ledger:
         """Where they wait."""
         return self._spool.path
 
-    def refused(self) -> list[Path]:
+    def dead_letters(self) -> list[Path]:
         """Files of records that no ledger takes."""
-        return self._spool.refused()
+        return self._spool.dead_letters()
 
     def check_writable(self) -> None:
         """

@@ -1,4 +1,4 @@
-"""Which environment variables hold a provider's key and address."""
+"""Which environment variables hold a provider's key and base URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY_VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 # Providers that need no key because they run on the user's own machine.
 KEYLESS_PROVIDERS = frozenset({"local", "ollama", "ollama_chat", "lm_studio", "llamafile", "hosted_vllm"})
-# Variables that move a provider to another endpoint, beside <PROVIDER>_API_BASE and <PROVIDER>_BASE_URL.
+# Variables that set a provider's base URL, in addition to <PROVIDER>_API_BASE and <PROVIDER>_BASE_URL.
 BASE_VARIABLES: Mapping[str, tuple[str, ...]] = {
     "ollama_chat": ("OLLAMA_API_BASE", "OLLAMA_BASE_URL"),
     "cohere_chat": ("COHERE_API_BASE", "COHERE_BASE_URL"),
@@ -67,16 +67,18 @@ def provider_base(provider: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _warn_of_base(name: str, url: str, path: str) -> None:
-    """Once for each: whoever wrote the folder's .env decides where prompts and keys go."""
+    """Warn once for each: whoever wrote the .env decides where prompts and keys are sent."""
     try:
         host = urlsplit(url).hostname
     except ValueError:
         host = None
-    logger.warning("%s in %s sends requests, with their key, to %s. Is that file yours?", name, path, host)
+    logger.warning(
+        "%s from %s redirects requests, including the API key, to %s. Ignore this if you set it.", name, path, host
+    )
 
 
 def provider_extra(provider: str) -> dict[str, str]:
-    """What else LiteLLM's config of `provider` takes from the environment."""
+    """Further parameters that LiteLLM's config for `provider` needs from the environment."""
     if provider != "azure":
         return {}
     version = environment().get("AZURE_API_VERSION")

@@ -1,4 +1,4 @@
-"""Which models may answer a call, in which order, and why the others may not."""
+"""Which models may answer a call, in which order, and why others may not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][\w./:@*+-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The models to try, in order, for the one that was asked for, and the errors of those left out."""
+    """The models to try, in order, and the errors of those that were skipped."""
 
     requested: str
     candidates: tuple[Candidate, ...]
@@ -62,23 +62,23 @@ def make_plan(
     task: TaskType = TaskType.CHAT_COMPLETION,
 ) -> Plan:
     """
-    The models that may answer, in the caller's order.
+    Choose the models that may answer, in the caller's order.
 
     Args:
-        model: What the caller asked for; None means the default of Settings.
+        model: The requested model; None means the default from the settings.
 
-        fallback_models: What to try next; None means those of Settings that do the task, [] means none.
+        fallback_models: Models to try next; None means those from the settings that support the task, [] means none.
 
         api_base, api_key: The caller's own endpoint for `model`; it never receives a key from the environment.
 
     Raises:
-        ModelNotAllowed: Any of the names is not on the allow-list.
+        ModelNotAllowed: One of the models is not on the allow-list.
 
-        InvalidRequest: Any of the names cannot do the task.
+        InvalidRequest: One of the models does not support the task.
 
-        ConfigurationError: The scope has a key for a provider that nobody knows.
+        ConfigurationError: The scope has a key for an unknown provider.
 
-        LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
+        LLMError: No model can be called: the error of the only one, or AllModelsFailed.
     """
     names = [model or default_model(task, settings)]
     if enable_fallback:
@@ -91,22 +91,22 @@ def make_plan(
     candidates: list[Candidate] = []
     skipped: list[LLMError] = []
     for position, name in enumerate(names):
-        own = (api_base, api_key) if position == 0 else (None, None)
+        own_base, own_key = (api_base, api_key) if position == 0 else (None, None)
         try:
             candidate = resolve(
                 name,
                 catalogue=catalogue,
                 settings=settings,
                 scope=scope,
-                api_base=own[0],
+                api_base=own_base,
                 service_tier=service_tier,
                 task=task,
             )
-            if candidate.model != name:  # a successor of what was asked for, which the lists must hold too
+            if candidate.model != name:  # the successor must be allowed too
                 _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope, task=task)
-            described = name in catalogue.configs or own[0] is not None
+            described = name in catalogue.configs or own_base is not None
             check_task(task, candidate, look_up(candidate.model, task)[2], own=described)
-            candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1], task=task)
+            candidate = _with_key(candidate, catalogue, scope, api_base=own_base, api_key=own_key, task=task)
             candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope, task))
             if not any(_same_endpoint(candidate, other) for other in candidates):
                 candidates.append(candidate)
@@ -127,7 +127,7 @@ def default_model(task: TaskType, settings: Settings) -> str:
 
 
 def _default_fallbacks(task: TaskType, settings: Settings) -> list[str]:
-    """The fallback models of Settings that can do the task, or of which nobody knows."""
+    """The fallback models from the settings that support the task, as far as is known."""
     if task is TaskType.CHAT_COMPLETION:
         return list(settings.default_fallback_models)
     found = ((name, look_up(name, task)) for name in settings.default_fallback_models)
@@ -135,12 +135,12 @@ def _default_fallbacks(task: TaskType, settings: Settings) -> list[str]:
 
 
 def _same_endpoint(one: Candidate, other: Candidate) -> bool:
-    """Whether both would be the same request, as two retired names with one successor are."""
+    """Whether both lead to the same request, as two retired names with one successor do."""
     return (one.provider, one.wire_model, one.api_base) == (other.provider, other.wire_model, other.api_base)
 
 
 def failure(failures: Sequence[LLMError]) -> AllModelsFailed:
-    """The error of a call whose every model failed."""
+    """The error of a call for which every model failed."""
     return AllModelsFailed(f"All {len(failures)} models failed", failures=failures)
 
 
@@ -151,13 +151,13 @@ def _check_name(name: str) -> None:
 
 
 def _listed(name: str, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> bool:
-    """Whether the operator named the model, so that it may be used whatever it is."""
+    """Whether the operator named the model, so that agents may use it even if it is unknown or not hosted."""
     lists = (scope.models, settings.allowed_models, catalogue.configs, settings.default_fallback_models)
     return name == default_model(task, settings) or any(name in names for names in lists if names is not None)
 
 
 def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> None:
-    """Whether the scope, the settings and (for agents) the known hosted models let `name` be called."""
+    """Check `name` against the allow-lists and, for agents, against the known hosted models."""
     for allowed in (scope.models, settings.allowed_models):
         if allowed is not None and name not in allowed:
             listed = ", ".join(allowed[:20]) or "none"
@@ -178,13 +178,13 @@ def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope
 
 
 def _check_keys(catalogue: Catalogue, scope: Scope) -> None:
-    """A key under a wrong name would never be used, and the operator would pay instead."""
-    own = {config.provider for config in catalogue.configs.values()}
+    """Refuse keys under unknown provider names: they would never be used, and the operator would pay instead."""
+    custom = {config.provider for config in catalogue.configs.values()}
     for name in scope.keys:
-        if name not in own and (name in PROVIDER_NAMES or name not in known_providers()):
+        if name not in custom and (name in PROVIDER_NAMES or name not in known_providers()):
             close = difflib.get_close_matches(name, known_providers(), n=3) or model_facts()["suggested"]
             raise ConfigurationError(
-                f"The scope has a key for {name[:60]}, which is no provider's name",
+                f"The scope has a key for {name[:60]}, which is not the name of a provider",
                 hint=f"Give {PROVIDER_NAMES.get(name) or ' or '.join(close)}.",
             )
 
@@ -202,7 +202,7 @@ def _with_key(
     The candidate with the key to use: the caller's, the scope's, else the environment's.
 
     Raises:
-        AuthenticationError: The provider needs a key and none is set; names the variables and what could be used.
+        AuthenticationError: The provider needs a key and none is set; names the variables and the usable models.
     """
     provider = candidate.provider
     config = catalogue.configs.get(candidate.model)
@@ -210,7 +210,7 @@ def _with_key(
         return replace(candidate, api_key=api_key, key_alias="call" if api_key else None)
     variable = config.api_key_env if config else None
     own_endpoint = config is not None and config.api_base is not None
-    # A key for a provider that has an endpoint of its own is not for an endpoint of somebody else.
+    # A provider's key must not be sent to someone else's endpoint.
     foreign = own_endpoint and provider in model_facts()["suggested"]
     if provider in scope.keys and not foreign:
         secret = scope.keys[provider].get_secret_value()
@@ -222,7 +222,7 @@ def _with_key(
         return candidate
     names = " or ".join((variable,) if variable else key_variables(provider))
     others = usable_models(task)
-    also = f" Usable with the keys present: {', '.join(others)}." if others else ""
+    also = f" Usable with the keys that are set: {', '.join(others)}." if others else ""
     raise AuthenticationError(
         f"Authentication failed for {provider}: no key is set",
         provider=provider,
@@ -232,5 +232,5 @@ def _with_key(
 
 
 def _needs_key(provider: str) -> bool:
-    """Cloud accounts with logins of their own are left to LiteLLM's configs."""
+    """Whether the provider needs an API key; LiteLLM's configs handle the logins of cloud accounts."""
     return not provider.startswith(("vertex_ai", "bedrock", "sagemaker", "watsonx", "oci", "github_copilot", "chatgpt"))

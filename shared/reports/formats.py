@@ -13,7 +13,7 @@ _PLAIN_GROUPS = ("provider", "model")
 
 def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
     """
-    `get_llm_costs`' dict as a report, without a final line break.
+    Format the dict from `get_llm_costs` as a report, without a final newline.
 
     Args:
         output_format: "text" (the guide's lines), "json", or "markdown" (tables).
@@ -24,21 +24,21 @@ def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
 
 
 def period(costs: Mapping[str, Any]) -> str:
-    """The window in words."""
+    """The report's window in words."""
     days = costs.get("days")
     return f"last {days:g} days" if days is not None else f"{costs['since']} to {costs['until']}"
 
 
 def footer(costs: Mapping[str, Any]) -> str:
-    """Where the figures come from, and what is not in them yet."""
+    """Where the figures come from, and how many records are not counted yet."""
     store = f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"
     if not costs.get("waiting_records"):
         return store
-    return f"{store}\n{costs['waiting_records']:,} records wait to be written and are not counted; see `doctor`."
+    return f"{store}\n{costs['waiting_records']:,} records are waiting to be written and are not counted; see `doctor`."
 
 
 def printable(name: Any) -> str:
-    """A name that cannot move the cursor or break a line."""
+    """`name` without characters that move the cursor or break a line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
 
 
@@ -76,23 +76,23 @@ def _text(costs: Mapping[str, Any]) -> str:
 
 
 def budget_line(budget: Mapping[str, Any]) -> str:
-    """How one budget stands, in words."""
+    """A budget's status in words."""
     lasts = budget["lasts_s"]
-    rate = "" if lasts is None else f", about {_span(lasts)} at the rate of the last day"
+    rate = "" if lasts is None else f", lasts {_span(lasts)} at the current rate"
     return f"${budget['left']:.6f} left of {budget['budget']}{rate}"
 
 
 def _span(seconds: float) -> str:
-    """A span of time in its largest whole unit."""
+    """A time span in its largest whole unit."""
     for unit, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
             count = int(seconds // size)
-            return f"{count:,} {unit}{'s' if count != 1 else ''}" if count < 1_000_000 else "for ever"
+            return f"about {count:,} {unit}{'s' if count != 1 else ''}" if count < 1_000_000 else "indefinitely"
     return "less than a minute"
 
 
 def _turns(costs: Mapping[str, Any]) -> str:
-    """The agents' own turns; they cost money of their own, which is in no total when nobody tracks them."""
+    """The number of the agents' own turns; when these are not tracked, their cost is in no total."""
     turns = costs["agent_turns"]
     return "not tracked" if turns is None else f"{turns:,}"
 

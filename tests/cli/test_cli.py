@@ -145,13 +145,13 @@ def test_records_that_wait_are_told_of(
     """Reports and doctor say how many records are in no figure, and doctor where they are; it fails for it."""
     monkeypatch.setattr(ledger, "_down_until", math.inf)
     write(ledger, "settle", settled())
-    ledger._spool.refuse(("settle", {}, {}))
+    ledger._spool.add_dead_letter(("settle", {}, {}))
     assert run("report").exit_code == 0
-    assert "1 records wait to be written and are not counted" in printed[0].getvalue()
+    assert "1 records are waiting to be written and are not counted" in printed[0].getvalue()
     assert get_llm_costs()["waiting_records"] == 1
     assert run("doctor").exit_code == 1
-    assert f"FAIL  records: 1 wait to be written, in {ledger.waiting_in}" in printed[0].getvalue()
-    assert f"look at {ledger.waiting_in}.refused" in printed[0].getvalue()
+    assert f"FAIL  records: 1 waiting to be written, in {ledger.waiting_in}" in printed[0].getvalue()
+    assert f"check {ledger.waiting_in}.dead-letters" in printed[0].getvalue()
     monkeypatch.undo()
     ledger._down_until = 0
     assert get_llm_costs()["waiting_records"] == 0

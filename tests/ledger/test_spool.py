@@ -197,9 +197,9 @@ def test_a_record_that_no_ledger_takes_keeps_no_other_back(
     write(store, "settle", settled(agent="later"))
     assert sorted(row["agent"] for row in rows(store)) == ["after", "before", "later"]
     assert store.waiting == 0
-    [refused] = store.refused()
-    assert line in refused.read_bytes() or json.loads(line) in [json.loads(x) for x in refused.read_bytes().split()]
-    assert files(home) == [refused.name]
+    [letters] = store.dead_letters()
+    assert line in letters.read_bytes() or json.loads(line) in [json.loads(x) for x in letters.read_bytes().split()]
+    assert files(home) == [letters.name]
     assert_exact(store)
 
 
@@ -241,6 +241,21 @@ def test_leftovers_of_a_replay_that_was_killed_are_picked_up(home: Path) -> None
     later.add(entry(2))
     assert [each for batch in later.take() for each in batch] == [entry(1), entry(2)]
     assert files(home) == []
+
+
+def test_records_in_files_of_the_old_name_are_replayed(home: Path) -> None:
+    """What an earlier version spooled, left in a killed replay or set aside is counted, replayed once and listed."""
+    spool = Spool(home, "ledger")
+    names = ["spill.jsonl.1-1.replay", "spill.jsonl", "spool.jsonl"]
+    for number, name in enumerate(names):
+        spool.add(entry(number))
+        spool.path.rename(home / spool.path.name.replace("spool.jsonl", name))
+    refused = home / spool.path.name.replace("spool.jsonl", "spill.jsonl.refused")
+    refused.write_text("[]\n")
+    later = Spool(home, "ledger")
+    assert later.waiting() == 3
+    assert [each for batch in later.take() for each in batch] == [entry(0), entry(1), entry(2)]
+    assert (later.waiting(), later.dead_letters(), files(home)) == (0, [refused], [refused.name])
 
 
 def test_a_batch_is_forgotten_only_when_the_next_is_asked_for(home: Path) -> None:

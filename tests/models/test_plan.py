@@ -156,7 +156,9 @@ def test_a_missing_key_names_its_variables_and_what_could_be_used(monkeypatch: p
         planned(FLASH)
     assert "Set GOOGLE_API_KEY or GEMINI_API_KEY." in str(caught.value)
     suggested = model_facts()["suggested"]
-    assert f"keys present: {suggested['openai']}, {suggested['anthropic']}, {suggested['cohere']}." in str(caught.value)
+    assert f"keys that are set: {suggested['openai']}, {suggested['anthropic']}, {suggested['cohere']}." in str(
+        caught.value
+    )
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     assert usable_models() == []
@@ -274,7 +276,7 @@ def test_a_key_goes_only_to_the_endpoint_it_is_for(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["google", "cohere_chat", "OpenAI", "opneai"])
 def test_a_key_under_a_wrong_name_is_refused(name: str) -> None:
     """A customer's key that would never be used is an error, since the operator's would be used instead."""
-    refused = pytest.raises(ConfigurationError, match=f"a key for {name}, which is no provider's name")
+    refused = pytest.raises(ConfigurationError, match=f"a key for {name}, which is not the name of a provider")
     with scope(keys={name: "sk-customer"}) as inside, refused as caught:
         planned(MINI, inside=inside)
     assert "sk-customer" not in str(caught.value)

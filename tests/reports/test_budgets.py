@@ -39,7 +39,7 @@ def test_set_show_remove(hosted: Double, ledger: Ledger) -> None:
         with scope(customer=customer):
             response = LLMClient().chat_completion(HELLO, model=MINI, max_tokens=100)
     assert response.metadata["remaining_budget_usd"] == 0.01 - 0.0004575
-    shown = [line.partition(", about")[0] for line in cli("budget", "show").splitlines()]
+    shown = [line.partition(", lasts")[0] for line in cli("budget", "show").splitlines()]
     assert shown == [
         "default: $0.009085 left of $0.01 in all for each customer (customer=acme)",
         "default: $0.009543 left of $0.01 in all for each customer (customer=bolt)",
@@ -82,11 +82,11 @@ def test_an_agent_sees_the_budgets_of_its_scope(hosted: Double, ledger: Ledger) 
     ("lasts", "words"),
     [
         (None, ""),
-        (30, ", about less than a minute at"),
-        (90, ", about 1 minute at"),
-        (7300, ", about 2 hours at"),
-        (86_400 * 3, ", about 3 days at"),
-        (1e18, ", about for ever at"),
+        (30, ", lasts less than a minute at the current rate"),
+        (90, ", lasts about 1 minute at the current rate"),
+        (7300, ", lasts about 2 hours at the current rate"),
+        (86_400 * 3, ", lasts about 3 days at the current rate"),
+        (1e18, ", lasts indefinitely at the current rate"),
     ],
 )
 def test_how_long_it_lasts(lasts: float | None, words: str) -> None:

@@ -43,5 +43,5 @@ def test_outage() -> None:
     assert lines[0] == "5 calls, 0 of them unanswered; 14 attempts."
     for line, reason in zip(lines[1:4], ("AuthenticationError", "QuotaExhausted", "ProviderUnavailable"), strict=True):
         assert f"failed 3 times ({reason}" in line
-        assert line.endswith("then left alone in 2 calls, $0.000000")
+        assert line.endswith("then skipped in 2 calls, $0.000000")
     assert "answered 5 calls, $0.000" in lines[4]

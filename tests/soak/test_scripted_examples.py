@@ -43,7 +43,7 @@ def test_budgeted_agent(environment: None, capsys: pytest.CaptureFixture[str]) -
     assert "Nothing was charged." in shown
     [(spent, turns)] = re.findall(r"Spent: \$([0-9.]+) for (\d+) turns", shown)
     assert 0 < float(spent) <= 0.002
-    assert int(turns) == shown.count("is read") > 3
+    assert int(turns) == shown.count("reading page") > 3
 
 
 def test_customers(environment: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,9 +51,11 @@ def test_customers(environment: None, capsys: pytest.CaptureFixture[str]) -> Non
     runpy.run_path(str(EXAMPLES / "customers.py"), run_name="__main__")
     shown = capsys.readouterr().out
     assert "The provider is SCRIPTED" in shown
-    assert "... (hung up)" in shown
+    assert "... (disconnected)" in shown
     assert "is left of $0.0008 a day (customer=acme)" in shown
-    acme, bolt, operator = re.split(r"— What (?:bolt is told|the operator sees):", shown.partition("acme is told:")[2])
+    acme, bolt, operator = re.split(
+        r"— (?:The report for bolt|What the operator sees):", shown.partition("report for acme:")[2]
+    )
     assert "customer=acme" in acme
     assert "customer=bolt" not in acme
     assert "customer=bolt" in bolt

@@ -71,7 +71,7 @@ def all_there(ledger: Ledger, acknowledged: list[str]) -> None:
     ledger._down_until = 0
     ledger.flush()
     assert ledger.waiting == 0
-    assert ledger.refused() == []
+    assert ledger.dead_letters() == []
     rows = list(attempt_records(ledger))
     assert sorted(str(row["call_id"]) for row in rows) == sorted(acknowledged)
     assert {row["status"] for row in rows} == {"ok"}
