@@ -36,7 +36,7 @@ from tests.support import postgres
 HERE = Path(__file__).parent
 FIRST = datetime(2026, 7, 3, tzinfo=UTC)
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-WINDOW = {"since": "2026-07-15", "until": "2026-11-24T09:07", "tz": "Europe/Berlin"}
+WINDOW: dict[str, Any] = {"since": "2026-07-15", "until": "2026-11-24T09:07", "tz": "Europe/Berlin"}
 _LEASE_OVER_US = 1_795_000_000_000_000
 _LEASE_RUNS_US = 4_102_444_800_000_000  # until 2100, so that it still runs whenever a test does
 _ATTEMPTS = 60
