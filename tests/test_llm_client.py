@@ -54,7 +54,7 @@ def ask_async(client: LLMClient, **kw: Any) -> LLMResponse:
 
 
 def ask_stream(client: LLMClient, **kw: Any) -> LLMResponse:
-    stream = client.chat_completion(HELLO, stream=True, **kw)
+    stream: LLMStream = client.chat_completion(HELLO, stream=True, **kw)
     assert "".join(stream) == stream.text
     assert stream.response is not None
     return stream.response

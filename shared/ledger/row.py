@@ -65,6 +65,17 @@ class AttemptRow:
     failed_calls: int = 0
     unpriced_calls: int = 0
     metadata: Mapping[str, Any] | None = None
+    # By unit, what the provider bills for and its answer names; None where it names nothing.
+    units: Mapping[str, int] | None = None
+    # As served; None where the provider does not say.
+    service_tier: str | None = None
+    price_table: str | None = None
+    # Something that is billed has no known price: the cost is at least this.
+    cost_is_lower_bound: bool = False
+    # What the row keeps on its budgets beyond its cost.
+    reserved_nano: int | None = None
+    adjustment_kind: str | None = None
+    adjusts: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -1,21 +1,20 @@
-"""The ledger: one row per attempt, started before the request and settled after it, never lost."""
+"""The ledger's tables, as the newest version has them; shared/ledger/migrations.py brings older ledgers here."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
-from shared.errors import StoreError
+BUCKET_S = 900  # Every zone's offset since 2015 is a multiple of 15 minutes, so local days are whole buckets.
+# Programs refuse a ledger of a newer major version. A newer minor version only has columns and tables that older
+# programs do not need: new columns are nullable or have a default that the database fills in.
+MAJOR = 1
+MINOR = 2
 
 
 def bucket_of(ts_us: int) -> int:
     """The 15-minute bucket of a time."""
     return ts_us // (BUCKET_S * 1_000_000)
 
-
-BUCKET_S = 900  # Every zone's offset since 2015 is a multiple of 15 minutes, so local days are whole buckets.
-MAJOR = 1
-MINOR = 1
 
 metadata = sa.MetaData()
 
@@ -67,6 +66,14 @@ attempt = sa.Table(
     sa.Column("failed_calls", sa.Integer, nullable=False, default=0),
     sa.Column("unpriced_calls", sa.Integer, nullable=False, default=0),
     sa.Column("metadata", sa.JSON),
+    # Since 1.2, and last: a migrated ledger has its columns in the order of a new one.
+    sa.Column("units", sa.JSON(none_as_null=True)),  # unit -> count, of what the provider billed for
+    sa.Column("service_tier", sa.String(20)),  # as served
+    sa.Column("price_table", sa.String(80)),  # version of the table that priced it
+    sa.Column("cost_is_lower_bound", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    sa.Column("reserved_nano", sa.BigInteger),  # kept on the accounts beyond the cost
+    sa.Column("adjustment_kind", sa.String(20)),
+    sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: an attempt's id, or a text
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),
@@ -148,44 +155,3 @@ event = sa.Table(
     sa.Column("metadata", sa.JSON),
     sa.Index("ix_event_ts", "ts_us"),
 )
-
-
-def migrate(connection: Connection) -> None:
-    """
-    Bring the ledger up to this program's schema, inside the caller's transaction.
-
-    A newer minor version only has columns and tables that this program does not need.
-
-    Raises:
-        StoreError: The ledger was made by a program with a newer major version.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(7231990415)"))
-    found = version(connection)
-    if found is None:
-        metadata.create_all(connection)
-        _set_version(connection, MAJOR, MINOR)
-        return
-    major, minor = found
-    if major > MAJOR:
-        raise StoreError(
-            f"The ledger was written by a newer version of agentswarm-tools (schema {major}.{minor}, "
-            f"this one knows {MAJOR}.{MINOR})",
-            hint="Upgrade agentswarm-tools, or set AGENTSWARM_DATABASE_URL to another ledger.",
-        )
-    if (major, minor) < (MAJOR, MINOR):
-        metadata.create_all(connection)
-        _set_version(connection, MAJOR, MINOR)
-
-
-def version(connection: Connection) -> tuple[int, int] | None:
-    """Schema version of the ledger as (major, minor); None when it is empty."""
-    if not sa.inspect(connection).has_table(meta.name):
-        return None
-    rows = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
-    return (rows["major"], rows["minor"]) if {"major", "minor"} <= rows.keys() else None
-
-
-def _set_version(connection: Connection, major: int, minor: int) -> None:
-    connection.execute(sa.delete(meta))
-    connection.execute(sa.insert(meta), [{"name": "major", "value": major}, {"name": "minor", "value": minor}])

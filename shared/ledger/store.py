@@ -29,8 +29,9 @@ from shared.internal.aio import wait_shielded
 from shared.internal.clock import now_us
 from shared.ledger.accounts import CLOCK_TOLERANCE_US, Admission, latest_us
 from shared.ledger.engine import create_engine, parse_url, spool_folder
+from shared.ledger.migrations import is_current, migrate
 from shared.ledger.row import AttemptRow
-from shared.ledger.schema import attempt, event, migrate
+from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
 from shared.ledger.writes import (
     Annotation,
@@ -364,8 +365,11 @@ class Ledger:
             if self._engine is None:
                 engine = create_engine(self._url)
                 try:
-                    with engine.connect().execution_options(ledger_write=True) as connection, connection.begin():
-                        migrate(connection)
+                    with engine.connect() as connection, connection.begin():
+                        current = is_current(connection)
+                    if not current:
+                        with engine.connect().execution_options(ledger_write=True) as connection, connection.begin():
+                            migrate(connection)
                 except BaseException:
                     engine.dispose()
                     raise

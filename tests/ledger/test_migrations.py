@@ -1,0 +1,320 @@
+"""Migrations of stored ledgers: carried out once, whole or not at all, and every figure stays as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from shared.analytics import all_budgets, get_llm_costs
+from shared.budget import Budget, Limit
+from shared.errors import StoreError
+from shared.internal.clock import new_id
+from shared.ledger import migrations
+from shared.ledger.migrations import STEPS
+from shared.ledger.schema import MAJOR, MINOR, account, attempt, meta
+from shared.ledger.store import Ledger
+from tests.support import postgres
+from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
+from tests.support.paths import ROOT
+
+DATA = Path(__file__).parent / "data"
+STORED = sorted(path.stem.removeprefix("ledger-") for path in DATA.glob("ledger-*.json"))
+NEW_COLUMNS = {
+    "units": None,
+    "service_tier": None,
+    "price_table": None,
+    "cost_is_lower_bound": False,
+    "reserved_nano": None,
+    "adjustment_kind": None,
+    "adjusts": None,
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=STORED)
+def stored(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+    """The URL of a ledger as an older version has left it, and the figures that it gave then."""
+    figures = json.loads((DATA / f"ledger-{request.param}.json").read_text(encoding="utf-8"))
+    if database == "sqlite":
+        path = tmp_path / "stored.sqlite3"
+        shutil.copyfile(DATA / f"ledger-{request.param}.db", path)
+        return f"sqlite:///{path}", figures
+    url = request.getfixturevalue("postgres_url")
+    with psycopg.connect(url) as connection:
+        connection.execute((DATA / f"ledger-{request.param}.sql").read_bytes())
+    return url, figures
+
+
+@pytest.fixture
+def url(stored: tuple[str, dict[str, Any]]) -> str:
+    return stored[0]
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Ledger]:
+    """The stored ledger, opened by this version, that must have taken everything when the test ends."""
+    ledger = Ledger(url)
+    yield ledger
+    ledger.close()
+    assert not ledger.waiting
+
+
+def migrate(*urls: str) -> None:
+    """Open ledgers as this version does, and nothing else."""
+    for url in urls:
+        with closing(Ledger(url)) as ledger:
+            ledger.check_writable()
+
+
+def look(url: str) -> sa.Engine:
+    """A way to see a database without opening it as a ledger."""
+    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+
+
+def shape(url: str) -> dict[str, Any]:
+    """Every table with its columns (name, type, NULL, default), its primary key and its indexes."""
+    inspector = sa.inspect(look(url))
+    return {
+        table: (
+            [(c["name"], repr(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(table)],
+            inspector.get_pk_constraint(table)["constrained_columns"],
+            sorted((index["name"] or "", index["column_names"]) for index in inspector.get_indexes(table)),
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+def content(url: str) -> dict[str, list[Any]]:
+    """Every row of every table, as the database has it."""
+    with look(url).connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+        return {
+            name: sorted(map(repr, connection.exec_driver_sql(f'SELECT * FROM "{name}"')))  # noqa: S608 - ours
+            for name in names
+        }
+
+
+def version(url: str) -> tuple[int, int]:
+    with look(url).connect() as connection:
+        found = {row.name: row.value for row in connection.execute(sa.select(meta))}
+    return found["major"], found["minor"]
+
+
+def test_the_steps_lead_to_this_version() -> None:
+    """Versions of steps rise up to this program's, and there is a stored ledger of the version before it."""
+    versions = [step.version for step in STEPS]
+    assert versions == sorted(set(versions))
+    assert versions[-1] == (MAJOR, MINOR)
+    assert {f"{major}.{minor}" for major, minor in versions[:-1]} == set(STORED)
+
+
+def test_every_figure_stays(stored: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migrated ledger reports what the older version reported of it, to the nano-dollar, and so do its budgets."""
+    url, expected = stored
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
+    ledger = Ledger(url)
+    found = rows(ledger)
+    assert version(url) == (MAJOR, MINOR)
+    assert {table: len(rows_) for table, rows_ in content(url).items()} == expected["rows"] | {meta.name: 2}
+    assert sum(row["cost_nano"] or 0 for row in found) == expected["cost_nano"]
+    assert sum(row["bound_nano"] or 0 for row in found) == expected["bound_nano"]
+    assert all({name: row[name] for name in NEW_COLUMNS} == NEW_COLUMNS for row in found)
+    accounts = {
+        f"{row['dimensions']} {row['whose']} {row['since_us']}-{row['until_us']}": row["counted_nano"]
+        for row in rows(ledger, account)
+    }
+    assert accounts == expected["accounts"]
+    with time_machine.travel(expected["now"], tick=False):
+        for by, costs in expected["costs"].items():
+            now = get_llm_costs(**expected["window"], by=by)
+            assert {name: now[name] for name in costs} == costs
+        terms = ("name", "window", "limit", "used", "left")
+        assert [[budget[name] for name in terms] for budget in all_budgets()] == [
+            [budget[name] for name in terms] for budget in expected["budgets"]
+        ]
+    assert_exact(ledger)
+    ledger.close()
+
+
+OPEN = """
+import sys
+from shared.ledger import Ledger, store
+from shared.ledger.migrations import is_current
+from tests.support.ledger_rows import rows, submit
+
+def wait_for_the_others(connection):
+    print(is_current(connection), flush=True)
+    sys.stdin.readline()
+    return False
+
+store.is_current = wait_for_the_others
+print(len(rows(Ledger(sys.argv[1]))))
+"""
+
+
+def test_processes_that_start_at_once_migrate_once(stored: tuple[str, dict[str, Any]]) -> None:
+    """Of several processes that find an old ledger at the same moment one migrates it, and all of them can use it."""
+    url, expected = stored
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, url],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "False\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    assert answers == [(f"{expected['rows']['attempt']}\n", "", 0)] * 4
+    assert version(url) == (MAJOR, MINOR)
+
+
+def test_new_rows_go_into_a_migrated_ledger(store: Ledger) -> None:
+    """What is new since the stored version can be written and read back, beside the old rows, under old budgets."""
+    before = len(rows(store))
+    new = {
+        "units": {"input": 10, "search": 2},
+        "service_tier": "priority",
+        "price_table": "2026-11-27",
+        "cost_is_lower_bound": True,
+        "reserved_nano": 2**40,
+        "adjustment_kind": "credit",
+        "adjusts": "invoice 7",
+    }
+    row = started(agent="Writer")
+    admission = submit(store, "start", row, {"customer": "acme"}, [Limit(Budget(900, "total"))]).result(timeout=30)
+    assert admission is not None
+    assert admission.refused_by is None
+    write(store, "settle", settled(row) | new, customer="acme")
+    (found,) = (each for each in rows(store) if each["attempt_id"] == row["attempt_id"])
+    assert {name: found[name] for name in new} == new
+    assert len(rows(store)) == before + 1
+    assert_exact(store)
+
+
+def test_unknown_units_are_null(store: Ledger) -> None:
+    """Units that nobody counted are NULL in SQL, and not the JSON text "null"."""
+    write(store, "settle", row := settled(units=None))
+    with store.reading() as connection:
+        query = sa.select(sa.func.count()).where(
+            attempt.c.attempt_id == row["attempt_id"], attempt.c.units.is_(sa.null())
+        )
+        assert connection.scalar(query) == 1
+
+
+def test_a_second_open_changes_nothing(url: str) -> None:
+    """A ledger of this version is opened without a single write."""
+    migrate(url)
+
+    def trace() -> Any:
+        if url.startswith("sqlite"):
+            return hashlib.sha256(Path(url.removeprefix("sqlite:///")).read_bytes()).hexdigest()
+        with psycopg.connect(url) as connection:  # the transactions that have written the version and the columns
+            return connection.execute(
+                "SELECT array_agg(xmin::text) FROM ledger_meta UNION ALL "
+                "SELECT array_agg(xmin::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'attempt'::regclass"
+            ).fetchall()
+
+    before, kept = trace(), content(url)
+    with closing(Ledger(url)) as again:
+        assert rows(again)
+    assert trace() == before
+    assert content(url) == kept
+
+
+def test_opening_waits_for_no_writer(url: str) -> None:
+    """A ledger of this version is opened and read while another process holds the locks of a writer."""
+    migrate(url)
+    # A wait that nobody ends becomes an error, as SQLite has it anyway.
+    patient = url if url.startswith("sqlite") else f"{url}&options=-c%20lock_timeout%3D5s"
+    with closing(Ledger(url)) as first, first.writing() as connection, closing(Ledger(patient)) as second:
+        if connection.dialect.name == "postgresql":
+            connection.execute(migrations._ONE_MIGRATION)
+        assert rows(second)
+
+
+@pytest.mark.parametrize("done", [0, 3, len(STEPS[-1].statements)])
+def test_a_step_that_fails_leaves_the_ledger_as_it_was(url: str, done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far a step has come when it fails, no table, row or version changes, and the next try carries it out."""
+    before = (shape(url), content(url))
+    broken = STEPS[-1]._replace(statements=(*STEPS[-1].statements[:done], "SELECT no_such_function()"))
+    monkeypatch.setattr(migrations, "STEPS", (*STEPS[:-1], broken))
+    store = Ledger(url)
+    with pytest.raises(StoreError, match=r"no.such.function"):
+        rows(store)
+    assert (shape(url), content(url)) == before
+    monkeypatch.undo()
+    assert rows(store)
+    assert version(url) == (MAJOR, MINOR)
+    store.close()
+
+
+def fresh_url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty ledger in the same kind of database."""
+    if database == "sqlite":
+        return f"sqlite:///{tmp_path / 'fresh.sqlite3'}"
+    return postgres.new_database(request.getfixturevalue("postgres_server"))
+
+
+def test_a_fresh_and_a_migrated_ledger_are_the_same(
+    url: str, database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Tables, columns, keys and indexes of a migrated ledger are those of a new one."""
+    fresh = fresh_url(database, tmp_path, request)
+    migrate(url, fresh)
+    assert shape(url) == shape(fresh)
+    assert version(url) == version(fresh) == (MAJOR, MINOR)
+
+
+def test_the_first_version_is_migrated_too(
+    url: str, database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A ledger of version 1.0, which had no budgets, comes to be like a new one."""
+    with look(url).begin() as connection:
+        for table in ("budget", "account", "account_kind"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+        connection.exec_driver_sql("UPDATE ledger_meta SET value = 0 WHERE name = 'minor'")
+    fresh = fresh_url(database, tmp_path, request)
+    migrate(url, fresh)
+    assert shape(url) == shape(fresh)
+    assert version(url) == (MAJOR, MINOR)
+
+
+def test_an_older_program_goes_on_writing(url: str) -> None:
+    """A row with the columns of the older version only is taken by a migrated ledger; the rest has its defaults."""
+    known = [name for name, *_ in shape(url)["attempt"][0]]
+    store = Ledger(url)
+    assert len(known) == len(rows(store)[0]) - len(NEW_COLUMNS)
+    columns, values = ", ".join(known), ", ".join(known[1:])
+    assert known[0] == "attempt_id"
+    new = new_id()
+    with look(url).begin() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO attempt ({columns}) SELECT '{new.hex}', {values} FROM attempt "  # noqa: S608 - ours
+            "WHERE status = 'ok' LIMIT 1"
+        )
+    (found,) = (row for row in rows(store) if row["attempt_id"] == new)
+    assert {name: found[name] for name in NEW_COLUMNS} == NEW_COLUMNS
+    write(store, "settle", settled(found, cost_nano=1))
+    store.close()
