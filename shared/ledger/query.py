@@ -30,7 +30,7 @@ Sums = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A half-open span of time, in microseconds since 1970, and the zone whose days it is cut into."""
+    """A half-open time span, in microseconds since 1970, and the time zone of its days."""
 
     since_us: int
     until_us: int

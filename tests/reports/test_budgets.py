@@ -1,4 +1,4 @@
-"""How budgets are told: in reports, to agents, by the command line, and as estimates before a call."""
+"""How budgets are reported: in reports, to agents, by the command line, and as estimates before a call."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def spend(ledger: Ledger, provider: str, model: str, count: int, nano: int, **ch
 def test_the_report_is_printed_as_the_guide_shows_it(
     ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """print_llm_costs prints the guide's lines, dearest first, and then the store and the time zone."""
+    """print_llm_costs prints the guide's lines, most expensive first, and then the store and the time zone."""
     tokens = {"prompt_tokens": 30_000, "completion_tokens": 1000}
     spend(ledger, "anthropic", "claude-3-sonnet-20240229", 20, 2_456_789_499, **tokens)
     spend(ledger, "openai", "gpt-4-turbo", 12, 5_123_456_000, **tokens)

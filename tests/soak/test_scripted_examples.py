@@ -47,7 +47,7 @@ def test_budgeted_agent(environment: None, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_customers(environment: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """One customer hangs up and goes on, the other runs out of money, and each is told its own alone."""
+    """One customer disconnects and continues, the other runs out of money, and each sees only its own report."""
     runpy.run_path(str(EXAMPLES / "customers.py"), run_name="__main__")
     shown = capsys.readouterr().out
     assert "The provider is SCRIPTED" in shown
