@@ -73,7 +73,7 @@ async def _ask(candidate: Candidate, request: Request, timeout: float, exchange:
     import litellm
 
     check_name(candidate)
-    messages = check_messages(candidate, request.messages, may_pass=False)
+    messages = check_messages(candidate, request.messages, allow_image_links=False)
     params = check_parameters(candidate, request)
     if request.stream:
         params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}

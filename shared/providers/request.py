@@ -96,7 +96,7 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
     base = base_url(target.provider, candidate.wire_model, candidate.api_base)
     if base is None and target.provider in USERS_ENDPOINT:
         raise no_endpoint(candidate)
-    messages = check_messages(candidate, request.messages, may_pass=target.wire == "openai")
+    messages = check_messages(candidate, request.messages, allow_image_links=target.wire == "openai")
     params, extra_body, extra_headers = _parameters(candidate, target, request)
     try:
         outgoing = _BUILDERS[target.wire](_ask(candidate, target, base or "", messages, params, request.stream))
