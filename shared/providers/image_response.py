@@ -204,8 +204,8 @@ async def _into(images: list[MadeImage], place: int, item: MadeImage, outgoing: 
     item = replace(
         item,
         url=link if is_link else None,
-        size=item.size or outgoing.order.size,
-        quality=item.quality or outgoing.order.quality,
+        size=item.size or outgoing.options.size,
+        quality=item.quality or outgoing.options.quality,
     )
     try:
         picture = await _picture(link, is_link)
@@ -216,7 +216,7 @@ async def _into(images: list[MadeImage], place: int, item: MadeImage, outgoing: 
 
 def _other_kind(outgoing: ImageOutgoing, picture: Picture) -> str | None:
     """What to say of an image that is none of the kind that was asked for."""
-    asked = outgoing.order.output_format
+    asked = outgoing.options.output_format
     return None if asked in (None, picture.format) else f"{asked} was asked for, but {picture.format} came"
 
 

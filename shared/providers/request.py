@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from shared.providers.endpoints import (
     no_hints,
 )
 from shared.providers.errors import invalid
-from shared.types import Candidate, Request
+from shared.types import Candidate, Picture, Request
 
 _REPLICATE_IGNORES = frozenset({"tools", "tool_choice", "functions", "function_call"})
 _THINKING = frozenset({"thinking", "redacted_thinking"})
@@ -387,3 +388,26 @@ def _without_signature(call: Any) -> Any:
     if not isinstance(call, dict):
         return call
     return {name: value for name, value in call.items() if name != "provider_specific_fields"}
+
+
+def attach_pictures(
+    messages: Sequence[Mapping[str, Any]], images: Sequence[Picture | str], detail: str | None
+) -> list[Mapping[str, Any]]:
+    """The messages with the images, given as pictures or links, added to the last user message."""
+    copies = [dict(message) for message in messages]
+    last = next((message for message in reversed(copies) if message.get("role") == "user"), None)
+    if last is None:
+        last = {"role": "user", "content": []}
+        copies.append(last)
+    content = last.get("content") or []
+    parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    for image in images:
+        link = image if isinstance(image, str) else f"data:image/{image.format};base64,{encode_base64(image)}"
+        parts.append({"type": "image_url", "image_url": {"url": link, **({"detail": detail} if detail else {})}})
+    last["content"] = parts
+    return list(copies)
+
+
+def encode_base64(picture: Picture) -> str:
+    """The picture's bytes in base64."""
+    return base64.b64encode(picture.data).decode("ascii")

@@ -9,11 +9,11 @@ from typing import Any
 import anyio.to_thread
 
 from shared.providers.endpoints import find_endpoint, import_litellm, litellm_imported
-from shared.providers.image_request import attach_pictures, build_images
+from shared.providers.image_request import build_images
 from shared.providers.image_response import ImageStream
 from shared.providers.litellm_client import LiteLLMStream
 from shared.providers.local import ensure_running, prepare
-from shared.providers.request import build
+from shared.providers.request import attach_pictures, build
 from shared.providers.response_stream import HttpStream, PredictionStream
 from shared.providers.transport import Exchange
 from shared.types import Answer, Candidate, Request, TaskType
