@@ -12,7 +12,7 @@ import pytest
 from shared.providers import endpoints
 from shared.providers.endpoints import NO_KEY, base_url, find_endpoint
 from shared.providers.litellm_client import _error
-from shared.providers.litellm_readers import _NoLog
+from shared.providers.litellm_readers import NoLog
 from shared.providers.response import _RESPONSE_FORMAT_TOOL
 from tests.support.loopback import candidate
 
@@ -140,7 +140,7 @@ def test_stream_readers_take_one_event_at_a_time() -> None:
     assert anthropic.converted_response_format_tool is False
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}
     assert anthropic.chunk_parser(delta).choices[0].delta.content == "Hi"
-    gemini = Gemini(None, sync_stream=False, logging_obj=_NoLog())  # type: ignore[arg-type]
+    gemini = Gemini(None, sync_stream=False, logging_obj=NoLog())  # type: ignore[arg-type]
     chunk = gemini.chunk_parser({"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]})
     assert chunk is not None
     assert chunk.choices[0].delta.content == "Hi"
@@ -164,7 +164,7 @@ def translated(name: str, body: dict[str, Any]) -> Any:
         model="m",
         raw_response=raw,
         model_response=ModelResponse(),
-        logging_obj=_NoLog(),
+        logging_obj=NoLog(),
         request_data={},
         messages=[],
         optional_params={},
