@@ -284,7 +284,7 @@ def test_another_kind_than_promised_is_said(hosted: Double, out: Path) -> None:
     hosted.reply("openai", image=image("png"))
     [made] = LLMClient().generate_image("a cat", output_format="webp").images
     assert made["path"].endswith(".png")
-    assert made["note"] == "webp was asked for, but png came"
+    assert made["note"] == "webp was requested, but png was sent"
 
 
 def test_bytes_are_given_on_demand(hosted: Double, out: Path) -> None:

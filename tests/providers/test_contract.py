@@ -297,7 +297,7 @@ def test_exceptions_carry_status_and_headers() -> None:
 
 
 def test_the_wrapper_remembers_what_came() -> None:
-    """If this fails, LiteLLM's stream wrapper has lost the marks by which we tell a made-up end: see _end_of_stream."""
+    """If this fails, LiteLLM's stream wrapper has lost the marks by which we tell a made-up end: see _check_end."""
     from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 
     source = inspect.getsource(CustomStreamWrapper.__init__)

@@ -329,7 +329,7 @@ def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web:
     told = ask("openai/gpt-image-2", wants(), openai(item, usage=USAGE))
     error = told.failure
     assert type(error) is errors.BadResponse
-    assert "no image that can be used" in error.message
+    assert "no usable image" in error.message
     assert why in error.message
     assert error.outcome == "completed"
     assert error.usage == Usage(50, 272, image_prompt_tokens=40, image_completion_tokens=272, source="provider")
