@@ -321,7 +321,7 @@ def test_a_link_is_downloaded_at_once(web: Web) -> None:
         ({}, "it is empty"),
         ({"url": "https://169.254.169.254/latest/"}, "no public address"),
         ({"url": "http://cdn.example/a.png"}, "https"),
-        ({"url": "https://cdn.example/gone.png"}, "answered HTTP 404"),
+        ({"url": "https://cdn.example/gone.png"}, "returned HTTP 404"),
     ],
 )
 def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web: Web) -> None:
