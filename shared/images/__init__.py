@@ -1,4 +1,4 @@
-"""Pictures in (fetched, decoded, scaled down) and out (saved)."""
+"""Loads images (fetch, decode, scale down) and saves them."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shared.images.save import check_output as check_output
     from shared.images.save import save_picture as save_picture
 else:
-    # Pillow takes time to import.
+    # Pillow is slow to import.
     __getattr__ = lazy_exports(
         __name__,
         {

@@ -194,7 +194,7 @@ def test_what_was_turned_away_goes_to_the_next_model(reply: dict[str, Any], host
 def test_a_paid_answer_without_an_image(body: Any, hosted: Double, out: Path, ledger: Ledger) -> None:
     """What came was paid for, so neither this model nor the next is asked again, and the cost is recorded."""
     hosted.reply("openai", body=body)
-    with pytest.raises(errors.BadResponse, match="paid for again") as caught:
+    with pytest.raises(errors.BadResponse, match="a retry would be charged again") as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI])
     assert len(hosted.requests) == 1
     [row] = rows(ledger)
@@ -316,8 +316,8 @@ def test_each_customer_has_a_folder(hosted: Double, out: Path) -> None:
         ({"n": 11}, "n must be"),
         ({"model": "gpt-4o-mini"}, "gpt-4o-mini"),
         ({"model": VISION}, "does not make images.*openai/gpt-image-2"),
-        ({"model": "black_forest_labs/flux-pro-1.1"}, "cannot generate images"),
-        ({"model": "vertex_ai/imagen-4.0-generate-001"}, "cannot generate images"),
+        ({"model": "black_forest_labs/flux-pro-1.1"}, "cannot be asked for images"),
+        ({"model": "vertex_ai/imagen-4.0-generate-001"}, "cannot be asked for images"),
         ({"fallback_models": [VISION]}, "does not make images"),
         ({"fallback_models": [GEMINI], "quality": "low"}, "gemini-3.1-flash-image has no choice of quality"),
         ({"size": "1000x1000"}, "does not make images of 1000x1000"),
