@@ -1,4 +1,4 @@
-"""Pictures in (fetched, decoded, scaled down) and out (saved)."""
+"""Loads images (fetch, decode, scale down) and saves them."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from shared.images.resize import Fitted as Fitted, fit_pictures as fit_pictures, preview as preview
     from shared.images.save import Saved as Saved, check_output as check_output, save_picture as save_picture
 else:
-    # Pillow takes time to import.
+    # Pillow is slow to import.
     __getattr__ = lazy_exports(
         __name__,
         {

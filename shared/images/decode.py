@@ -1,4 +1,4 @@
-"""The gate that every image passes: decoded under limits, turned upright, and written anew without anything else."""
+"""Decodes every image under limits and re-encodes it upright, without metadata."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from shared.types import Picture, PictureFormat
 MAX_PIXELS = 40_000_000
 MAX_DECODED_BYTES = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_WRITTEN: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "png"}
-_AT_ONCE = 2
-_HINT = "Give a PNG, JPEG, WebP or GIF image."
+_OUTPUT_FORMATS: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "png"}
+_MAX_CONCURRENT = 2
+_HINT = "Use a PNG, JPEG, WebP or GIF image."
 
 
 def decode_picture(data: bytes, *, source: str) -> Picture:
     """
-    Decode an image and write it anew.
+    Decode an image and re-encode it.
 
-    The first frame counts, turned as its EXIF says. Of the rest (EXIF, GPS, text, colour profile, bytes after the
-    image) nothing is left. A GIF becomes a PNG, the others keep their format.
+    Only the first frame is kept, rotated according to its EXIF data. Everything else (EXIF, GPS, text, colour profile,
+    bytes after the image) is dropped. A GIF becomes a PNG, the other formats stay.
 
     Args:
-        data: The file; its type is what it holds, not what anybody calls it.
+        data: The file; its format is detected from the content.
 
         source: Its name in errors, free of secrets.
 
     Raises:
-        InvalidRequest: It is no such image, is broken, or is larger than 40 million pixels or 64 MiB.
+        InvalidRequest: It is not a PNG, JPEG, WebP or GIF image, is damaged, or is larger than 40 million pixels or
+            64 MiB.
     """
     if not data:
         raise _refused(source, "it is empty")
     if len(data) > MAX_DECODED_BYTES:
         raise _refused(source, f"it is larger than {MAX_DECODED_BYTES >> 20} MiB")
-    if _pixels_by_header(data) > MAX_PIXELS:
+    if _pixels_from_header(data) > MAX_PIXELS:
         raise _too_many_pixels(source)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
@@ -52,28 +53,28 @@ def decode_picture(data: bytes, *, source: str) -> Picture:
                 raise _too_many_pixels(source)
             kind = image.format or ""
             image.load()
-            moving = _is_animated(image)
-            plain = _plain(image)
+            animated = _is_animated(image)
+            clean = _normalised(image)
     except InvalidRequest:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(source) from None
-    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type
         raise _refused(source, "it is not an image that can be read, or is cut off") from None
-    format_ = _WRITTEN[kind]
+    format_ = _OUTPUT_FORMATS[kind]
     lossless = kind == "WEBP" and data[12:16] == b"VP8L"
-    written = encode(plain, format_, quality=95, lossless=lossless)
-    return Picture(written, format_, *plain.size, source=f"{source} (first frame)" if moving else source)
+    encoded = encode(clean, format_, quality=95, lossless=lossless)
+    return Picture(encoded, format_, *clean.size, source=f"{source} (first frame)" if animated else source)
 
 
 async def decode_off_loop(data: bytes, *, source: str) -> Picture:
-    """`decode_picture`, off the event loop and at most two at once in this process."""
+    """`decode_picture` off the event loop, with at most two running at once in this process."""
     return await off_loop(decode_picture, data, source=source)
 
 
 async def off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
-    """Run what works on pixels in one of this process's two threads for that."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, partial(function, *args, **keywords))
+    """Run a function that processes pixels in one of this process's two image threads."""
+    return await asyncio.get_running_loop().run_in_executor(_executor, partial(function, *args, **keywords))
 
 
 def _refused(source: str, why: str) -> InvalidRequest:
@@ -84,12 +85,12 @@ def _too_many_pixels(source: str) -> InvalidRequest:
     return _refused(source, f"it has more than {MAX_PIXELS // 10**6} million pixels")
 
 
-def _pixels_by_header(data: bytes) -> int:
+def _pixels_from_header(data: bytes) -> int:
     """
-    Width times height as the file's first bytes say, before any decoder allocates for them.
+    Width times height according to the file's header, before any decoder allocates memory for them.
 
     Returns:
-        0 where they do not say it: Pillow then finds out, or finds that it is no image.
+        0 when the header does not say: Pillow then finds out, or rejects the file.
     """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -97,7 +98,7 @@ def _pixels_by_header(data: bytes) -> int:
         elif data.startswith((b"GIF87a", b"GIF89a")):
             width, height = struct.unpack_from("<HH", data, 6)
         elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X":
-            width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+            width, height = (1 + int.from_bytes(data[start : start + 3], "little") for start in (24, 27))
         elif data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8L":
             bits = int.from_bytes(data[21:25], "little")
             width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
@@ -110,33 +111,34 @@ def _pixels_by_header(data: bytes) -> int:
     return int(width * height)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The pixels, upright, as L, RGB or RGBA, with nothing that a file may hide beside them."""
-    with suppress(Exception):  # EXIF that cannot be read turns nothing, and is dropped either way
+def _normalised(image: Image.Image) -> Image.Image:
+    """The pixels only, upright, as L, RGB or RGBA."""
+    with suppress(Exception):  # unreadable EXIF data rotates nothing, and is dropped either way
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
-        image = image.point(lambda value: value * (1 / 256)).convert("L")  # 16 bits a pixel
+        image = image.point(lambda value: value * (1 / 256)).convert("L")  # 16 bits per pixel
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
             image = image.convert("RGB")
     elif image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    image.info = {}  # comments and colour profiles, which Pillow would write again
+    image.info = {}  # comments and colour profiles, which Pillow would write back
     return image
 
 
 def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type
         return False
 
 
 def encode(image: Image.Image, format_: PictureFormat, *, quality: int, lossless: bool = False) -> bytes:
+    """The image as a file; `quality` (1 to 100) applies to JPEG and WebP, `lossless` to WebP."""
     out = BytesIO()
     if format_ == "png":
-        # Level 6 takes seconds for a large photo and saves little.
+        # For a large photo level 6 takes seconds and saves little.
         image.save(out, "PNG", compress_level=6 if image.width * image.height <= 2_500_000 else 2)
     elif format_ == "webp":
         image.save(out, "WEBP", quality=quality, lossless=lossless, method=2)
@@ -145,16 +147,16 @@ def encode(image: Image.Image, format_: PictureFormat, *, quality: int, lossless
     return out.getvalue()
 
 
-def _two_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="agentswarm-images")
+def _new_executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="agentswarm-images")
 
 
-def _start_afresh() -> None:
-    """A forked process has the variable but not the threads."""
-    global _threads
-    _threads = _two_threads()
+def _reset_executor() -> None:
+    """Create a new executor in a forked process, which does not inherit the threads."""
+    global _executor
+    _executor = _new_executor()
 
 
-_threads = _two_threads()
+_executor = _new_executor()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    os.register_at_fork(after_in_child=_reset_executor)

@@ -1,4 +1,4 @@
-"""Fetches an image by its URL: every name is resolved once, and the connection goes to the checked address."""
+"""Fetches an image from a URL: the host name is resolved once, and only the checked address is connected to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import anyio.to_thread
 import httpcore
 import httpx
 
-from shared.errors import InvalidRequest, LLMError, ProviderTimeout, ProviderUnavailable
+from shared.errors import InvalidRequest, ProviderTimeout, ProviderUnavailable
+from shared.images.files import MAX_BYTES, too_large
 from shared.redaction import redact
 
-MAX_BYTES = 10 * 10**6
 MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 8
 _CONNECT_TIMEOUT_S = 5.0
@@ -31,22 +31,70 @@ _HEADERS = (
     (b"Accept", b"image/png, image/jpeg, image/webp, image/gif"),
     (b"Accept-Encoding", b"identity"),
 )
-_HINT = "Give another URL, or the image as a file."
+_HINT = "Use another URL, or pass the image as a file."
+MAX_URL = 2048
+_PORTS = {"https": 443, "http": 80}
+REFUSED = "image_source_refused"
+
+type _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(text: str) -> tuple[_Network, ...]:
+    return tuple(ipaddress.ip_network(network) for network in text.split())
+
+
+# Source: IANA's IPv4 and IPv6 Special-Purpose Address Registries, Azure's wire server 168.63.129.16, as of 2026-11-24.
+# Python's is_global alone is not enough: on 3.12.1 it accepts 192.0.0.192, 2002:7f00:1:: and 64:ff9b::a9fe:a9fe.
+_BLOCKED = _networks(
+    """
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
+    192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15
+    198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20
+    """
+)
+_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+# Addresses used in intranets, which AGENTSWARM_ALLOW_PRIVATE_HOSTS allows.
+_INTRANET = _networks("10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7")
+# Metadata services within those networks: Alibaba Cloud, AWS.
+_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
+
+_LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
+_PLAIN_IPV4 = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}", re.ASCII)
+_NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """A checked URL: `host` in ASCII (an IP address without brackets), and `display_url`, its name in messages."""
+
+    scheme: str
+    host: str
+    port: int
+    path: bytes
+    display_url: str
+
+    @property
+    def host_header(self) -> str:
+        """The value of the Host header."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if self.port == _PORTS[self.scheme] else f"{name}:{self.port}"
 
 
 async def fetch(url: str, *, private: bool, deadline_s: float) -> bytes:
     """
-    The bytes that a URL leads to, whatever they are.
+    Download the content of a URL, without looking at it.
 
     Args:
-        url: From an agent, and so not trusted.
+        url: Untrusted, since it may come from an agent.
 
         private: Whether http, private addresses and other ports are allowed.
 
-        deadline_s: Seconds for everything: name, connection, redirects and body.
+        deadline_s: Seconds for name resolution, connection, redirects and body together.
 
     Raises:
-        InvalidRequest: The URL or an address that it leads to is refused, or the answer is no image of ours.
+        InvalidRequest: The URL or an address that it leads to is refused, or the response is an error or too large.
 
         ProviderTimeout, ProviderUnavailable: The host is slow or down.
     """
@@ -57,7 +105,7 @@ async def fetch(url: str, *, private: bool, deadline_s: float) -> bytes:
     except (TimeoutError, httpcore.TimeoutException):
         raise ProviderTimeout(f"{first.display_url} did not arrive in {deadline_s:g} s", hint=_HINT) from None
     except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
-        # One sentence for all: whether it was a closed port, TLS or a reset is nobody's business.
+        # The same message for a closed port, a TLS failure and a reset, so that it cannot be used to scan ports.
         raise ProviderUnavailable(f"The host of {first.display_url} cannot be reached", hint=_HINT) from None
 
 
@@ -76,7 +124,7 @@ async def _follow(url: str, here: ImageUrl, private: bool) -> bytes:
 
 
 async def _addresses(here: ImageUrl, private: bool) -> list[str]:
-    """The addresses of a host, all of which may be dialled."""
+    """The addresses of a host, if all of them are allowed."""
     try:
         found = await resolve(here.host, here.port)
     except (socket.gaierror, UnicodeError) as error:
@@ -84,55 +132,51 @@ async def _addresses(here: ImageUrl, private: bool) -> list[str]:
             raise ProviderUnavailable(f"The host of {here.display_url} cannot be reached", hint=_HINT) from None
         found = []
     if not 0 < len(found) <= _MAX_ADDRESSES or not all(is_allowed(address, private=private) for address in found):
-        # The same words for a name that nobody has and one of the local network: which names there are is not told.
+        # The same message for an unknown name and one of the local network, so that it does not reveal which exist.
         raise refused(here.display_url, "its host has no public address")
     return found
 
 
 async def _get(here: ImageUrl, addresses: list[str]) -> bytes | str:
-    """The body, or where a redirect leads."""
+    """The body, or the target of a redirect."""
     pool = httpcore.AsyncConnectionPool(ssl_context=tls(), network_backend=_Pinned(addresses), max_connections=1)
     address = httpcore.URL(scheme=here.scheme, host=here.host, port=here.port, target=here.path)
-    headers = [(b"Host", here.header.encode()), *_HEADERS]
+    headers = [(b"Host", here.host_header.encode()), *_HEADERS]
     timeout = {"connect": _CONNECT_TIMEOUT_S, "read": None, "write": None, "pool": None}
     async with pool, pool.stream("GET", address, headers=headers, extensions={"timeout": timeout}) as response:
-        answered = httpx.Headers(response.headers)
-        if response.status in _REDIRECTS and "location" in answered:
-            return answered["location"]
-        _check(here, response.status, answered)
+        response_headers = httpx.Headers(response.headers)
+        if response.status in _REDIRECTS and "location" in response_headers:
+            return response_headers["location"]
+        _check(here, response.status, response_headers)
         body = bytearray()
         async for chunk in response.aiter_stream():
             body += chunk
             if len(body) > MAX_BYTES:
-                raise _too_large(here)
+                raise too_large(here.display_url, MAX_BYTES)
         return bytes(body)
 
 
 def _check(here: ImageUrl, status: int, headers: httpx.Headers) -> None:
     if status >= 500 or status == 429:
-        raise ProviderUnavailable(f"{here.display_url} answered HTTP {status}", status_code=status, hint=_HINT)
+        raise ProviderUnavailable(f"{here.display_url} returned HTTP {status}", status_code=status, hint=_HINT)
     if status != 200:
-        raise InvalidRequest(f"{here.display_url} answered HTTP {status}", status_code=status, hint=_HINT)
+        raise InvalidRequest(f"{here.display_url} returned HTTP {status}", status_code=status, hint=_HINT)
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise InvalidRequest(f"{here.display_url} answered with a compressed body, which was not asked for", hint=_HINT)
+        raise InvalidRequest(f"{here.display_url} sent a compressed body, which was not requested", hint=_HINT)
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
-        raise _too_large(here)
-
-
-def _too_large(here: ImageUrl) -> LLMError:
-    return InvalidRequest(f"{here.display_url} is larger than {MAX_BYTES // 10**6} MB", hint="Give a smaller image.")
+        raise too_large(here.display_url, MAX_BYTES)
 
 
 class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to checked addresses, whatever name the connection is for; TLS still checks that name."""
+    """Connects only to the checked addresses, whatever the host name; TLS still verifies that name."""
 
     def __init__(self, addresses: list[str]) -> None:
         self._addresses = addresses
 
     async def connect_tcp(
         self,
-        host: str,  # noqa: ARG002 - it was resolved and checked before, and must not be resolved again
+        host: str,  # noqa: ARG002 - already resolved and checked; it must not be resolved again
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
@@ -150,90 +194,40 @@ class _Pinned(httpcore.AsyncNetworkBackend):
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of a host; tests put a resolver of their own here."""
-    # A thread that may be left behind: the system's resolver cannot be stopped, and the deadline counts.
+    """The IP addresses of a host; tests replace this with their own resolver."""
+    # In a thread that is abandoned at the deadline, since the system's resolver cannot be cancelled.
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    answers = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    results = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+    return list(dict.fromkeys(str(result[4][0]) for result in results))
 
 
 def dialler() -> httpcore.AsyncNetworkBackend:
-    """What opens connections; tests put one here that leads public addresses to their own server."""
+    """The backend that opens connections; tests replace it to route public addresses to their own server."""
     return httpcore.AnyIOBackend()
 
 
 @lru_cache(maxsize=1)
 def tls() -> ssl.SSLContext:
-    """Whom certificates must be signed by; SSL_CERT_FILE and SSL_CERT_DIR are heeded."""
+    """The TLS settings; SSL_CERT_FILE and SSL_CERT_DIR apply."""
     return httpx.create_ssl_context(trust_env=True)
 
 
-MAX_URL = 2048
-_PORTS = {"https": 443, "http": 80}
-REFUSED = "image_source_refused"
-
-type _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _networks(text: str) -> tuple[_Network, ...]:
-    return tuple(ipaddress.ip_network(network) for network in text.split())
-
-
-# Source: IANA's IPv4 and IPv6 Special-Purpose Address Registries, Azure's wire server 168.63.129.16, as of 2026-11-24.
-# Python's is_global alone is no guard: on 3.12.1 it lets 192.0.0.192, 2002:7f00:1:: and 64:ff9b::a9fe:a9fe through.
-_CLOSED = _networks(
-    """
-    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
-    192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15
-    198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
-    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20
-    """
-)
-_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
-# What an intranet uses, and so what AGENTSWARM_ALLOW_PRIVATE_HOSTS opens.
-_INTRANET = _networks("10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7")
-# Metadata services that lie inside of those: Alibaba Cloud, AWS.
-_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
-
-_LOCAL_NAMES = ("localhost", "local", "internal", "home.arpa")
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
-_PLAIN_IPV4 = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}", re.ASCII)
-_NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageUrl:
-    """A URL that passed: `host` in ASCII (an IP address without brackets), and `display`, its name for people."""
-
-    scheme: str
-    host: str
-    port: int
-    path: bytes
-    display_url: str
-
-    @property
-    def header(self) -> str:
-        """What the Host header says."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == _PORTS[self.scheme] else f"{name}:{self.port}"
-
-
 def display_url(url: str) -> str:
-    """The URL without query, fragment and credentials, short enough for an error."""
+    """The URL without query, fragment and credentials, shortened for error messages."""
     text = re.split(r"[?#]", url[:MAX_URL], maxsplit=1)[0]
     return redact(re.sub(r"(?<=://)[^/]*@", "", text), limit=120)
 
 
 def parse_url(url: str, *, private: bool, name: str | None = None) -> ImageUrl:
     """
-    Check the text of a URL.
+    Parse and check a URL.
 
     Args:
-        url: As an agent gave it, or as a redirect named it.
+        url: As an agent or a redirect gave it.
 
         private: Whether http, names of the local network and other ports are allowed.
 
-        name: What to call it; None: the URL itself, without what may be secret in it.
+        name: Its name in messages; None means the URL without the parts that may be secret.
 
     Raises:
         InvalidRequest: It is refused; the message says why, without query or credentials.
@@ -243,7 +237,7 @@ def parse_url(url: str, *, private: bool, name: str | None = None) -> ImageUrl:
     name = name or display_url(url)
     # Control, format (bidirectional marks), surrogate and unassigned characters, and separators.
     if any(unicodedata.category(c)[0] in "CZ" for c in url) or "\\" in url:
-        raise refused(name, "its URL holds a space, a backslash or an invisible character")
+        raise refused(name, "its URL contains a space, a backslash or an invisible character")
     try:
         parts, parsed = urlsplit(url), httpx.URL(url)
         port = parts.port
@@ -255,14 +249,14 @@ def parse_url(url: str, *, private: bool, name: str | None = None) -> ImageUrl:
         raise refused(name, "a URL with credentials is not fetched")
     host = _host(parts, parsed, name)
     if not private and port not in (None, 443):
-        raise refused(name, "only port 443 is asked")
+        raise refused(name, "only port 443 is allowed")
     if not private and not _is_ip(host) and _is_local(host):
         raise refused(name, "names of the local network are not fetched")
     return ImageUrl(parts.scheme, host, port or _PORTS[parts.scheme], parsed.raw_path, name)
 
 
 def is_allowed(address: str, *, private: bool) -> bool:
-    """Whether a connection may go to an IP address; `private` opens what an intranet uses."""
+    """Whether connections to an IP address are allowed; `private` adds the addresses used in intranets."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -277,17 +271,17 @@ def is_allowed(address: str, *, private: bool) -> bool:
         return True
     if ip.version == 6 and ip not in _PUBLIC_V6:
         return False
-    closed = any(ip in network for network in _CLOSED if network.version == ip.version)
-    return ip.is_global and not ip.is_multicast and not closed
+    blocked = any(ip in network for network in _BLOCKED if network.version == ip.version)
+    return ip.is_global and not ip.is_multicast and not blocked
 
 
 def refused(name: str, why: str) -> InvalidRequest:
-    """The error for a source that is not touched at all."""
-    return InvalidRequest(f"{name} was not fetched: {why} ({REFUSED})", hint="Give another image.")
+    """The error for a source that is refused without being accessed."""
+    return InvalidRequest(f"{name} was not fetched: {why} ({REFUSED})", hint="Use another image.")
 
 
 def _host(parts: SplitResult, parsed: httpx.URL, name: str) -> str:
-    """The host in ASCII, on which two parsers must agree."""
+    """The host in ASCII; two parsers must agree on it."""
     text = parts.hostname or ""
     host = parsed.raw_host.decode("ascii")
     if parts.netloc.startswith("["):
@@ -297,7 +291,7 @@ def _host(parts: SplitResult, parsed: httpx.URL, name: str) -> str:
     labels = host.split(".")
     if (text.isascii() and text != host) or not all(_LABEL.fullmatch(label) for label in labels) or len(host) > 253:
         raise refused(name, "its host is not a valid name")
-    # A browser reads 127.1, 0x7f000001 and 0177.0.0.1 as addresses, so a name must not end in a number.
+    # Browsers accept 127.1, 0x7f000001 and 0177.0.0.1 as addresses, so a name must not end in a number.
     if _NUMBER.fullmatch(labels[-1]) and not (_PLAIN_IPV4.fullmatch(host) and _is_ip(host)):
         raise refused(name, "its host is not a valid address")
     return host

@@ -1,4 +1,4 @@
-"""Image files: what they may be called, which folders they are read from, and how, without following links."""
+"""Reads image files from allowed folders without following links, and makes safe file names."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from shared.errors import InvalidRequest
 from shared.redaction import redact
 
 MAX_BYTES = 10 * 10**6
-# What was saved by us came through the gate: an image of 4K in PNG may be read again.
+# Files that we saved have been checked before: a 4K image in PNG may be read again.
 MAX_SAVED_BYTES = 64 * 2**20
 MAX_NAME = 80
-# File systems count bytes, and most stop at 255.
+# File systems limit names by bytes, mostly to 255.
 _MAX_NAME_BYTES = 200
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_READ = (
+_READ_FLAGS = (
     os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 )
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-# What a path that an agent names has no use for.
-_ODD = "~" if os.sep == "\\" else "\\:~"
+_FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+# Characters that a path from an agent never needs.
+_FORBIDDEN = "~" if os.sep == "\\" else "\\:~"
 HAS_DIR_FD = os.open in os.supports_dir_fd
 
 
 def safe_name(text: str) -> str:
     """
-    `text` as the name of a file or folder: letters, digits, "_" and "-" only, 1 to 80 characters, composed (NFC).
+    `text` as the name of a file or folder: only letters, digits, "_" and "-", 1 to 80 characters, normalised (NFC).
 
-    The rest becomes "-"; "image" where nothing is left.
+    Other characters become "-"; if nothing is left, the name is "image".
     """
     kept = "".join(c if _is_safe(c) else "-" for c in unicodedata.normalize("NFC", text))
     name = re.sub(r"-{2,}", "-", kept).lstrip("-")[:MAX_NAME]
@@ -51,16 +51,16 @@ def _is_safe(character: str) -> bool:
 
 
 def folder_parts(folder: str | None) -> list[str]:
-    """A sub folder such as "acme/run-7" as safe names; none for None."""
+    """A subfolder such as "acme/run-7" as safe names; an empty list for None."""
     return [safe_name(part) for part in folder.split("/") if part] if folder else []
 
 
 @dataclass(frozen=True, slots=True)
 class Folders:
     """
-    What an agent may read from: of `output` only the sub folder `parts`, which is its scope's own, and all of `shared`.
+    The folders that an agent may read: its scope's own subfolder `parts` of `output`, and all of `shared`.
 
-    A relative path is looked for in that order. `output` is None where images are not saved in a folder.
+    Relative paths are looked up in that order. `output` is None if images are not saved in a local folder.
     """
 
     output: Path | None = None
@@ -70,111 +70,114 @@ class Folders:
 
 def read_file(source: str, *, folders: Folders, from_agent: bool) -> bytes:
     """
-    The bytes of a file of 1 byte to 10 MB; what an agent finds in the output folder may have 64 MiB.
+    The content of a file of 1 byte to 10 MB; in the output folder an agent may read up to 64 MiB.
 
     Args:
         source: Path of the file, absolute or relative to one of the folders.
 
-        folders: What an agent may read from.
+        folders: The folders that an agent may read.
 
-        from_agent: False for a path that the program itself names: it may lie anywhere.
+        from_agent: False for a path from the program itself, which may be anywhere.
 
     Raises:
-        InvalidRequest: It may not be read, is not there, or is no file of that size.
+        InvalidRequest: It may not be read, does not exist, is not a file, is empty or is too large.
     """
     name = file_name(source)
     try:
         handle, limit = _open_for_agent(source, folders) if from_agent else (_open_anywhere(source, folders), MAX_BYTES)
         try:
-            return _bytes_of(handle, name, limit, from_agent)
+            return _read_all(handle, name, limit, from_agent)
         finally:
             os.close(handle)
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: links that lead to each other
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: links that form a loop
         raise (_not_found(name) if from_agent else _unreadable(name)) from None
 
 
 def file_name(source: str) -> str:
-    """The last part of a path, as an error may show it."""
+    """The last part of a path, safe for error messages."""
     return redact(re.split(r"[/\\]", source)[-1], limit=100) or "The file"
 
 
 def too_large(name: str, limit: int) -> InvalidRequest:
     """The error for a file of more than `limit` bytes."""
-    return InvalidRequest(f"{name} is larger than {limit // 10**6} MB", hint="Give a smaller image.")
+    return InvalidRequest(f"{name} is larger than {limit // 10**6} MB", hint="Use a smaller image.")
 
 
 @contextmanager
 def opened_folder(folder: Path, parts: Sequence[str] = (), *, make: bool = False) -> Iterator[int]:
     """
-    A descriptor of `folder`/`parts`; links in `parts` are not followed, and missing folders made (0700) if asked.
+    Open `folder`/`parts` as a file descriptor, without following links in `parts`.
+
+    Args:
+        make: Whether to create missing folders (mode 0700).
 
     Raises:
-        OSError: One of them is not there, is a link or is no folder.
+        OSError: One of them does not exist, is a link or is not a folder.
     """
     if make:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    here = os.open(folder, _FOLDER)
+    current = os.open(folder, _FOLDER_FLAGS)
     try:
         for part in parts:
             if make:
                 with suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=here)
-            inner = os.open(part, _FOLDER | _NOFOLLOW, dir_fd=here)
-            os.close(here)
-            here = inner
-        yield here
+                    os.mkdir(part, 0o700, dir_fd=current)
+            inner = os.open(part, _FOLDER_FLAGS | _NOFOLLOW, dir_fd=current)
+            os.close(current)
+            current = inner
+        yield current
     finally:
-        os.close(here)
+        os.close(current)
 
 
-def _is_odd(source: str) -> bool:
-    """Whether a path means more to some system than names joined by slashes."""
+def _is_suspicious(source: str) -> bool:
+    """Whether a path contains anything that some system does not treat as names joined by slashes."""
     return (
         not source.isprintable()
-        or any(c in source for c in _ODD)
+        or any(c in source for c in _FORBIDDEN)
         or source.startswith("//")
         or ".." in re.split(r"[/\\]", source)
     )
 
 
 def _unreadable(name: str) -> InvalidRequest:
-    return InvalidRequest(f"{name} is not there, or is no file that can be read", hint="Check the path.")
+    return InvalidRequest(f"{name} does not exist or is not a readable file", hint="Check the path.")
 
 
 def _not_found(name: str) -> InvalidRequest:
-    # The same words for what is outside of the folders and for what is not there.
+    # The same message for a file outside the folders and for one that does not exist.
     return InvalidRequest(
-        f"{name} is no file in the folders that images may be read from (image_source_refused)",
-        hint="Give the path of an image that was saved here, or its URL.",
+        f"{name} is not a file in the folders that images may be read from (image_source_refused)",
+        hint="Use the path of an image that was saved here, or its URL.",
     )
 
 
 def _open_anywhere(source: str, folders: Folders) -> int:
-    places = [Path(source), *(inside / source for _, inside in _roots(folders))]
-    return os.open(next((place for place in places if place.exists()), places[0]), _READ & ~_NOFOLLOW)
+    paths = [Path(source), *(root / source for _, root in _roots(folders))]
+    return os.open(next((path for path in paths if path.exists()), paths[0]), _READ_FLAGS & ~_NOFOLLOW)
 
 
 def _open_for_agent(source: str, folders: Folders) -> tuple[int, int]:
-    """The file and the most bytes it may have."""
-    if _is_odd(source):
+    """The opened file, and the maximum size in bytes that it may have."""
+    if _is_suspicious(source):
         raise FileNotFoundError
-    for base, inside in _roots(folders):
-        path = (inside / source).resolve()
-        if path.is_relative_to(inside) and not _is_of_another_scope(path, folders) and path.exists():
+    for base, root in _roots(folders):
+        path = (root / source).resolve()
+        if path.is_relative_to(root) and not _is_of_another_scope(path, folders) and path.exists():
             limit = MAX_SAVED_BYTES if folders.output and base == folders.output.resolve() else MAX_BYTES
             return _open_beneath(base, path.relative_to(base)), limit
     raise FileNotFoundError
 
 
 def _roots(folders: Folders) -> list[tuple[Path, Path]]:
-    """Each folder, links resolved, with the one inside of it that may be read; what leads there is not resolved."""
+    """Each folder with links resolved, and the folder inside it that may be read, whose own links are not resolved."""
     shared = [folder.resolve() for folder in folders.shared]
     output = [folders.output.resolve()] if folders.output else []
     return [*((base, base.joinpath(*folders.parts)) for base in output), *zip(shared, shared, strict=True)]
 
 
 def _is_of_another_scope(path: Path, folders: Folders) -> bool:
-    """Whether it lies in the output folder, which a shared folder may contain, but not in the scope's part of it."""
+    """Whether it is in the output folder, which may be inside a shared folder, but not in the scope's part of it."""
     if folders.output is None:
         return False
     base = folders.output.resolve()
@@ -182,28 +185,28 @@ def _is_of_another_scope(path: Path, folders: Folders) -> bool:
 
 
 def _open_beneath(base: Path, inner: Path) -> int:
-    """Open a file below a folder; whoever puts a link in its way in the meantime gets nothing."""
+    """Open a file below a folder; a link that is put in its way in the meantime is not followed."""
     if any(part.startswith(".") for part in inner.parts) or not inner.parts:
         raise FileNotFoundError
     if HAS_DIR_FD:
         with opened_folder(base, inner.parts[:-1]) as folder:
-            return os.open(inner.parts[-1], _READ, dir_fd=folder)
-    # Windows opens nothing relative to a folder: links are looked for again after opening.
-    handle = os.open(base / inner, _READ)
+            return os.open(inner.parts[-1], _READ_FLAGS, dir_fd=folder)
+    # Windows cannot open files relative to a folder: check for links again after opening.
+    handle = os.open(base / inner, _READ_FLAGS)
     if (base / inner).resolve() != base / inner:
         os.close(handle)
         raise FileNotFoundError
     return handle
 
 
-def _bytes_of(handle: int, name: str, limit: int, from_agent: bool) -> bytes:
-    about = os.fstat(handle)
-    if not stat.S_ISREG(about.st_mode):
+def _read_all(handle: int, name: str, limit: int, from_agent: bool) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError
-    if from_agent and about.st_nlink > 1 and hasattr(os, "geteuid") and about.st_uid != os.geteuid():
-        raise OSError  # a hard link may have brought another user's file into the folder
-    if about.st_size == 0:
-        raise InvalidRequest(f"{name} is empty", hint="Give an image.")
+    if from_agent and status.st_nlink > 1 and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise OSError  # it may be a hard link to another user's file
+    if status.st_size == 0:
+        raise InvalidRequest(f"{name} is empty", hint="Use another image.")
     data = bytearray()
     while chunk := os.read(handle, min(2**20, limit + 1 - len(data))):
         data += chunk

@@ -1,4 +1,4 @@
-"""Saves images, in a folder or wherever fsspec can write, and reads back what was saved."""
+"""Saves images to a folder or to any fsspec file system, and reads saved images back."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from shared.types import Picture
 MIN_FREE_BYTES = 50 * 10**6
 _EXTENSION = {"jpeg": "jpg"}
 _ANY_EXTENSION = re.compile(r"\.(png|jpe?g|webp|gif)$", re.IGNORECASE)
-_PROBE = "write-check"
+_PROBE_NAME = "write-check"
 _HINT = "Check AGENTSWARM_OUTPUT_DIR."
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
     """
-    Where an image is: `path` for the program and other tools, `url` for people.
+    Where an image was saved: `path` for the program and other tools, `url` for people.
 
-    `note` says so when it could not be saved where it should be.
+    `note` says that it could not be saved in the output folder; else it is None.
     """
 
     path: str
@@ -48,33 +48,33 @@ class Saved:
     note: str | None = None
 
 
-def is_remote(place: str) -> bool:
-    """Whether an output place is a URL for fsspec, and no folder."""
-    return "://" in place
+def is_remote(location: str) -> bool:
+    """Whether an output location is an fsspec URL instead of a local folder."""
+    return "://" in location
 
 
 def check_output(settings: Settings, *, folder: str | None = None) -> None:
     """
-    Make sure, before anything is paid for, that images can be saved.
+    Make sure that images can be saved before anything is paid for.
 
-    It writes a few bytes there, which takes a moment where the place is not a folder: not for the event loop.
+    It writes a few bytes, which takes a moment on a remote file system: do not call it on the event loop.
 
     Args:
-        folder: Sub folder that will be saved to, as for `save_picture`.
+        folder: Subfolder that will be saved to, as for `save_picture`.
 
     Raises:
-        ConfigurationError: The place cannot be written to, or has less than 50 MB free.
+        ConfigurationError: The output location cannot be written to, or has less than 50 MB free.
     """
-    place, parts = output_dir(settings), folder_parts(folder)
+    location, parts = output_dir(settings), folder_parts(folder)
     try:
-        if is_remote(place):
-            files, base = _remote(place)
-            _put(files, "/".join((base, *parts)), _PROBE, b"ok")
+        if is_remote(location):
+            files, base = _remote(location)
+            _put(files, "/".join((base, *parts)), _PROBE_NAME, b"ok")
         else:
-            _try_folder(Path(place), parts)
+            _check_folder(Path(location), parts)
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - configs raise whatever their parsing happens to raise
+    except Exception as error:  # noqa: BLE001 - fsspec's file systems raise exceptions of any type
         raise ConfigurationError(
             f"The output folder cannot be written to ({type(error).__name__})", hint=_HINT
         ) from None
@@ -82,32 +82,32 @@ def check_output(settings: Settings, *, folder: str | None = None) -> None:
 
 def save_picture(picture: Picture, *, settings: Settings, name: str, folder: str | None = None) -> Saved:
     """
-    Save an image under a name that nothing has yet: `name`, `name-2`, `name-3` ...
+    Save an image under the first free name: `name`, `name-2`, `name-3` ...
 
-    It is there whole or not at all, and is never lost: when the output place fails, it goes to a temporary folder, and
-    `Saved.note` says so.
+    The file is written completely or not at all. If the output location fails, the image is saved to a temporary
+    folder instead, and `Saved.note` says so.
 
     Args:
-        name: Wish for the name; what no file may be called is left out, the extension is that of the content.
+        name: Preferred name; unsafe characters are replaced, and the extension is set to that of the content.
 
-        folder: Sub folder, such as one scope's own. None: the output folder itself.
+        folder: Subfolder, such as a scope's own. None: the output folder itself.
 
     Raises:
-        StoreError: Not even the temporary folder can be written to.
+        StoreError: The temporary folder cannot be written to either.
     """
-    place, parts = output_dir(settings), folder_parts(folder)
+    location, parts = output_dir(settings), folder_parts(folder)
     stem = safe_name(_ANY_EXTENSION.sub("", name))
     extension = _EXTENSION.get(picture.format, picture.format)
     try:
-        if is_remote(place):
-            file = _save_remote(picture.data, place, parts, stem, extension)
-            path = url = "/".join((place.rstrip("/"), *parts, file))
+        if is_remote(location):
+            file = _save_remote(picture.data, location, parts, stem, extension)
+            path = url = "/".join((location.rstrip("/"), *parts, file))
         else:
-            file = _save_local(picture.data, Path(place), parts, stem, extension)
-            saved = Path(place, *parts, file)
+            file = _save_local(picture.data, Path(location), parts, stem, extension)
+            saved = Path(location, *parts, file)
             path, url = str(saved), saved.as_uri()
-    except Exception as error:  # noqa: BLE001 - configs raise whatever their parsing happens to raise
-        return _rescued(picture, stem, extension, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the image has been paid for, whatever went wrong
+        return _save_temporarily(picture, stem, extension, type(error).__name__)
     if settings.output_url:
         url = f"{settings.output_url.rstrip('/')}/{quote('/'.join((*parts, file)))}"
     return Saved(path, url)
@@ -115,60 +115,61 @@ def save_picture(picture: Picture, *, settings: Settings, name: str, folder: str
 
 def read_saved(source: str, *, settings: Settings, folder: str | None) -> bytes | None:
     """
-    The bytes of an image that was saved at an fsspec URL.
+    The content of an image that was saved at an fsspec URL.
 
     Returns:
-        None when `source` does not lie in this output place, or in this sub folder of it.
+        None if `source` is not in the output location, or not in this subfolder of it.
 
     Raises:
-        InvalidRequest: It is not there, or is larger than 64 MiB.
+        InvalidRequest: It does not exist, cannot be read, or is larger than 64 MiB.
     """
-    place = output_dir(settings)
-    start = "/".join((place.rstrip("/"), *folder_parts(folder), ""))
+    location = output_dir(settings)
+    start = "/".join((location.rstrip("/"), *folder_parts(folder), ""))
     inner = source.removeprefix(start)
-    if not is_remote(place) or inner == source:
+    if not is_remote(location) or inner == source:
         return None
-    # What save_picture calls its files and folders, and so nothing that a file system could read more into.
+    # Only names that save_picture gives to files and folders, so that no file system can interpret them otherwise.
     if not all(safe_name(part) == part for part in _ANY_EXTENSION.sub("", inner).split("/")):
         return None
     try:
-        files, base = _remote(place)
-        path = f"{base}/{source.removeprefix(place.rstrip('/') + '/')}"
+        files, base = _remote(location)
+        path = f"{base}/{source.removeprefix(location.rstrip('/') + '/')}"
         if files.size(path) <= MAX_SAVED_BYTES:
             return bytes(files.cat_file(path))
-    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
-        raise InvalidRequest(f"{file_name(source)} cannot be read", hint="Give another image.") from None
+    except Exception:  # noqa: BLE001 - fsspec's file systems raise exceptions of any type
+        raise InvalidRequest(f"{file_name(source)} cannot be read", hint="Use another image.") from None
     raise too_large(file_name(source), MAX_SAVED_BYTES)
 
 
 def _names(stem: str, extension: str) -> Iterator[str]:
     yield f"{stem}.{extension}"
     yield from (f"{stem}-{number}.{extension}" for number in range(2, 100))
-    # A folder with a hundred of that name: no more asking one by one.
+    # After a hundred taken names, stop trying numbers one by one.
     while True:
         yield f"{stem}-{secrets.token_hex(6)}.{extension}"
 
 
-def _try_folder(place: Path, parts: list[str]) -> None:
+def _check_folder(location: Path, parts: list[str]) -> None:
     if HAS_DIR_FD:
-        with opened_folder(place, parts, make=True) as folder:
+        with opened_folder(location, parts, make=True) as folder:
             probe = f".{secrets.token_hex(8)}.tmp"
             _write_new(b"ok", probe, folder)
             os.unlink(probe, dir_fd=folder)
     else:
-        place.joinpath(*parts).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place.joinpath(*parts)):
+        location.joinpath(*parts).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=location.joinpath(*parts)):
             pass
-    if shutil.disk_usage(place).free < MIN_FREE_BYTES:
+    if shutil.disk_usage(location).free < MIN_FREE_BYTES:
         raise ConfigurationError(
-            f"The output folder has less than {MIN_FREE_BYTES // 10**6} MB free", hint="Make room, or move it."
+            f"The output folder has less than {MIN_FREE_BYTES // 10**6} MB free",
+            hint="Free some space, or change AGENTSWARM_OUTPUT_DIR.",
         )
 
 
-def _save_local(data: bytes, place: Path, parts: list[str], stem: str, extension: str) -> str:
+def _save_local(data: bytes, location: Path, parts: list[str], stem: str, extension: str) -> str:
     if not HAS_DIR_FD:
-        return _save_without_dir_fd(data, place.joinpath(*parts), stem, extension)
-    with opened_folder(place, parts, make=True) as folder:
+        return _save_without_dir_fd(data, location.joinpath(*parts), stem, extension)
+    with opened_folder(location, parts, make=True) as folder:
         temporary = f".{secrets.token_hex(8)}.tmp"
         try:
             _write_new(data, temporary, folder)
@@ -182,7 +183,7 @@ def _save_local(data: bytes, place: Path, parts: list[str], stem: str, extension
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
-    raise AssertionError("names do not end")
+    raise AssertionError("the names never run out")
 
 
 def _write_new(data: bytes, name: str, folder: int | None) -> None:
@@ -195,13 +196,13 @@ def _write_new(data: bytes, name: str, folder: int | None) -> None:
 
 
 def _link(temporary: str, name: str, folder: int, data: bytes) -> None:
-    """Give the whole file its name, unless that is taken: by a file, or by a link that was planted there."""
+    """Give the complete file its name, unless a file or a planted link already has that name."""
     try:
         os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        _write_new(data, name, folder)  # a file system without hard links, such as exFAT
+        _write_new(data, name, folder)  # for file systems without hard links, such as exFAT
 
 
 def _save_without_dir_fd(data: bytes, folder: Path, stem: str, extension: str) -> str:
@@ -212,10 +213,10 @@ def _save_without_dir_fd(data: bytes, folder: Path, stem: str, extension: str) -
         except FileExistsError:
             continue
         return name
-    raise AssertionError("names do not end")
+    raise AssertionError("the names never run out")
 
 
-def _rescued(picture: Picture, stem: str, extension: str, why: str) -> Saved:
+def _save_temporarily(picture: Picture, stem: str, extension: str, why: str) -> Saved:
     try:
         path = Path(tempfile.mkdtemp(prefix="agentswarm-tools-"), f"{stem}.{extension}")
         _write_new(picture.data, str(path), None)
@@ -223,40 +224,42 @@ def _rescued(picture: Picture, stem: str, extension: str, why: str) -> Saved:
         raise StoreError(
             f"The image could not be saved, neither in the output folder ({why}) nor in a temporary one", hint=_HINT
         ) from None
-    return Saved(str(path), path.as_uri(), f"The output folder could not be written to ({why}); see this path instead.")
+    note = f"The output folder could not be written to ({why}); the image is in a temporary folder."
+    return Saved(str(path), path.as_uri(), note)
 
 
-def _remote(place: str) -> tuple[Any, str]:
-    """The file system of an fsspec URL, and the path in it."""
+def _remote(location: str) -> tuple[Any, str]:
+    """The file system of an fsspec URL, and the path within it."""
     from fsspec.core import url_to_fs
 
     try:
-        files, base = url_to_fs(place)
+        files, base = url_to_fs(location)
     except ImportError:
-        protocol = place.partition("://")[0]
+        protocol = location.partition("://")[0]
         raise ConfigurationError(
             f"Saving to {protocol}:// needs a package that is not installed", hint=f"Install fsspec[{protocol}]."
         ) from None
     return files, str(base).rstrip("/")
 
 
-def _save_remote(data: bytes, place: str, parts: list[str], stem: str, extension: str) -> str:
-    files, base = _remote(place)
+def _save_remote(data: bytes, location: str, parts: list[str], stem: str, extension: str) -> str:
+    files, base = _remote(location)
     folder = "/".join((base, *parts))
     for name in _names(stem, extension):
         try:
-            # Exclusive where the file system can; elsewhere fsspec looks first.
+            # Atomic where the file system supports it; elsewhere fsspec checks first.
             _put(files, folder, name, data, mode="create")
         except FileExistsError:
             continue
         return name
-    raise AssertionError("names do not end")
+    raise AssertionError("the names never run out")
 
 
 def _put(files: Any, folder: str, name: str, data: bytes, **mode: str) -> None:
     try:
         files.pipe_file(f"{folder}/{name}", data, **mode)
     except FileNotFoundError:
-        # Object stores have no folders; others want them made. Only now: to make one may mean to create a bucket.
+        # Object stores have no folders, other file systems need them created. Only after a failure, since creating
+        # one may mean to create a bucket.
         files.makedirs(folder, exist_ok=True)
         files.pipe_file(f"{folder}/{name}", data, **mode)

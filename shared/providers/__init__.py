@@ -1,4 +1,4 @@
-"""LiteLLM's per-provider configs around our own transport: request out, response in."""
+"""Sends requests to providers: LiteLLM's per-provider configs around our own transport."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,12 @@ from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from shared.providers.endpoints import guard_by_provider as guard_by_provider
-    from shared.providers.image_request import attach_pictures as attach_pictures
     from shared.providers.local import (
         install_local_model as install_local_model,
         local_model_file as local_model_file,
         serve_local_model as serve_local_model,
     )
+    from shared.providers.request import attach_pictures as attach_pictures
     from shared.providers.send import (
         make_ready as make_ready,
         open_response as open_response,
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
         GuardedTransport as GuardedTransport,
     )
 else:
-    # The local server takes time to import.
+    # Loading the modules on first use keeps the import of this package fast.
     __getattr__ = lazy_exports(
         __name__,
         {
             "endpoints": "guard_by_provider",
-            "image_request": "attach_pictures",
             "local": "install_local_model local_model_file serve_local_model",
+            "request": "attach_pictures",
             "send": "make_ready open_response with_pictures",
             "tokens": "count_tokens",
             "transport": "Exchange GuardedTransport MAX_CONNECTIONS",

@@ -1,4 +1,4 @@
-"""What is refused before a request is built: names, addresses, keys, messages and parameters."""
+"""Checks on names, addresses, keys, messages and parameters, made before a request is built."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import httpx
 
 from shared.errors import AuthenticationError, ConfigurationError, ModelNotFound
 from shared.models import KEYLESS_PROVIDERS, key_variables
-from shared.providers.endpoints import (
-    OWN_ENDPOINT,
-)
+from shared.providers.endpoints import OWN_ENDPOINT
 from shared.providers.errors import invalid
 from shared.redaction import redact
 from shared.types import Candidate, Request
 
-# What belongs to the call or to the transport and never to a request's parameters.
+# Arguments of the call or the transport, which must not appear among a request's parameters.
 NOT_PARAMETERS = frozenset(
     {
         "additional_drop_params",
@@ -41,29 +39,29 @@ NOT_PARAMETERS = frozenset(
         "timeout",
     }
 )
-_NO_NAME = re.compile(r"://|[\s\\?%]|(^|/)\.\.?(/|$)|^/")
+_NOT_A_NAME = re.compile(r"://|[\s\\?%]|(^|/)\.\.?(/|$)|^/")
 _REMOTE = re.compile(r"(?i)\s*(https?|gs|s3|ftp|file)://|\s*www\.")
 
 
 def check_name(candidate: Candidate) -> None:
     """
-    Refuse names that could become an address.
+    Reject names that could turn into an address.
 
     Raises:
-        ModelNotFound: It is no name of a model.
+        ModelNotFound: It is not a valid model name.
     """
     name = candidate.wire_model
-    if not name or len(name) > 300 or not name.isprintable() or _NO_NAME.search(name):
-        shown = redact(name, limit=60)
-        raise ModelNotFound(f"{shown!r} is not the name of a model", provider=candidate.provider, model=candidate.model)
+    if not name or len(name) > 300 or not name.isprintable() or _NOT_A_NAME.search(name):
+        message = f"{redact(name, limit=60)!r} is not a valid model name"
+        raise ModelNotFound(message, provider=candidate.provider, model=candidate.model)
 
 
 def check_base(candidate: Candidate) -> None:
     """
-    Refuse an endpoint of the caller's own that is none.
+    Reject an invalid `api_base`.
 
     Raises:
-        ConfigurationError: It is no http or https URL.
+        ConfigurationError: It is not an http or https URL.
     """
     if candidate.api_base is None:
         return
@@ -72,20 +70,20 @@ def check_base(candidate: Candidate) -> None:
     except (httpx.InvalidURL, ValueError):
         url, host = httpx.URL(), None
     if url.scheme not in ("http", "https") or not host:
-        raise no_endpoint(candidate, "has an api_base that is no http or https address")
+        raise no_endpoint(candidate, "has an api_base that is not an http or https URL")
 
 
 def check_key(candidate: Candidate) -> None:
     """
-    Refuse a request that the provider could only turn away; an endpoint of the user's own may need no key.
+    Reject a request without a usable key, except where the endpoint is the user's own and may not need one.
 
     Raises:
-        AuthenticationError: Names the variables that could hold the key.
+        AuthenticationError: The key is missing or malformed; the hint names the variables that could hold it.
     """
     provider, key = candidate.provider, candidate.api_key
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise AuthenticationError(
-            f"Authentication failed for {provider} ({candidate.model}): the key has characters that no key has",
+            f"Authentication failed for {provider} ({candidate.model}): the key contains invalid characters",
             provider=provider,
             model=candidate.model,
         )
@@ -100,28 +98,28 @@ def check_key(candidate: Candidate) -> None:
 
 
 def check_messages(
-    candidate: Candidate, messages: Sequence[Mapping[str, Any]], *, may_pass: bool
+    candidate: Candidate, messages: Sequence[Mapping[str, Any]], *, allow_image_links: bool
 ) -> list[dict[str, Any]]:
     """
-    A copy of the messages, since LiteLLM's configs change them, without what would make it fetch something itself.
+    Copy the messages, which LiteLLM's configs modify, and reject links that would make LiteLLM download something.
 
     Args:
-        may_pass: Whether image URLs go to the provider as they are.
+        allow_image_links: Whether image URLs may be passed to the provider as they are.
 
     Raises:
-        InvalidRequest: There is no message, or one refers to something that is not in it.
+        InvalidRequest: There is no message, a message is malformed, or it links to remote content.
     """
     if not messages or not all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in messages):
         raise invalid(candidate, "messages must be a list of objects with a role")
     for part in _parts(messages):
         links = [value for value in _strings(part) if _REMOTE.match(value)]
-        if links and not (may_pass and part.get("type") == "image_url"):
-            raise invalid(candidate, f"{candidate.model} takes images and files as data: URIs, not as links")
+        if links and not (allow_image_links and part.get("type") == "image_url"):
+            raise invalid(candidate, f"{candidate.model} accepts images and files only as data: URIs, not as links")
     return copy.deepcopy([dict(message) for message in messages])
 
 
 def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The parts of all messages that are not text."""
+    """All message parts other than text."""
     for message in messages:
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
@@ -130,7 +128,7 @@ def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """The strings in nested data, text left out."""
+    """The first 20 characters of every string in nested data, except under the key "text"."""
     if isinstance(value, str):
         yield value[:20]
     elif isinstance(value, Mapping):
@@ -144,32 +142,37 @@ def _strings(value: Any) -> Iterator[str]:
 
 def check_parameters(candidate: Candidate, request: Request) -> dict[str, Any]:
     """
-    The parameters that the caller gave, without what is no parameter of one request for one answer.
+    Copy the caller's parameters, without those that are None.
 
     Raises:
-        InvalidRequest: One of them is not.
+        InvalidRequest: One of them is not a parameter of a single request, or `n` is not 1.
     """
     params = {name: copy.deepcopy(value) for name, value in request.params.items() if value is not None}
-    refused = sorted(NOT_PARAMETERS & params.keys())
-    if refused:
-        raise invalid(candidate, f"{candidate.model} does not take {', '.join(refused)}")
+    rejected = sorted(NOT_PARAMETERS & params.keys())
+    if rejected:
+        raise invalid(candidate, f"{candidate.model} does not take {', '.join(rejected)}")
     if params.pop("n", 1) != 1:
-        raise invalid(candidate, f"n must be 1: one call of {candidate.model} gives one answer")
+        raise invalid(candidate, f"n must be 1: a call to {candidate.model} returns one answer")
     return params
 
 
 def keep_in_path(candidate: Candidate) -> None:
-    """A name that goes into the path must not end it."""
+    """
+    Reject a name that would cut off the URL path that it goes into.
+
+    Raises:
+        ModelNotFound: It contains a "#".
+    """
     if "#" in candidate.wire_model:
-        message = f"{candidate.model} is not the name of a model"
+        message = f"{candidate.model} is not a valid model name"
         raise ModelNotFound(message, provider=candidate.provider, model=candidate.model)
 
 
-def no_endpoint(candidate: Candidate, what: str = "has no endpoint") -> ConfigurationError:
-    """A model that nobody says how to reach."""
+def no_endpoint(candidate: Candidate, problem: str = "has no endpoint") -> ConfigurationError:
+    """The error for a provider without a usable endpoint; `problem` continues "{provider}"."""
     return ConfigurationError(
-        f"{candidate.provider} {what}",
+        f"{candidate.provider} {problem}",
         provider=candidate.provider,
         model=candidate.model,
-        hint=f"Give an api_base, or set {candidate.provider.upper()}_API_BASE.",
+        hint=f"Pass api_base, or set {candidate.provider.upper()}_API_BASE.",
     )

@@ -1,4 +1,4 @@
-"""Where each provider's requests go, and which wire format it speaks."""
+"""The endpoint, wire format and LiteLLM config of each provider."""
 
 from __future__ import annotations
 
@@ -12,13 +12,51 @@ from typing import Any, Literal
 from shared.config import quiet_litellm
 from shared.errors import ConfigurationError
 
+Wire = Literal["openai", "anthropic", "gemini", "cohere", "ollama", "replicate"]
+
+# Passed to LiteLLM's configs in place of a missing key; without a value they would read one from the environment.
+NO_KEY = "no-key-7f3d1c"
+# Provider names that only stand for the user's own OpenAI-compatible endpoint.
+OWN_ENDPOINT = frozenset({"local", "custom"})
+
+# Providers whose chat API has a different name in LiteLLM.
+_LITELLM_NAMES = {"cohere": "cohere_chat", "ollama": "ollama_chat"}
+_WIRES: Mapping[str, Wire] = {
+    "anthropic": "anthropic",
+    "azure": "openai",
+    "cohere_chat": "cohere",
+    "gemini": "gemini",
+    "ollama_chat": "ollama",
+    "replicate": "replicate",
+}
+# Endpoints that LiteLLM keeps in its wrapper instead of its configs (litellm 1.91.5, main.py, read 2026-11-24).
+_BASES = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "cohere_chat": "https://api.cohere.com/v2",
+    "gemini": "https://generativelanguage.googleapis.com",
+    "ollama_chat": "http://localhost:11434",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "replicate": "https://api.replicate.com/v1",
+    "vercel_ai_gateway": "https://ai-gateway.vercel.sh/v1",
+}
+# Providers that have no public endpoint: the user runs or rents one.
+USERS_ENDPOINT = frozenset(
+    {"azure", "custom", "custom_openai", "hosted_vllm", "litellm_proxy", "lm_studio", "openai_like"}
+)
+# Configs that write their own headers but need only a key for that.
+_PLAIN_KEY = frozenset({"xai", "novita", "featherless_ai"})
+# OpenAI-shaped configs that need a cloud login or use an endpoint other than chat/completions.
+_NOT_CHAT = frozenset({"vertex_ai", "aiohttp_openai", "clarifai", "datarobot"})
+
 _import_lock = threading.Lock()
 litellm_imported = threading.Event()
+_hints_lock = threading.RLock()
 
 
 def import_litellm() -> None:
     """
-    Import LiteLLM (about 5 s the first time) without its downloads and its reading of .env.
+    Import LiteLLM (about 5 s the first time), without its downloads and without letting it read .env.
 
     Raises:
         ConfigurationError: It cannot be imported.
@@ -34,59 +72,9 @@ def import_litellm() -> None:
         litellm_imported.set()
 
 
-def is_guarded(provider: str, wire_model: str) -> bool:
-    """Whether requests to the model go through our transport, and not through LiteLLM's own clients."""
-    import_litellm()
-    return find_endpoint(provider, wire_model) is not None
-
-
-def guard_by_provider() -> dict[str, bool]:
-    """Every provider that LiteLLM knows, and whether its chat models are guarded."""
-    import_litellm()
-    return {name: find_endpoint(name, "model") is not None for name in sorted(litellm_providers())}
-
-
-Wire = Literal["openai", "anthropic", "gemini", "cohere", "ollama", "replicate"]
-
-# Stands for "no key" in calls of LiteLLM's configs, lest they look for one in the environment.
-NO_KEY = "no-key-7f3d1c"
-# Providers that only name an OpenAI-compatible endpoint of the user's own.
-OWN_ENDPOINT = frozenset({"local", "custom"})
-
-# Our names for providers whose chat goes by another of LiteLLM's names.
-_LITELLM_NAMES = {"cohere": "cohere_chat", "ollama": "ollama_chat"}
-_WIRES: Mapping[str, Wire] = {
-    "anthropic": "anthropic",
-    "azure": "openai",
-    "cohere_chat": "cohere",
-    "gemini": "gemini",
-    "ollama_chat": "ollama",
-    "replicate": "replicate",
-}
-# Endpoints that LiteLLM keeps in its wrapper and not in its configs (litellm 1.91.5, main.py, read 2026-11-24).
-_BASES = {
-    "openai": "https://api.openai.com/v1",
-    "anthropic": "https://api.anthropic.com",
-    "cohere_chat": "https://api.cohere.com/v2",
-    "gemini": "https://generativelanguage.googleapis.com",
-    "ollama_chat": "http://localhost:11434",
-    "openrouter": "https://openrouter.ai/api/v1",
-    "replicate": "https://api.replicate.com/v1",
-    "vercel_ai_gateway": "https://ai-gateway.vercel.sh/v1",
-}
-# Providers that have no endpoint but the one that the user runs or rents.
-USERS_ENDPOINT = frozenset(
-    {"azure", "custom", "custom_openai", "hosted_vllm", "litellm_proxy", "lm_studio", "openai_like"}
-)
-# Configs that write their own headers and need no more than a key for it.
-_PLAIN_KEY = frozenset({"xai", "novita", "featherless_ai"})
-# OpenAI-shaped configs that need a cloud login or speak another endpoint than chat/completions.
-_NOT_CHAT = frozenset({"vertex_ai", "aiohttp_openai", "clarifai", "datarobot"})
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is needed of LiteLLM to ask a model; `parameters` None: whatever the caller gives is sent."""
+    """How to reach a model: its wire format and LiteLLM's config. `parameters` None: any parameter is sent."""
 
     provider: str
     wire: Wire
@@ -96,7 +84,7 @@ class Endpoint:
 
 @lru_cache(maxsize=1024)
 def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
-    """How LiteLLM knows the model; None when only its own wrapper can call it. LiteLLM must have been imported."""
+    """The model's endpoint; None when only LiteLLM's own wrapper can call it. LiteLLM must have been imported."""
     from litellm.utils import ProviderConfigManager
 
     name = _LITELLM_NAMES.get(provider, provider)
@@ -108,7 +96,7 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
     with no_hints():
         try:
             config: Any = ProviderConfigManager.get_provider_chat_config(wire_model, known)
-        except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+        except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names that it does not know
             return None
         wire = _wire(name, wire_model, config)
         if wire is None:
@@ -116,8 +104,20 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
         return Endpoint(name, wire, config, frozenset(config.get_supported_openai_params(wire_model)))
 
 
+def is_guarded(provider: str, wire_model: str) -> bool:
+    """Whether requests to the model go through our transport instead of LiteLLM's own clients."""
+    import_litellm()
+    return find_endpoint(provider, wire_model) is not None
+
+
+def guard_by_provider() -> dict[str, bool]:
+    """Every provider that LiteLLM knows, and whether its chat models are guarded."""
+    import_litellm()
+    return {name: find_endpoint(name, "model") is not None for name in sorted(litellm_providers())}
+
+
 def _wire(name: str, wire_model: str, config: Any) -> Wire | None:
-    """The shape of the answers, when nothing but a key is needed to ask."""
+    """The wire format, if a key is all that a request needs; else None."""
     from litellm.llms.cohere.chat.v2_transformation import CohereV2ChatConfig
 
     if name == "cohere_chat" and not isinstance(config, CohereV2ChatConfig):
@@ -126,12 +126,12 @@ def _wire(name: str, wire_model: str, config: Any) -> Wire | None:
         return _WIRES[name]
     if not _speaks_openai(name, config):
         return None
-    own_url = base_url(name, wire_model, None) or name in USERS_ENDPOINT or not _generic(config, "get_complete_url")
+    own_url = base_url(name, wire_model, None) or name in USERS_ENDPOINT or not _inherits(config, "get_complete_url")
     return "openai" if own_url else None
 
 
 def _speaks_openai(name: str, config: Any) -> bool:
-    """Whether the provider takes OpenAI's chat/completions with a key and nothing else."""
+    """Whether the provider accepts OpenAI's chat/completions with a key and nothing else."""
     from litellm.llms.base_llm.completion.transformation import BaseTextCompletionConfig
     from litellm.llms.openai.chat.gpt_transformation import OpenAIGPTConfig
 
@@ -140,13 +140,13 @@ def _speaks_openai(name: str, config: Any) -> bool:
         and not isinstance(config, BaseTextCompletionConfig)
         and name not in _NOT_CHAT
         and not config.has_custom_stream_wrapper
-        and _generic(config, "sign_request")
-        and (name in _PLAIN_KEY or _generic(config, "validate_environment"))
+        and _inherits(config, "sign_request")
+        and (name in _PLAIN_KEY or _inherits(config, "validate_environment"))
     )
 
 
-def _generic(config: Any, method: str) -> bool:
-    """Whether a config leaves a method as OpenAI's has it."""
+def _inherits(config: Any, method: str) -> bool:
+    """Whether a config uses OpenAI's version of a method."""
     from litellm.llms.openai.chat.gpt_transformation import OpenAIGPTConfig
 
     return getattr(type(config), method) is getattr(OpenAIGPTConfig, method)
@@ -162,7 +162,7 @@ def litellm_providers() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1024)
 def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None:
-    """The caller's base URL as the provider's config wants it, else the provider's own; None when there is none."""
+    """The caller's base URL in the form that the provider's config expects, else the provider's default, else None."""
     import litellm
 
     if provider in _BASES:
@@ -174,15 +174,12 @@ def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None
     return found or api_base
 
 
-_hints = threading.RLock()
-
-
 @contextmanager
 def no_hints() -> Iterator[None]:
-    """LiteLLM prints a hint for every name that its table lacks; not while we look one up."""
+    """Keep LiteLLM from printing a hint for each name that is missing from its table."""
     import litellm
 
-    with _hints:
+    with _hints_lock:
         before = litellm.suppress_debug_info
         litellm.suppress_debug_info = True
         try:

@@ -1,4 +1,4 @@
-"""What went wrong with a request, told from what happened on the wire and from the provider's own words."""
+"""Maps HTTP error responses, error bodies and transport exceptions to the error tree."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from shared.providers.transport import Exchange, Refused
 from shared.redaction import redact
 from shared.types import Candidate, Usage
 
-# Status that an error inside an HTTP 200 stands for, by the provider's own word for it.
+# HTTP status that an error inside an HTTP 200 stands for, by the provider's error code.
 # Sources: Anthropic, OpenAI and Google API error references; real_traffic (read 2026-11-24).
-_STATUS_OF_WORD = {
+_STATUS_BY_CODE = {
     "overloaded_error": 529,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
@@ -95,73 +95,73 @@ _NO_MODEL = re.compile(
     r"|no such model|model\b.{0,80}(does not exist|not found|is not available|no longer (supported|available))"
     r"|model\b.{0,80}has been (deprecated|decommissioned|retired)|no endpoints? found"
 )
+_BAD_CERTIFICATE = "its certificate is not valid"
 _TOO_LARGE = re.compile(r"request too large|too large for .{0,80}tokens per")
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
-    """An error body read: its message, its code words, the status it names and how long to wait."""
+class ErrorBody:
+    """A parsed error body: its message, its error codes, the status that it names and how long to wait."""
 
     message: str = ""
-    words: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
     status: int | None = None
     retry_after: float | None = None
 
     @property
     def text(self) -> str:
-        """Everything it says, in lower case, to search in."""
-        return " ".join((*self.words, self.message)).lower()
-
-
-_BAD_CERTIFICATE = "its certificate is not valid"
+        """Codes and message in lower case, for searching."""
+        return " ".join((*self.codes, self.message)).lower()
 
 
 def from_response(candidate: Candidate, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
-    """The error that an HTTP answer other than 2xx stands for."""
-    complaint = read_complaint(body)
+    """The error for an HTTP response with a status other than 2xx."""
+    error_body = read_error_body(body)
     retry_after = _retry_after(headers)
     if retry_after is None:
-        retry_after = complaint.retry_after
-    kind, outcome = _classify(status, complaint, headers)
-    return _error(kind, candidate, complaint, status=status, retry_after=retry_after, outcome=outcome)
+        retry_after = error_body.retry_after
+    kind, outcome = _classify(status, error_body, headers)
+    return _error(kind, candidate, error_body, status=status, retry_after=retry_after, outcome=outcome)
 
 
 def from_body(candidate: Candidate, body: Any, *, status: int | None = None, began: bool = False) -> LLMError:
     """
-    The error that a body with an error inside an HTTP 200 stands for.
+    The error for an error body inside an HTTP 200.
 
     Args:
         body: The JSON value that holds the error.
 
-        status: HTTP status it came with.
+        status: HTTP status that it came with.
 
-        began: Whether the model had begun to work, so that it may have been billed.
+        began: Whether the model had started to generate, so that the request may have been billed.
     """
-    complaint = read_complaint(body)
-    named = complaint.status or next((s for w in complaint.words if (s := _STATUS_OF_WORD.get(w.lower()))), None)
+    error_body = read_error_body(body)
+    named = error_body.status or next(
+        (s for code in error_body.codes if (s := _STATUS_BY_CODE.get(code.lower()))), None
+    )
     if named is None:
-        named = 429 if _RATE.search(complaint.text) else 503 if "overload" in complaint.text else 500
-    kind, outcome = _classify(named, complaint, {})
+        named = 429 if _RATE.search(error_body.text) else 503 if "overload" in error_body.text else 500
+    kind, outcome = _classify(named, error_body, {})
     return _error(
         kind,
         candidate,
-        complaint,
+        error_body,
         status=status,
-        retry_after=complaint.retry_after,
+        retry_after=error_body.retry_after,
         outcome="unknown" if began else outcome,
-        shown_status=named,
+        reported_status=named,
     )
 
 
 def holds_error(body: Any) -> bool:
-    """Whether a JSON value is an error and not an answer."""
+    """Whether a JSON value is an error instead of an answer."""
     if isinstance(body, list):
         return any(holds_error(item) for item in body)
     return isinstance(body, dict) and (bool(body.get("error")) or "error" in (body.get("type"), body.get("object")))
 
 
 def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -> LLMError:
-    """The error that an exception of the transport stands for."""
+    """The error for an exception raised by the transport."""
     name = candidate.provider
     outcome: Outcome = "unknown" if exchange.sent else "not_sent"
     kind: type[LLMError] = ProviderUnavailable
@@ -171,21 +171,21 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
             kind, action = BadResponse, "next"
             if exchange.status is not None and 300 <= exchange.status < 400:
                 outcome = "rejected"
-            message = f"The answer of {name} was refused: {error}"
+            message = f"The response from {name} was rejected: {error}"
         case httpx.PoolTimeout():
-            kind, message = LocalOverload, f"Too many requests to {name} are under way in this process"
+            kind, message = LocalOverload, f"This process has too many concurrent requests to {name}"
         case httpx.ConnectTimeout():
-            message = f"{name} did not accept a connection in time"
+            message = f"Could not connect to {name} in time"
         case httpx.TimeoutException():
             kind, message = ProviderTimeout, f"{name} did not answer in time ({candidate.model})"
         case _ if not exchange.sent:
-            phase = _phase(error)
-            action = "next" if phase == _BAD_CERTIFICATE else None
-            message = f"Could not connect to {name}: {phase}"
+            problem = _connection_problem(error)
+            action = "next" if problem == _BAD_CERTIFICATE else None
+            message = f"Could not connect to {name}: {problem}"
         case _ if exchange.status is not None:
-            kind, message = BadResponse, f"The answer of {name} was cut short"
+            kind, message = BadResponse, f"The response from {name} was cut off"
         case _:
-            message = f"The connection to {name} broke before it answered"
+            message = f"The connection to {name} was lost before it responded"
     return kind(
         redact(message, candidate.api_key),
         provider=name,
@@ -197,7 +197,7 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
 
 
 def bad_response(candidate: Candidate, what: str, usage: Usage | None = None) -> BadResponse:
-    """An answer that cannot be read; `what` continues "{provider} sent", `usage` is what it counted nevertheless."""
+    """The error for an unreadable response; `what` continues "{provider} sent", `usage` is what it reported anyway."""
     return BadResponse(
         f"{candidate.provider} sent {what} ({candidate.model})",
         provider=candidate.provider,
@@ -208,14 +208,14 @@ def bad_response(candidate: Candidate, what: str, usage: Usage | None = None) ->
     )
 
 
-def invalid(candidate: Candidate, what: str) -> InvalidRequest:
-    """A request that is refused before it is sent; `what` is the whole message."""
-    text = redact(what, candidate.api_key, limit=300).rstrip(".")
+def invalid(candidate: Candidate, message: str) -> InvalidRequest:
+    """The error for a request that is rejected before it is sent."""
+    text = redact(message, candidate.api_key, limit=300).rstrip(".")
     return InvalidRequest(text, provider=candidate.provider, model=candidate.model, outcome="not_sent")
 
 
 def blocked(candidate: Candidate, reason: str, usage: Usage) -> ContentBlocked:
-    """An answer that the provider's content rules held back, and that is charged when it was counted."""
+    """The error for an answer that the provider's content filter withheld; it was charged if usage was reported."""
     return ContentBlocked(
         _sentence(f"{candidate.provider} refused to answer ({candidate.model})", reason, candidate),
         provider=candidate.provider,
@@ -227,7 +227,7 @@ def blocked(candidate: Candidate, reason: str, usage: Usage) -> ContentBlocked:
 
 
 def interrupted(candidate: Candidate, cause: LLMError) -> StreamInterrupted:
-    """`cause`, after text had already come."""
+    """`cause` as the error of a stream that had already delivered text."""
     error = StreamInterrupted(
         cause.message, provider=candidate.provider, model=candidate.model, status_code=cause.status_code
     )
@@ -235,8 +235,8 @@ def interrupted(candidate: Candidate, cause: LLMError) -> StreamInterrupted:
     return error
 
 
-def _classify(status: int, complaint: Complaint, headers: Mapping[str, str]) -> tuple[type[LLMError], Outcome]:
-    text = complaint.text
+def _classify(status: int, error_body: ErrorBody, headers: Mapping[str, str]) -> tuple[type[LLMError], Outcome]:
+    text = error_body.text
     if status in (503, 529, 498):  # 498: Groq's flex tier is full
         return Overloaded, "rejected"
     if status >= 500:
@@ -247,12 +247,12 @@ def _classify(status: int, complaint: Complaint, headers: Mapping[str, str]) -> 
         return ProviderUnavailable, "unknown"
     if status < 400:
         return BadResponse, "rejected" if status >= 300 else "unknown"
-    return _classify_rejection(status, complaint, text, headers), "rejected"
+    return _classify_rejection(status, error_body, text, headers), "rejected"
 
 
-def _classify_rejection(status: int, complaint: Complaint, text: str, headers: Mapping[str, str]) -> type[LLMError]:
+def _classify_rejection(status: int, error_body: ErrorBody, text: str, headers: Mapping[str, str]) -> type[LLMError]:
     if status == 429:
-        return _classify_429(complaint, text, headers)
+        return _classify_429(error_body, text, headers)
     if status == 402 or _QUOTA.search(text):
         return QuotaExhausted
     if status == 413:
@@ -269,55 +269,55 @@ def _classify_rejection(status: int, complaint: Complaint, text: str, headers: M
     return InvalidRequest
 
 
-def _classify_429(complaint: Complaint, text: str, headers: Mapping[str, str]) -> type[LLMError]:
+def _classify_429(error_body: ErrorBody, text: str, headers: Mapping[str, str]) -> type[LLMError]:
     if "insufficient_quota" in text:
         return QuotaExhausted
     if _TOO_LARGE.search(text):
         return RequestTooLarge
     if headers.get("x-should-retry", "").lower() == "false":
         return QuotaExhausted
-    # A limit per minute often advertises billing; one that names when it ends is not used up.
-    waits = complaint.retry_after is not None or _retry_after(headers) is not None
-    # Of its message, since the type is "rate_limit_error" also where a month's limit is used up.
-    momentary = waits or _RATE.search(complaint.message.lower())
-    return QuotaExhausted if _QUOTA.search(text) and not momentary else RateLimitError
+    # Messages about a limit per minute often mention billing too; a limit with a time to wait is not exhausted.
+    has_wait = error_body.retry_after is not None or _retry_after(headers) is not None
+    # Only the message counts, since the type is "rate_limit_error" even for an exhausted monthly limit.
+    temporary = has_wait or _RATE.search(error_body.message.lower())
+    return QuotaExhausted if _QUOTA.search(text) and not temporary else RateLimitError
 
 
 def _error(
     kind: type[LLMError],
     candidate: Candidate,
-    complaint: Complaint,
+    error_body: ErrorBody,
     *,
     status: int | None,
     retry_after: float | None,
     outcome: Outcome,
-    shown_status: int | None = None,
+    reported_status: int | None = None,
 ) -> LLMError:
-    provider, model, code = candidate.provider, candidate.model, shown_status or status
+    provider, model, code = candidate.provider, candidate.model, reported_status or status
     if kind is AuthenticationError:
         head = f"Authentication failed for {provider} ({model})"
     elif issubclass(kind, RateLimitError):
         head = f"Rate limit exceeded for {model}"
     elif kind is QuotaExhausted:
-        head = f"The {provider} account's credit or limit is used up ({model})"
-    elif kind is ModelNotFound and complaint.message:
+        head = f"The {provider} account has no credit or quota left ({model})"
+    elif kind is ModelNotFound and error_body.message:
         head = f"{provider} does not know the model {model}"
     elif kind is ModelNotFound:
-        head = f"{provider} does not know the model {model}, or serves nothing at its address"
+        head = f"{provider} does not know the model {model}, or the URL is wrong"
     elif kind is ContextTooLong:
         head = f"The input is too long for {model}"
     elif kind is ContentBlocked:
-        head = f"{provider} refused the request by its content rules ({model})"
+        head = f"{provider} blocked the request under its content policy ({model})"
     elif kind is Overloaded:
         head = f"{provider} is overloaded ({model})"
     elif kind is ProviderTimeout:
         head = f"{provider} did not answer in time ({model})"
     elif kind is InvalidRequest:
-        head = f"{provider} found the request invalid ({model})"
+        head = f"{provider} rejected the request as invalid ({model})"
     else:
         head = f"{provider} failed with HTTP {code} ({model})"
-    # What a provider says of a wrong key may repeat parts of it.
-    excerpt = "" if kind is AuthenticationError and code != 403 else complaint.message
+    # A provider's message about a wrong key may repeat parts of it.
+    excerpt = "" if kind is AuthenticationError and code != 403 else error_body.message
     return kind(
         _sentence(head, excerpt, candidate),
         provider=provider,
@@ -333,42 +333,42 @@ def _sentence(head: str, excerpt: str, candidate: Candidate) -> str:
     return f"{head}: {tail}" if tail else head
 
 
-def read_complaint(body: Any) -> Complaint:
-    """What an error body says, in any of the shapes that providers use."""
+def read_error_body(body: Any) -> ErrorBody:
+    """Parse an error body in any of the shapes that providers use."""
     if isinstance(body, bytes):
         try:
             body = json.loads(body)
         except (ValueError, RecursionError):
             text = body.decode("utf-8", "replace").strip()
-            return Complaint("" if text.startswith("<") else text[:1000])
+            return ErrorBody("" if text.startswith("<") else text[:1000])
     if isinstance(body, str):
-        return Complaint(body[:1000])
+        return ErrorBody(body[:1000])
     if isinstance(body, list):
         body = next((item for item in body if isinstance(item, dict)), {})
     if not isinstance(body, dict):
-        return Complaint()
+        return ErrorBody()
     inner = body.get("error")
     parts = [part for part in (inner, body.get("message"), body) if isinstance(part, dict)]
     message = inner if isinstance(inner, str) else next((m for part in parts if (m := _message(part))), "")
-    words = tuple(dict.fromkeys(word for part in parts for word in _words(part)))
-    return Complaint(message[:1000], words, _status(parts), next(_delays(parts), None))
+    codes = tuple(dict.fromkeys(code for part in parts for code in _codes(part)))
+    return ErrorBody(message[:1000], codes, _status(parts), next(_delays(parts), None))
 
 
 def _message(part: Mapping[str, Any]) -> str:
-    """The message of one level of an error body, with what an upstream provider said to a router."""
+    """The message of one level of an error body, with the upstream provider's message where a router passes it on."""
     metadata = part.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     for key in ("message", "detail", "msg", "title"):
         value = part.get(key)
         if isinstance(value, str) and value:
-            return f"{value}: {read_complaint(raw.encode()).message}" if isinstance(raw, str) else value
+            return f"{value}: {read_error_body(raw.encode()).message}" if isinstance(raw, str) else value
         if isinstance(value, list):
             return "; ".join(_validation(item) for item in value[:3])
     return ""
 
 
 def _validation(item: Any) -> str:
-    """One entry of a list of validation errors, without the input that it repeats."""
+    """One entry of a list of validation errors, without the input that the provider echoes."""
     if not isinstance(item, dict):
         return str(item)
     place = item.get("loc")
@@ -376,16 +376,16 @@ def _validation(item: Any) -> str:
     return f"{where}: {item.get('msg', '')}".strip(": ")
 
 
-def _words(part: Mapping[str, Any]) -> Iterator[str]:
-    """The code words of one level of an error body."""
+def _codes(part: Mapping[str, Any]) -> Iterator[str]:
+    """The error codes of one level of an error body."""
     inner = part.get("innererror")
     details = part.get("details")
     sources = [part, inner, *(details if isinstance(details, list) else ())]
     for source in sources:
         if isinstance(source, dict):
             for key in ("code", "type", "status", "reason"):
-                if isinstance(word := source.get(key), str):
-                    yield word[:100]
+                if isinstance(code := source.get(key), str):
+                    yield code[:100]
 
 
 def _status(parts: list[dict[str, Any]]) -> int | None:
@@ -431,15 +431,15 @@ def _seconds(value: str) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _phase(error: BaseException) -> str:
-    """What was being done when no connection came about."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
+def _connection_problem(error: BaseException) -> str:
+    """Why no connection was established."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
             return _BAD_CERTIFICATE
-        if isinstance(seen, ssl.SSLError):
-            return "no secure connection could be agreed on"
-        if isinstance(seen, socket.gaierror):
-            return "its name cannot be resolved"
-        seen = seen.__cause__ or seen.__context__
+        if isinstance(cause, ssl.SSLError):
+            return "no secure connection could be negotiated"
+        if isinstance(cause, socket.gaierror):
+            return "its host name cannot be resolved"
+        cause = cause.__cause__ or cause.__context__
     return "the connection was refused or lost"

@@ -1,4 +1,4 @@
-"""What a provider answered to a request for images: read, downloaded, decoded, or told why not."""
+"""Reads a provider's response to an image request, and downloads and decodes the images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -15,47 +14,36 @@ import httpx
 from shared.config import load_settings
 from shared.errors import BadResponse, LLMError
 from shared.images import decode_off_loop, load_picture
-from shared.providers.errors import from_transport
 from shared.providers.image_request import ImageOutgoing
-from shared.providers.response import Reading, UnreadableError, clean
-from shared.providers.response_stream import ResponseStream, post, with_reported_cost
+from shared.providers.litellm_readers import NoLog, as_raw_response, take_gemini_metadata
+from shared.providers.response import Reading, UnreadableError, clean, take_openai
+from shared.providers.response_stream import ResponseStream, post, read_all, with_reported_cost
 from shared.providers.sse import read_body
-from shared.providers.transport import Exchange
-from shared.providers.usage import gemini_usage, image_usage, openai_usage, reported_cost
+from shared.providers.usage import details, image_usage, reported_cost
 from shared.types import Answer, Candidate, MadeImage, Picture
 
-_DATA = "data:image/"
-_MAX_SAID = 300
+_DATA_URI = "data:image/"
+_MAX_QUOTED = 300
 
 
-class ImageStream(ResponseStream):
-    """One request for images; its answer holds every image decoded, or why it could not be had."""
+class ImageStream(ResponseStream[ImageOutgoing]):
+    """One request for images; its Answer has each image decoded, or the reason why it is missing."""
 
-    def __init__(self, candidate: Candidate, outgoing: ImageOutgoing, *, exchange: Exchange, timeout: float) -> None:
-        super().__init__()
-        self._candidate = candidate
-        self._outgoing = outgoing
-        self._exchange = exchange
-        self._timeout = timeout
-        self._response: httpx.Response | None = None
+    _response: httpx.Response | None = None
 
-    async def more(self) -> None:
-        """Ask, read, and fetch the images."""
-        candidate = self._candidate
-        self._response = await post(candidate, self._outgoing, self._exchange, self._timeout)
-        try:
-            content = await self._response.aread()
-        except httpx.HTTPError as error:
-            raise from_transport(candidate, error, self._exchange) from error
-        reading, found = _read(candidate, self._outgoing, content)
+    async def advance(self) -> None:
+        """Post the request, read the response and get the images."""
+        candidate, outgoing = self._candidate, self._request
+        self._response = await post(candidate, outgoing, self._exchange, self._timeout)
+        content = await read_all(candidate, self._response, self._exchange)
+        found = _read_images(candidate, outgoing, self._reading, content)
         images: list[MadeImage] = [MadeImage()] * len(found)
         async with anyio.create_task_group() as tasks:
-            for place, item in enumerate(found):
-                tasks.start_soon(_into, images, place, item, self._outgoing)
-        answer = replace(reading.answer(), images=tuple(images))
-        answer = with_reported_cost(candidate, answer)
+            for index, item in enumerate(found):
+                tasks.start_soon(_store, images, index, item, outgoing)
+        answer = with_reported_cost(candidate, replace(self._reading.answer(), images=tuple(images)))
         if not any(image.picture for image in images):
-            raise _nothing(candidate, answer, reading.text)
+            raise _no_image(candidate, answer)
         await self.end(answer)
 
     async def release(self) -> None:
@@ -64,12 +52,12 @@ class ImageStream(ResponseStream):
             await self._response.aclose()
 
 
-def _nothing(candidate: Candidate, answer: Answer, said: str) -> LLMError:
-    """An answer that has been paid for and holds no image."""
-    why = next((image.problem for image in answer.images if image.problem), None)
-    what = f"no image that can be used ({why})" if why else "no image"
-    if said and not answer.images:
-        what += f', but the text "{" ".join(said.split())[:_MAX_SAID]}"'
+def _no_image(candidate: Candidate, answer: Answer) -> LLMError:
+    """The error for a paid answer without a usable image."""
+    problem = next((image.problem for image in answer.images if image.problem), None)
+    what = f"no usable image ({problem})" if problem else "no image"
+    if answer.text and not answer.images:
+        what += f', but the text "{" ".join(answer.text.split())[:_MAX_QUOTED]}"'
     return BadResponse(
         f"{candidate.provider} sent {what} ({candidate.model})",
         provider=candidate.provider,
@@ -77,17 +65,15 @@ def _nothing(candidate: Candidate, answer: Answer, said: str) -> LLMError:
         status_code=200,
         outcome="completed",
         usage=answer.usage if answer.usage.source == "provider" else None,
-        hint="It is not asked for again by itself, since it would be paid for again.",
+        hint="It is not retried automatically: a retry would be charged again.",
     )
 
 
-def _read(candidate: Candidate, outgoing: ImageOutgoing, content: bytes) -> tuple[Reading, list[MadeImage]]:
-    """What the answer says of itself, and each image, with its base64 or its address as `url`."""
-    reading = Reading()
+def _read_images(candidate: Candidate, outgoing: ImageOutgoing, reading: Reading, content: bytes) -> list[MadeImage]:
+    """Read the response; each image has its base64 data or its link as `url`."""
     found: list[MadeImage] = []
 
     def take(reading: Reading, body: Mapping[str, Any]) -> None:
-        reading.began = True
         if outgoing.config is not None:
             found.extend(_by_litellm(outgoing, body, content))
         elif outgoing.wire == "gemini":
@@ -96,12 +82,14 @@ def _read(candidate: Candidate, outgoing: ImageOutgoing, content: bytes) -> tupl
             found.extend(_chat(reading, body))
         else:
             found.extend(_openai(reading, body))
+        reading.began = True
 
     read_body(candidate, reading, content, take)
-    return reading, found
+    return found
 
 
 def _openai(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
+    """The images of a response to images/generations or images/edits."""
     reading.identify(body)
     if isinstance(usage := body.get("usage"), dict):
         reading.usage = image_usage(usage)
@@ -112,7 +100,7 @@ def _openai(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
     made = {name: body[name] for name in ("size", "quality") if isinstance(body.get(name), str)}
     for item in data:
         if not isinstance(item, dict):
-            raise UnreadableError("an image that is no object")
+            raise UnreadableError("an image that is not an object")
         encoded, url, revised = (item.get(name) for name in ("b64_json", "url", "revised_prompt"))
         yield MadeImage(
             url=url if isinstance(url, str) else encoded if isinstance(encoded, str) else None,
@@ -122,108 +110,89 @@ def _openai(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
 
 
 def _chat(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
-    """Images that come beside the text of a chat answer."""
-    reading.identify(body)
-    if isinstance(usage := body.get("usage"), dict):
-        reading.usage, reading.reported_cost = openai_usage(usage), reported_cost(usage)
-    choices = body["choices"]
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict):
-            raise UnreadableError("a choice without a message")
-        reading.finish(choice.get("finish_reason"), choice.get("error"))
-        if isinstance(text := message.get("content"), str):
-            reading.pieces.append(clean(text))
-        if isinstance(refusal := message.get("refusal"), str):
-            reading.refusal += clean(refusal)
-        images = message.get("images")
-        for image in images if isinstance(images, list) else ():
-            link = image.get("image_url") if isinstance(image, dict) else None
-            url = link.get("url") if isinstance(link, dict) else link
-            yield MadeImage(url=url if isinstance(url, str) else None)
+    """The images of a chat completion."""
+    take_openai(reading, body)
+    if body["choices"] and not reading.began:
+        raise UnreadableError("a choice without a message")
+    images = reading.extras.pop("images", None)  # not in the Answer's message too: they are large
+    for image in images if isinstance(images, list) else ():
+        link = image.get("image_url") if isinstance(image, dict) else None
+        url = link.get("url") if isinstance(link, dict) else link
+        yield MadeImage(url=url if isinstance(url, str) else None)
 
 
 def _gemini(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
-    reading.identify(body, "modelVersion", "responseId")
-    if isinstance(usage := body.get("usageMetadata"), dict):
-        reading.usage = gemini_usage(usage, draws=True)
-    feedback = body.get("promptFeedback")
-    if isinstance(feedback, dict) and feedback.get("blockReason"):
-        reading.finish_reason = "content_filter"
-        reading.refusal = clean(str(feedback.get("blockReasonMessage") or feedback["blockReason"]))
-    candidates = body.get("candidates")
-    for candidate in candidates if isinstance(candidates, list) else ():
-        if not isinstance(candidate, dict):
-            raise UnreadableError("a candidate that is no object")
-        reading.finish(candidate.get("finishReason"))
-        content = candidate.get("content")
-        parts = content.get("parts") if isinstance(content, dict) else None
-        drawn = False
-        for part in parts if isinstance(parts, list) else ():
-            data = part.get("inlineData", part.get("inline_data")) if isinstance(part, dict) else None
-            if isinstance(data, dict) and not part.get("thought"):
-                drawn = True
-                yield MadeImage(url=data["data"] if isinstance(data.get("data"), str) else None)
-            elif isinstance(part, dict) and isinstance(part.get("text"), str) and not part.get("thought"):
-                reading.pieces.append(clean(part["text"]))
-        if not drawn and isinstance(said := candidate.get("finishMessage"), str):
-            reading.refusal = clean(said)
-            reading.pieces.clear()
+    """The images among the parts of Gemini's answer, whose text goes into the reading."""
+    if not take_gemini_metadata(reading, body, image_output=True):
+        return
+    candidate = body["candidates"][0]
+    parts = details(candidate, "content").get("parts")
+    has_image = False
+    for part in parts if isinstance(parts, list) else ():
+        if not isinstance(part, dict) or part.get("thought"):
+            continue
+        data = part.get("inlineData", part.get("inline_data"))
+        if isinstance(data, dict):
+            has_image = True
+            yield MadeImage(url=data["data"] if isinstance(data.get("data"), str) else None)
+        elif isinstance(part.get("text"), str):
+            reading.pieces.append(clean(part["text"]))
+    if not has_image and isinstance(explanation := candidate.get("finishMessage"), str):
+        reading.refusal = clean(explanation)
+        reading.pieces.clear()
 
 
 def _by_litellm(outgoing: ImageOutgoing, body: Mapping[str, Any], content: bytes) -> Iterator[MadeImage]:
-    """What LiteLLM's config of the provider makes of it."""
+    """The images as LiteLLM's config for the provider reads them."""
     from litellm.types.utils import ImageResponse
 
-    raw = SimpleNamespace(json=lambda: body, text=content[:1000].decode("utf-8", "replace"), headers=httpx.Headers())
-    raw.status_code = 200
     if str(body.get("finish_reason")).upper() == "CONTENT_FILTERED":
-        raise UnreadableError("an image that its content rules held back")
+        raise UnreadableError("an image that its content filter withheld")
     try:
         response = outgoing.config.transform_image_generation_response(
             model="",
-            raw_response=raw,
+            raw_response=as_raw_response(body, content[:1000].decode("utf-8", "replace")),
             model_response=ImageResponse(data=[]),
-            logging_obj=SimpleNamespace(post_call=lambda *_, **__: None),
+            logging_obj=NoLog(),
             request_data={},
             optional_params={},
             litellm_params={},
             encoding=None,
         )
         items = list(response.data or ())
-    except Exception as error:  # LiteLLM's readers raise whatever their parsing happens to raise
-        raise UnreadableError("an answer of an unknown shape") from error
+    except Exception as error:  # LiteLLM's readers raise exceptions of any type
+        raise UnreadableError("an answer with an unknown structure") from error
     for item in items:
         yield MadeImage(url=item.url or item.b64_json, revised_prompt=getattr(item, "revised_prompt", None))
 
 
-async def _into(images: list[MadeImage], place: int, item: MadeImage, outgoing: ImageOutgoing) -> None:
-    """Get one image: decode it, or download it at once, since such links end within the hour."""
+async def _store(images: list[MadeImage], index: int, item: MadeImage, outgoing: ImageOutgoing) -> None:
+    """Decode one image, or download it at once, since providers' links expire within the hour."""
     link = item.url or ""
     is_link = link[:8].lower().startswith(("http://", "https://"))
     item = replace(
         item,
         url=link if is_link else None,
-        size=item.size or outgoing.order.size,
-        quality=item.quality or outgoing.order.quality,
+        size=item.size or outgoing.options.size,
+        quality=item.quality or outgoing.options.quality,
     )
     try:
-        picture = await _picture(link, is_link)
-        images[place] = replace(item, picture=picture, problem=_other_kind(outgoing, picture))
+        picture = await _get_picture(link, is_link)
+        images[index] = replace(item, picture=picture, problem=_wrong_format(outgoing, picture))
     except LLMError as error:
-        images[place] = replace(item, problem=error.message)
+        images[index] = replace(item, problem=error.message)
 
 
-def _other_kind(outgoing: ImageOutgoing, picture: Picture) -> str | None:
-    """What to say of an image that is none of the kind that was asked for."""
-    asked = outgoing.order.output_format
-    return None if asked in (None, picture.format) else f"{asked} was asked for, but {picture.format} came"
+def _wrong_format(outgoing: ImageOutgoing, picture: Picture) -> str | None:
+    """The problem with an image that does not have the requested format; None if it does."""
+    requested = outgoing.options.output_format
+    return None if requested in (None, picture.format) else f"{requested} was requested, but {picture.format} was sent"
 
 
-async def _picture(link: str, is_link: bool) -> Picture:
+async def _get_picture(link: str, is_link: bool) -> Picture:
     if is_link:
         return await load_picture(link, settings=load_settings(), from_agent=True)
-    encoded = link.partition(",")[2] if link.startswith(_DATA) else link
+    encoded = link.partition(",")[2] if link.startswith(_DATA_URI) else link
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

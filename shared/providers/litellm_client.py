@@ -1,4 +1,4 @@
-"""Providers that LiteLLM has no usable config for, asked through its own wrapper with its retries off."""
+"""Calls providers without a usable LiteLLM config through LiteLLM's own wrapper, with its retries off."""
 
 from __future__ import annotations
 
@@ -20,41 +20,34 @@ from shared.providers.transport import Exchange
 from shared.providers.usage import openai_usage
 from shared.types import Candidate, Request, Usage
 
-_LOGGING_S = 1.0
+_LOGGING_TIMEOUT_S = 1.0
 
 
-class LiteLLMStream(ResponseStream):
-    """One `litellm.acompletion`: no retries, no fallbacks."""
+class LiteLLMStream(ResponseStream[Request]):
+    """One call of `litellm.acompletion`, without retries and fallbacks."""
 
-    def __init__(self, candidate: Candidate, request: Request, *, exchange: Exchange, timeout: float) -> None:
-        super().__init__()
-        self._candidate = candidate
-        self._request = request
-        self._exchange = exchange
-        self._timeout = timeout
-        self._reading = Reading()
-        self._response: Any = None
+    _response: Any = None
 
-    async def more(self) -> None:
-        """Make the call, then read what it gives."""
+    async def advance(self) -> None:
+        """Make the call, then read what it returns."""
         reading = self._reading
         try:
             if self._response is None:
-                self._response = await _ask(self._candidate, self._request, self._timeout, self._exchange)
+                self._response = await _complete(self._candidate, self._request, self._timeout, self._exchange)
             elif not self._request.stream:
                 _take(reading, self._response, "message")
                 await self._finish()
             elif (chunk := await anext(self._response, None)) is not None:
                 self.put(text for text in [_take(reading, chunk, "delta")] if text)
             else:
-                _end_of_stream(self._candidate, reading, self._response)
+                _check_end(self._candidate, reading, self._response)
                 await self._finish()
         except Exception as error:
-            told = error if isinstance(error, LLMError) else _error(self._candidate, error)
-            raise (interrupted(self._candidate, told) if any(reading.pieces) else told) from error
+            failure = error if isinstance(error, LLMError) else _error(self._candidate, error)
+            raise (interrupted(self._candidate, failure) if any(reading.pieces) else failure) from error
 
     async def release(self) -> None:
-        """Close LiteLLM's stream, and see its logging through."""
+        """Close LiteLLM's stream and wait for its logging."""
         if self._response is None:
             return
         if self._request.stream:
@@ -69,21 +62,21 @@ class LiteLLMStream(ResponseStream):
         await self.end(self._reading.answer())
 
 
-async def _ask(candidate: Candidate, request: Request, timeout: float, exchange: Exchange) -> Any:
+async def _complete(candidate: Candidate, request: Request, timeout: float, exchange: Exchange) -> Any:
     import litellm
 
     check_name(candidate)
-    messages = check_messages(candidate, request.messages, may_pass=False)
+    messages = check_messages(candidate, request.messages, allow_image_links=False)
     params = check_parameters(candidate, request)
     if request.stream:
         params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
-    exchange.sent = True  # as far as anybody can tell
+    exchange.sent = True  # LiteLLM does not report when the request leaves
     return await litellm.acompletion(
         model=f"{candidate.provider}/{candidate.wire_model}",
         messages=messages,
         stream=request.stream,
         timeout=timeout,
-        # With an endpoint of the caller's own, LiteLLM must not look for a key in the environment.
+        # For the caller's own endpoint LiteLLM must not look up a key in the environment.
         api_key=candidate.api_key or (NO_KEY if candidate.api_base else None),
         api_base=candidate.api_base,
         max_retries=0,
@@ -93,20 +86,20 @@ async def _ask(candidate: Candidate, request: Request, timeout: float, exchange:
 
 
 async def _end_logging() -> None:
-    """LiteLLM's logging worker belongs to one event loop; in the next it drops, loudly, what it still had to do."""
+    """Finish LiteLLM's logging: in another event loop its worker would drop pending work, with warnings."""
     from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
-    await asyncio.sleep(0)  # LiteLLM hands its worker the call in a task of its own
+    await asyncio.sleep(0)  # a separate task of LiteLLM hands the call to the worker
     worker = GLOBAL_LOGGING_WORKER
-    if worker._bound_loop is not asyncio.get_running_loop():  # noqa: SLF001 - it has no other way to tell
+    if worker._bound_loop is not asyncio.get_running_loop():  # noqa: SLF001 - there is no public way to find out
         return
-    with anyio.move_on_after(_LOGGING_S):
+    with anyio.move_on_after(_LOGGING_TIMEOUT_S):
         await worker.flush()
         await worker.stop()
 
 
 def _take(reading: Reading, response: Any, part: str) -> str:
-    """Read a response or a chunk of LiteLLM's; returns its text."""
+    """Read a response or a chunk from LiteLLM, and return its text."""
     reading.identify({"model": getattr(response, "model", None), "id": getattr(response, "id", None)})
     text = ""
     for choice in list(response.choices)[:1]:
@@ -121,27 +114,33 @@ def _take(reading: Reading, response: Any, part: str) -> str:
         reading.finish(getattr(choice, "finish_reason", None))
     usage = getattr(response, "usage", None)
     if usage is not None:
-        # LiteLLM puts zeros where the provider said nothing; those read as unknown.
+        # LiteLLM fills in zeros where the provider reported nothing; they count as unknown.
         reading.usage = openai_usage(usage.model_dump())
     return text
 
 
-def _end_of_stream(candidate: Candidate, reading: Reading, response: Any) -> None:
-    """LiteLLM makes up a finish reason and counts for streams that lack them; its wrapper remembers what came."""
+def _check_end(candidate: Candidate, reading: Reading, response: Any) -> None:
+    """
+    Discard the finish reason and the usage that LiteLLM makes up for streams without them.
+
+    Raises:
+        BadResponse: The provider sent no finish reason; LiteLLM's wrapper remembers what really arrived.
+    """
     if response.received_finish_reason is None and response.intermittent_finish_reason is None:
-        raise bad_response(candidate, "a stream without an end")
+        raise bad_response(candidate, "an incomplete stream")
     if not any(getattr(chunk, "usage", None) for chunk in response.chunks):
         reading.usage = Usage()
 
 
 def _error(candidate: Candidate, error: Exception) -> LLMError:
-    """LiteLLM's exception by its cause and its status; its class misleads."""
+    """Map LiteLLM's exception by its cause and status, since its class is unreliable."""
     common: Mapping[str, Any] = {"provider": candidate.provider, "model": candidate.model}
     for cause in _causes(error):
         if isinstance(cause, ImportError):
             missing = cause.name or "a package"
             hint = f"Install what LiteLLM needs for {candidate.provider}: pip install {missing}"
-            return ConfigurationError(f"{candidate.provider} needs {missing}, which is missing", hint=hint, **common)
+            message = f"{candidate.provider} needs {missing}, which is not installed"
+            return ConfigurationError(message, hint=hint, **common)
         if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
             return ProviderUnavailable(f"Could not connect to {candidate.provider}", outcome="not_sent", **common)
         if isinstance(cause, httpx.TimeoutException):
@@ -149,14 +148,14 @@ def _error(candidate: Candidate, error: Exception) -> LLMError:
             return ProviderTimeout(message, outcome="unknown", **common)
     status = getattr(error, "status_code", None)
     headers = getattr(error, "litellm_response_headers", None)
-    said = re.sub(r"^(litellm\.)?(\w+: )?(litellm\.\w+: )?(\w+Exception - )?", "", str(error))
-    return from_response(candidate, status if isinstance(status, int) else 500, headers or {}, said.encode())
+    text = re.sub(r"^(litellm\.)?(\w+: )?(litellm\.\w+: )?(\w+Exception - )?", "", str(error))
+    return from_response(candidate, status if isinstance(status, int) else 500, headers or {}, text.encode())
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
+    cause: BaseException | None = error
     for _ in range(10):
-        if seen is None:
+        if cause is None:
             return
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+        yield cause
+        cause = cause.__cause__ or cause.__context__

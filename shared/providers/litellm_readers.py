@@ -1,4 +1,4 @@
-"""Anthropic's and Gemini's answers: translated by LiteLLM's readers, counted and ended by the provider's own words."""
+"""Reads Anthropic's and Gemini's responses: content through LiteLLM's readers, usage and finish reason directly."""
 
 from __future__ import annotations
 
@@ -15,38 +15,42 @@ from shared.providers.usage import anthropic_usage, gemini_usage
 type Take = Callable[[Reading, Mapping[str, Any]], None]
 
 
-class _NoLog:
-    """Accepts whatever LiteLLM's readers tell their logger."""
+class NoLog:
+    """A logging object for LiteLLM's readers that logs nothing."""
 
     optional_params: Mapping[str, Any] = {}
 
     def post_call(self, *_: Any, **__: Any) -> None:
-        """Ignore it."""
+        """Do nothing."""
+
+
+def as_raw_response(body: Mapping[str, Any], text: str = "") -> Any:
+    """A successful response with this JSON body, as LiteLLM's readers take it."""
+    return SimpleNamespace(json=lambda: body, text=text, headers=httpx.Headers(), status_code=200)
 
 
 def read_anthropic(reading: Reading, body: Mapping[str, Any], outgoing: Outgoing) -> None:
-    """Read a whole answer of Anthropic's /v1/messages."""
+    """Read a complete response of Anthropic's /v1/messages."""
     if not isinstance(body.get("content"), list):
         raise UnreadableError("an answer without content")
-    # LiteLLM counts and maps these itself and stumbles over what it does not expect.
+    # LiteLLM would count and map these fields itself, and fails on values that it does not expect.
     plain = {**body, "usage": {"input_tokens": 0, "output_tokens": 0}, "stop_reason": "end_turn", "model": ""}
     reading.began = True
     reading.identify(body)
     reading.finish(body.get("stop_reason"))
     if isinstance(usage := body.get("usage"), dict):
         reading.usage = anthropic_usage(usage)
-    message = _translated(outgoing, plain)
-    _take_message(reading, message)
+    _take_message(reading, _transform(outgoing, plain))
     if outgoing.json_mode and reading.finish_reason == "tool_calls" and not reading.tool_calls:
         reading.finish_reason = "stop"
 
 
 def anthropic_events(outgoing: Outgoing) -> Take:
-    """A reader of the events of Anthropic's stream."""
+    """A reader for the events of Anthropic's stream."""
     from litellm.llms.anthropic.chat.handler import ModelResponseIterator
     from litellm.llms.anthropic.chat.transformation import ANTHROPIC_TOOL_NAME_REVERSE_MAP_KEY
 
-    # The names of tools that the request had to rewrite.
+    # Names of tools that the request had to rename.
     names = outgoing.litellm_params.get(ANTHROPIC_TOOL_NAME_REVERSE_MAP_KEY)
     parser = ModelResponseIterator(None, sync_stream=False, json_mode=outgoing.json_mode, tool_name_reverse_map=names)
 
@@ -72,41 +76,49 @@ def anthropic_events(outgoing: Outgoing) -> Take:
 
 
 def _add_usage(reading: Reading, source: Mapping[str, Any]) -> None:
-    """Anthropic's counts are running totals: later ones replace earlier ones, name by name."""
+    """Merge usage counts. Anthropic's are running totals: each later count replaces the earlier one."""
     if isinstance(usage := source.get("usage"), dict):
         reading.raw_usage.update({name: value for name, value in usage.items() if value is not None})
         reading.usage = anthropic_usage(reading.raw_usage)
 
 
 def read_gemini(reading: Reading, body: Mapping[str, Any], outgoing: Outgoing) -> None:
-    """Read a whole answer of Gemini's generateContent."""
-    if _gemini_facts(reading, body):
+    """Read a complete response of Gemini's generateContent."""
+    if take_gemini_metadata(reading, body):
         zero = {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}
-        _take_message(reading, _translated(outgoing, {**_gemini_plain(body, finish="STOP"), "usageMetadata": zero}))
+        _take_message(reading, _transform(outgoing, {**_gemini_plain(body, finish="STOP"), "usageMetadata": zero}))
     elif not reading.began:
         raise UnreadableError("an answer without candidates")
-    _gemini_finish(reading)
+    _fix_gemini_finish(reading)
 
 
 def gemini_events(_: Outgoing) -> Take:
-    """A reader of the events of Gemini's stream."""
+    """A reader for the events of Gemini's stream."""
     from litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini import ModelResponseIterator
 
-    parser = ModelResponseIterator(None, sync_stream=False, logging_obj=_NoLog())  # type: ignore[arg-type]  # stub
+    parser = ModelResponseIterator(None, sync_stream=False, logging_obj=NoLog())  # type: ignore[arg-type]  # stub
 
     def take(reading: Reading, event: Mapping[str, Any]) -> None:
-        if _gemini_facts(reading, event):
+        if take_gemini_metadata(reading, event):
             _take_chunk(reading, parser, _gemini_plain(event, finish=None))
-        _gemini_finish(reading)
+        _fix_gemini_finish(reading)
 
     return take
 
 
-def _gemini_facts(reading: Reading, body: Mapping[str, Any]) -> bool:
-    """Take what the JSON says of the whole; True when there is a candidate to read."""
+def take_gemini_metadata(reading: Reading, body: Mapping[str, Any], *, image_output: bool = False) -> bool:
+    """
+    Read everything but the content: model, id, usage, block reason and finish reason.
+
+    Args:
+        image_output: Whether the model generates images, as for `gemini_usage`.
+
+    Returns:
+        Whether there is a candidate whose content can be read.
+    """
     reading.identify(body, "modelVersion", "responseId")
     if isinstance(usage := body.get("usageMetadata"), dict):
-        reading.usage = gemini_usage(usage)
+        reading.usage = gemini_usage(usage, image_output=image_output)
     feedback = body.get("promptFeedback")
     if isinstance(feedback, dict) and feedback.get("blockReason"):
         reading.began = True
@@ -116,14 +128,14 @@ def _gemini_facts(reading: Reading, body: Mapping[str, Any]) -> bool:
     if not isinstance(candidates, list) or not candidates:
         return False
     if not isinstance(candidates[0], dict):
-        raise UnreadableError("a candidate that is no object")
+        raise UnreadableError("a candidate that is not an object")
     reading.began = True
     reading.finish(candidates[0].get("finishReason"))
     return True
 
 
 def _gemini_plain(body: Mapping[str, Any], *, finish: str | None) -> dict[str, Any]:
-    """The first candidate alone, without what LiteLLM would count or drop the text for."""
+    """The first candidate alone, without usage and without finish reasons for which LiteLLM would drop the text."""
     first = {name: value for name, value in body["candidates"][0].items() if name != "finishReason"}
     if finish:
         first["finishReason"] = finish
@@ -131,23 +143,22 @@ def _gemini_plain(body: Mapping[str, Any], *, finish: str | None) -> dict[str, A
     return {"candidates": [first], **({"responseId": body["responseId"]} if "responseId" in body else {})}
 
 
-def _gemini_finish(reading: Reading) -> None:
-    """Gemini says STOP also when it calls tools."""
+def _fix_gemini_finish(reading: Reading) -> None:
+    """Report tool calls as such: Gemini sends STOP for them too."""
     if reading.finish_reason == "stop" and reading.tool_calls:
         reading.finish_reason = "tool_calls"
 
 
-def _translated(outgoing: Outgoing, body: dict[str, Any]) -> Any:
-    """The message that LiteLLM's config makes of a whole answer."""
+def _transform(outgoing: Outgoing, body: dict[str, Any]) -> Any:
+    """The message that LiteLLM's config makes from a complete response."""
     from litellm.types.utils import ModelResponse
 
-    raw = SimpleNamespace(json=lambda: body, text="", headers=httpx.Headers(), status_code=200)
     try:
         response = outgoing.config.transform_response(
             model="",
-            raw_response=raw,
+            raw_response=as_raw_response(body),
             model_response=ModelResponse(),
-            logging_obj=_NoLog(),
+            logging_obj=NoLog(),
             request_data={},
             messages=outgoing.messages,
             optional_params={},
@@ -156,23 +167,23 @@ def _translated(outgoing: Outgoing, body: dict[str, Any]) -> Any:
             json_mode=outgoing.json_mode,
         )
         return response.choices[0].message
-    except Exception as error:  # LiteLLM's readers raise whatever their parsing happens to raise
-        raise UnreadableError("an answer of an unknown shape") from error
+    except Exception as error:  # LiteLLM's readers raise exceptions of any type
+        raise UnreadableError("an answer with an unknown structure") from error
 
 
 def _take_chunk(reading: Reading, parser: Any, event: Mapping[str, Any]) -> None:
-    """Take what LiteLLM's iterator makes of one event."""
+    """Read one event through LiteLLM's iterator."""
     try:
         chunk = parser.chunk_parser(dict(event))
         choices = chunk.choices if chunk is not None else ()
     except Exception as error:
-        raise UnreadableError("an event of an unknown shape") from error
+        raise UnreadableError("an event with an unknown structure") from error
     for choice in choices:
         _take_message(reading, choice.delta)
 
 
 def _take_message(reading: Reading, message: Any) -> None:
-    """Take a message or a delta of LiteLLM's."""
+    """Read a message or a delta in LiteLLM's format."""
     if isinstance(content := getattr(message, "content", None), str):
         reading.pieces.append(clean(content))
     if isinstance(thought := getattr(message, "reasoning_content", None), str) and thought:
@@ -180,7 +191,7 @@ def _take_message(reading: Reading, message: Any) -> None:
     for call in getattr(message, "tool_calls", None) or ():
         take_tool_call(reading, call if isinstance(call, dict) else call.model_dump())
     for block in getattr(message, "thinking_blocks", None) or ():
-        # A streamed block comes whole once more, with its signature; the next turn needs that one.
+        # A streamed block is repeated as a whole, with its signature; the next turn needs that one.
         if block.get("signature") or block.get("type") == "redacted_thinking":
             reading.extras.setdefault("thinking_blocks", []).append(dict(block))
     if images := getattr(message, "images", None):

@@ -1,4 +1,4 @@
-"""What a provider answered, read from its own JSON: text, tool calls, finish reason, usage and cost."""
+"""Reads a provider's JSON response: text, tool calls, finish reason, usage and cost."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _FINISH = {
     ),
     "function_call": "function_call",
 }
-# Finish reasons by which a provider says that it failed.
+# Finish reasons with which a provider reports its own failure.
 _FAILED = frozenset({"error", "error_limit", "timeout", "insufficient_system_resource", "network_error"})
 
 
 class UnreadableError(Exception):
-    """The JSON has not the shape of an answer; the message continues "the provider sent"."""
+    """The JSON does not have the shape of an answer; the message continues "the provider sent"."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """An answer while it is being read."""
+    """An answer that is being read."""
 
     pieces: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Reading:
     response_id: str | None = None
     reported_cost: Decimal | None = None
     failure: Any = None
-    """What the provider said of its failure, when it gave that as the finish reason."""
+    """The provider's error, where the finish reason reports a failure."""
     began: bool = False
-    """Something of an answer was seen."""
+    """Whether any part of an answer has arrived."""
     ended: bool = False
-    """The provider's own end marker was seen."""
+    """Whether the provider's end marker has arrived."""
 
     @property
     def text(self) -> str:
@@ -76,26 +76,26 @@ class Reading:
 
     @property
     def blocked(self) -> bool:
-        """Whether the provider's content rules left nothing of the answer."""
-        held_back = bool(self.refusal) or self.finish_reason == "content_filter"
-        return held_back and not self.tool_calls and not any(self.pieces)
+        """Whether the provider's content filter withheld the whole answer."""
+        filtered = bool(self.refusal) or self.finish_reason == "content_filter"
+        return filtered and not self.tool_calls and not any(self.pieces)
 
-    def identify(self, source: Mapping[str, Any], model: str = "model", ident: str = "id") -> None:
-        """Take the model and the id that the provider names."""
+    def identify(self, source: Mapping[str, Any], model: str = "model", response_id: str = "id") -> None:
+        """Store the model and the response id, read from the given keys."""
         if isinstance(name := source.get(model), str) and name:
             self.response_model = name[:200]
-        if isinstance(name := source.get(ident), str) and name:
-            self.response_id = name[:200]
+        if isinstance(value := source.get(response_id), str) and value:
+            self.response_id = value[:200]
 
     def finish(self, reason: Any, failure: Any = None) -> None:
-        """Take the provider's finish reason; a word of its own that is none of the known ones means `stop`."""
+        """Store the finish reason; an unknown one counts as `stop`."""
         if isinstance(reason, str) and reason:
             self.finish_reason = _FINISH.get(reason.lower(), "stop")
             if reason.lower() in _FAILED:
-                self.failure = {"error": failure or {"message": "It broke off", "type": "server_error"}}
+                self.failure = {"error": failure or {"message": "Generation failed", "type": "server_error"}}
 
     def answer(self) -> Answer:
-        """What was read, as a whole."""
+        """The answer as read so far."""
         message: dict[str, Any] = {"role": "assistant", "content": self.text or None}
         if self.tool_calls:
             calls = sorted(self.tool_calls, key=lambda call: int(call["index"]))
@@ -114,13 +114,13 @@ class Reading:
 
 
 def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = False) -> None:
-    """Read a chat completion in OpenAI's shape."""
+    """Read a chat completion in OpenAI's format."""
     _take_openai(reading, body, ("message", "delta"), json_mode)
 
 
 def take_openai_event(reading: Reading, body: Mapping[str, Any]) -> None:
-    """Read one chunk of a chat completion in OpenAI's shape."""
-    # Perplexity's chunks also hold a `message`, which is all the text so far.
+    """Read one chunk of a chat completion in OpenAI's format."""
+    # Perplexity's chunks also contain a `message`, which repeats all the text so far.
     _take_openai(reading, body, ("delta", "message"), json_mode=False)
 
 
@@ -130,7 +130,7 @@ def _take_openai(reading: Reading, body: Mapping[str, Any], parts: tuple[str, st
     if isinstance(choices, list):
         for choice in choices:
             if not isinstance(choice, dict):
-                raise UnreadableError("a choice that is no object")
+                raise UnreadableError("a choice that is not an object")
             if choice.get("index") in (0, None):
                 _take_choice(reading, choice, parts, json_mode)
     groq = body.get("x_groq")
@@ -146,7 +146,7 @@ def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, 
     if message is None:
         return
     if not isinstance(message, dict):
-        raise UnreadableError("a message that is no object")
+        raise UnreadableError("a message that is not an object")
     reading.began = True
     whole = message is choice.get("message")
     _take_content(reading, message.get("content"))
@@ -168,13 +168,13 @@ def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, 
 
 
 def _take_content(reading: Reading, content: Any) -> None:
-    """Text, or Mistral's list of text and thinking parts."""
+    """Read a text, or Mistral's list of text and thinking parts."""
     if isinstance(content, str):
         reading.pieces.append(clean(content))
     elif isinstance(content, list):
         for part in content:
             if not isinstance(part, dict):
-                raise UnreadableError("a content part that is no object")
+                raise UnreadableError("a content part that is not an object")
             if isinstance(text := part.get("text"), str):
                 reading.pieces.append(clean(text))
             thoughts = part.get("thinking")
@@ -183,32 +183,32 @@ def _take_content(reading: Reading, content: Any) -> None:
                 if isinstance(text, str):
                     reading.reasoning.append(clean(text))
     elif content is not None:
-        raise UnreadableError("a content that is no text")
+        raise UnreadableError("content that is not text")
 
 
 def take_tool_call(reading: Reading, call: Mapping[str, Any]) -> None:
-    """Add a whole tool call, or the next part of one, to those read so far."""
+    """Add a complete tool call, or the next part of one, to those read so far."""
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
-    ident, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
+    call_id, name, arguments = call.get("id"), function.get("name"), function.get("arguments")
     if arguments is not None and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    found = _tool_call(reading, call.get("index"), ident)
-    if isinstance(ident, str) and ident:
-        found["id"] = ident
+    target = _find_tool_call(reading, call.get("index"), call_id)
+    if isinstance(call_id, str) and call_id:
+        target["id"] = call_id
     if isinstance(name, str) and name:
-        found["function"]["name"] = name
-    found["function"]["arguments"] += arguments or ""
+        target["function"]["name"] = name
+    target["function"]["arguments"] += arguments or ""
     if fields := call.get("provider_specific_fields") or function.get("provider_specific_fields"):
-        found["provider_specific_fields"] = fields
+        target["provider_specific_fields"] = fields
 
 
-def _tool_call(reading: Reading, index: Any, ident: Any) -> dict[str, Any]:
-    """The call that a part belongs to: by its index, else the last one, unless the part brings a new id."""
+def _find_tool_call(reading: Reading, index: Any, call_id: Any) -> dict[str, Any]:
+    """The tool call that a part belongs to: the one with its index, else the last one; a new one if it has an id."""
     for call in reading.tool_calls:
         if isinstance(index, int) and call["index"] == index:
             return call
-    if not isinstance(index, int) and reading.tool_calls and not ident:
+    if not isinstance(index, int) and reading.tool_calls and not call_id:
         return reading.tool_calls[-1]
     new: dict[str, Any] = {
         "id": "",
@@ -221,14 +221,14 @@ def _tool_call(reading: Reading, index: Any, ident: Any) -> dict[str, Any]:
 
 
 def _tool_call_to_text(reading: Reading) -> None:
-    """Undo LiteLLM's trick of asking for JSON by way of a tool, for models without a JSON mode."""
+    """Turn the tool call with which LiteLLM requests JSON from models without a JSON mode back into text."""
     if reading.tool_calls and reading.tool_calls[0]["function"]["name"] == _RESPONSE_FORMAT_TOOL:
         reading.pieces.append(reading.tool_calls.pop(0)["function"]["arguments"])
         reading.finish_reason = "stop" if reading.finish_reason else None
 
 
 def take_ollama(reading: Reading, body: Mapping[str, Any]) -> None:
-    """Read an answer of Ollama's /api/chat, or one line of it."""
+    """Read a response of Ollama's /api/chat, or one line of its stream."""
     message = body.get("message")
     if not isinstance(message, dict):
         if body.get("done") is not True:
@@ -253,7 +253,7 @@ def take_ollama(reading: Reading, body: Mapping[str, Any]) -> None:
 
 
 def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
-    """Read an answer of Cohere's /v2/chat, or one event of it."""
+    """Read a response of Cohere's /v2/chat, or one event of its stream."""
     kind = body.get("type")
     if kind is None:
         source: Mapping[str, Any] = body
@@ -279,14 +279,14 @@ def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
 
 
 def take_replicate(reading: Reading, body: Mapping[str, Any]) -> None:
-    """Read a prediction of Replicate, as far as its output has come."""
+    """Read a Replicate prediction with the output that it has so far."""
     output = body.get("output")
     parts = [output] if isinstance(output, str) else output
     if parts is not None and not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
-        raise UnreadableError("an output that is no text")
+        raise UnreadableError("output that is not text")
     reading.began = True
-    text, known = clean("".join(parts or ())), len(reading.text)
-    reading.pieces.append(text[known:])
+    text = clean("".join(parts or ()))
+    reading.pieces.append(text[len(reading.text) :])
     reading.identify(body)
     if body.get("status") == "succeeded":
         reading.ended = True
@@ -296,7 +296,7 @@ def take_replicate(reading: Reading, body: Mapping[str, Any]) -> None:
 
 
 def clean(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates replaced, since no encoding takes them."""
+    """`text` with surrogate pairs joined and lone surrogates replaced, since surrogates cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

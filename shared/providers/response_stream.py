@@ -1,9 +1,9 @@
-"""One request on the wire: posted through the guarded transport, and its answer told piece by piece."""
+"""Posts a request through the guarded transport and yields its response piece by piece."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import httpx
 
 from shared.errors import LLMError
 from shared.providers.errors import from_response, from_transport, interrupted, invalid
-from shared.providers.litellm_readers import anthropic_events, gemini_events, read_anthropic, read_gemini
+from shared.providers.litellm_readers import Take, anthropic_events, gemini_events, read_anthropic, read_gemini
 from shared.providers.request import Outgoing
 from shared.providers.response import (
     Reading,
@@ -25,53 +25,68 @@ from shared.providers.response import (
 )
 from shared.providers.sse import StreamReader, read_body
 from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange, http_client
-from shared.types import Answer, Candidate
+from shared.types import Answer, Candidate, Request
 
-type Take = Callable[[Reading, Mapping[str, Any]], None]
-
-# Providers that tell the exact price of a request, in US$.
+# Providers that report the exact cost of a request in US$.
 _REPORTS_COST = frozenset({"openrouter", "perplexity", "xai"})
 _POOL_TIMEOUT_S = 10.0
 _DRAIN_S = 0.05
 _POLL_S = 0.5
-_PREDICTION_OVER = frozenset({"failed", "canceled", "aborted"})
+_PREDICTION_FAILED = frozenset({"failed", "canceled", "aborted"})
 
 
-class ResponseStream(AsyncGenerator[str | Answer, None]):
+class ResponseStream[R: Outgoing | Request](AsyncGenerator[str | Answer, None]):
     """
-    The pieces of an answer, told one by one.
+    One request and its response: yields the pieces of text, and last the Answer.
 
-    No async generator: asyncio closes all of those at once when its loop ends, so that one which another is just
-    closing is closed twice, and the settling of the call that waits for it breaks.
+    Not an async generator: when an event loop ends, asyncio closes all of those at once. One that is being closed by
+    another is then closed twice, which breaks the settling of the call that waits for it.
+
+    Args:
+        request: What is sent.
+
+        exchange: Records what happens on the wire.
+
+        timeout: Seconds to wait for any single read.
+
+        stream: Whether the caller wants the text piece by piece.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, candidate: Candidate, request: R, *, exchange: Exchange, timeout: float, stream: bool = False
+    ) -> None:
+        self._candidate = candidate
+        self._request = request
+        self._exchange = exchange
+        self._timeout = timeout
+        self._stream = stream
+        self._reading = Reading()
         self.pieces: deque[str | Answer] = deque()
-        self.over = False
+        self.finished = False
         self._error: LLMError | None = None
 
-    async def more(self) -> None:
-        """Get further: add pieces, or say that it is over."""
+    async def advance(self) -> None:
+        """Make progress: add pieces with `put`, or finish with `end`."""
         raise NotImplementedError
 
     async def release(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
 
     async def __anext__(self) -> str | Answer:
         try:
             while not self.pieces:
                 if self._error is not None:
                     raise self._error
-                if self.over:
+                if self.finished:
                     raise StopAsyncIteration
-                await self.more()
+                await self.advance()
         except BaseException:
             await self.aclose()
             raise
         return self.pieces.popleft()
 
     def put(self, texts: Iterable[str]) -> None:
-        """Add texts; an error among them comes after those before it."""
+        """Add texts; an error raised by the iterable is delivered after the texts before it."""
         try:
             self.pieces.extend(texts)
         except LLMError as error:
@@ -80,53 +95,50 @@ class ResponseStream(AsyncGenerator[str | Answer, None]):
             self._error = error
 
     async def end(self, answer: Answer) -> None:
-        """Add the last piece."""
+        """Release the connection and add the last piece."""
         await self.release()
         self.pieces.append(answer)
-        self.over = True
+        self.finished = True
 
     async def asend(self, _: None) -> str | Answer:
-        """The next piece; nothing can be told to the provider meanwhile."""
+        """The next piece; nothing can be sent to the provider meanwhile."""
         return await self.__anext__()
 
     async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> str | Answer:  # noqa: ARG002
-        """Close it and raise."""
+        """Close the stream and raise."""
         await self.aclose()
         raise kind if value is None else value
 
     async def aclose(self) -> None:
-        """Close the connection; twice does no harm."""
-        self.over = True
+        """Close the stream and its connection; calling it again does nothing."""
+        self.finished = True
         self.pieces.clear()
         self._error = None
         await self.release()
 
 
-class HttpStream(ResponseStream):
-    """A request that one response answers, whole or as a stream."""
+class HttpStream(ResponseStream[Outgoing]):
+    """A request answered by a single HTTP response, complete or as a stream."""
 
     def __init__(
-        self, candidate: Candidate, outgoing: Outgoing, *, exchange: Exchange, timeout: float, stream: bool
+        self, candidate: Candidate, request: Outgoing, *, exchange: Exchange, timeout: float, stream: bool = False
     ) -> None:
-        super().__init__()
-        self._candidate = candidate
-        self._outgoing = outgoing
-        self._exchange = exchange
-        self._timeout = timeout
-        self._stream = stream
+        super().__init__(candidate, request, exchange=exchange, timeout=timeout, stream=stream)
         self._response: httpx.Response | None = None
         self._chunks: AsyncGenerator[bytes] | None = None
-        event, self._whole = _takers(outgoing)
-        self._reader = StreamReader(candidate, event, self._whole, ndjson=outgoing.wire == "ollama")
+        take_event, self._take_body = _readers(request)
+        self._reader = StreamReader(
+            candidate, self._reading, take_event, self._take_body, ndjson=request.wire == "ollama"
+        )
 
-    async def more(self) -> None:
-        """Post the request, then read what comes."""
+    async def advance(self) -> None:
+        """Post the request, then read what arrives."""
         if self._response is None:
-            self._response = await post(self._candidate, self._outgoing, self._exchange, self._timeout)
-        elif self._outgoing.stream:
+            self._response = await post(self._candidate, self._request, self._exchange, self._timeout)
+        elif self._request.stream:
             await self._read_chunk(self._response)
         else:
-            await self._read_whole(self._response)
+            await self._read_complete(self._response)
 
     async def release(self) -> None:
         """Close the response."""
@@ -135,16 +147,12 @@ class HttpStream(ResponseStream):
         if self._response is not None:
             await self._response.aclose()
 
-    async def _read_whole(self, response: httpx.Response) -> None:
-        try:
-            body = await response.aread()
-        except httpx.HTTPError as error:
-            raise from_transport(self._candidate, error, self._exchange) from error
-        reading = Reading()
-        read_body(self._candidate, reading, body, self._whole)
-        answer = reading.answer()
+    async def _read_complete(self, response: httpx.Response) -> None:
+        body = await read_all(self._candidate, response, self._exchange)
+        read_body(self._candidate, self._reading, body, self._take_body)
+        answer = self._reading.answer()
         if self._stream and answer.text:
-            self.pieces.append(answer.text)
+            self.put([answer.text])
         await self.end(with_reported_cost(self._candidate, answer))
 
     async def _read_chunk(self, response: httpx.Response) -> None:
@@ -159,92 +167,97 @@ class HttpStream(ResponseStream):
             chunk = None
         if chunk is not None:
             self.put(reader.feed(chunk))
-            if self._error is not None or not reader.reading.ended:
+            if self._error is not None or not self._reading.ended:
                 return
             await _drain(self._chunks)
         self.put(reader.close())
         if self._error is None:
-            await self.end(with_reported_cost(self._candidate, reader.answer()))
+            await self.end(with_reported_cost(self._candidate, self._reading.answer()))
 
 
-class PredictionStream(ResponseStream):
-    """Replicate's way: a prediction is created, then looked at again and again until it is done."""
+class PredictionStream(ResponseStream[Outgoing]):
+    """A request to Replicate: a prediction is created, then polled until it is done."""
 
     def __init__(
-        self, candidate: Candidate, outgoing: Outgoing, *, exchange: Exchange, timeout: float, stream: bool
+        self, candidate: Candidate, request: Outgoing, *, exchange: Exchange, timeout: float, stream: bool = False
     ) -> None:
-        super().__init__()
-        self._candidate = candidate
-        self._outgoing = outgoing
-        self._exchange = exchange
-        self._timeout = timeout
-        self._stream = stream
-        self._reading = Reading()
-        self._address: str | None = None
+        super().__init__(candidate, request, exchange=exchange, timeout=timeout, stream=stream)
+        self._url: str | None = None
         if not stream:
-            outgoing.headers["prefer"] = f"wait={max(1, min(60, int(timeout)))}"
+            request.headers["prefer"] = f"wait={max(1, min(60, int(timeout)))}"
 
-    async def more(self) -> None:
-        """Create the prediction, or look at it once more."""
-        if self._address:
+    async def advance(self) -> None:
+        """Create the prediction, or poll it."""
+        if self._url:
             await anyio.sleep(_POLL_S)
-        known = len(self._reading.pieces)
+        read_before = len(self._reading.pieces)
         try:
-            await self._look(self._address)
+            await self._poll(self._url)
         except LLMError as error:
             if not any(self._reading.pieces):
                 raise
             raise interrupted(self._candidate, error) from error
         if self._stream:
-            self.put(piece for piece in self._reading.pieces[known:] if piece)
+            self.put(piece for piece in self._reading.pieces[read_before:] if piece)
         if self._reading.ended:
             await self.end(self._reading.answer())
 
-    async def _look(self, url: str | None) -> None:
-        response = await post(self._candidate, self._outgoing, self._exchange, self._timeout, look_at=url)
+    async def _poll(self, url: str | None) -> None:
+        response = await post(self._candidate, self._request, self._exchange, self._timeout, poll_url=url)
         try:
-            content = await response.aread()
-        except httpx.HTTPError as error:
-            raise from_transport(self._candidate, error, self._exchange) from error
+            content = await read_all(self._candidate, response, self._exchange)
         finally:
             await response.aclose()
         read_body(self._candidate, self._reading, content, self._take)
 
     def _take(self, reading: Reading, body: Mapping[str, Any]) -> None:
-        ident = body.get("id")
-        if not isinstance(ident, str) or not ident.isalnum():
+        prediction_id = body.get("id")
+        if not isinstance(prediction_id, str) or not prediction_id.isalnum():
             raise UnreadableError("a prediction without an id")
-        # Not where the answer says that it is, which could be anywhere.
-        base = self._outgoing.url.partition("/models/")[0].partition("/deployments/")[0].removesuffix("/predictions")
-        self._address = f"{base}/predictions/{ident}"
+        # Not the URL in the response, which could point anywhere.
+        base = self._request.url.partition("/models/")[0].partition("/deployments/")[0].removesuffix("/predictions")
+        self._url = f"{base}/predictions/{prediction_id}"
         take_replicate(reading, body)
-        if body.get("status") in _PREDICTION_OVER:
+        if body.get("status") in _PREDICTION_FAILED:
             reading.failure = {"error": f"The prediction {body['status']}"}
 
 
-async def post(
-    candidate: Candidate, outgoing: Outgoing, exchange: Exchange, timeout: float, *, look_at: str | None = None
-) -> httpx.Response:
+async def read_all(candidate: Candidate, response: httpx.Response, exchange: Exchange) -> bytes:
     """
-    Send the request, or a GET for `look_at` with its headers.
-
-    Returns:
-        A response whose status says success and whose body is still to be read.
+    The whole body of a response.
 
     Raises:
-        LLMError: There is none.
+        LLMError: The connection failed before the end.
     """
     try:
-        content = None if look_at else outgoing.content()
+        return await response.aread()
+    except httpx.HTTPError as error:
+        raise from_transport(candidate, error, exchange) from error
+
+
+async def post(
+    candidate: Candidate, outgoing: Outgoing, exchange: Exchange, timeout: float, *, poll_url: str | None = None
+) -> httpx.Response:
+    """
+    Send the request, or a GET to `poll_url` with the request's headers.
+
+    Returns:
+        A response with a success status whose body has not been read yet.
+
+    Raises:
+        LLMError: The request failed.
+    """
+    try:
+        content = None if poll_url else outgoing.content()
     except (ValueError, TypeError) as error:
-        raise invalid(candidate, f"The request to {candidate.model} has no JSON form: {error}") from error
+        raise invalid(candidate, f"The request to {candidate.model} cannot be encoded as JSON: {error}") from error
     client = await http_client()
     request = client.build_request(
-        "GET" if look_at else "POST",
-        look_at or outgoing.url,
+        "GET" if poll_url else "POST",
+        poll_url or outgoing.url,
         headers=outgoing.headers,
         content=content,
-        # With half of its time gone before it could begin, it is this process that has too much to do.
+        # If half of the time passes without a free connection, this process is overloaded.
         timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout), pool=min(_POOL_TIMEOUT_S, timeout / 2)),
         extensions={"exchange": exchange},
     )
@@ -264,7 +277,7 @@ async def post(
 
 
 async def _drain(chunks: AsyncGenerator[bytes]) -> None:
-    """Read what follows the end marker, so that the connection can be used again; not for long."""
+    """Read what follows the end marker, for a short time only, so that the connection can be reused."""
     with anyio.move_on_after(_DRAIN_S):
         try:
             async for _ in chunks:
@@ -273,8 +286,8 @@ async def _drain(chunks: AsyncGenerator[bytes]) -> None:
             return
 
 
-def _takers(outgoing: Outgoing) -> tuple[Take, Take]:
-    """What reads one event of a stream, and what reads a whole answer."""
+def _readers(outgoing: Outgoing) -> tuple[Take, Take]:
+    """The functions that read one event of a stream, and a complete response."""
     match outgoing.wire:
         case "anthropic":
             return anthropic_events(outgoing), lambda reading, body: read_anthropic(reading, body, outgoing)
@@ -290,6 +303,6 @@ def _takers(outgoing: Outgoing) -> tuple[Take, Take]:
 
 
 def with_reported_cost(candidate: Candidate, answer: Answer) -> Answer:
-    """The answer, with a cost only where the provider is known to mean US$ by it."""
+    """The answer, without its reported cost unless the provider is known to report US$."""
     trusted = answer.reported_cost is None or candidate.provider in _REPORTS_COST
     return answer if trusted else replace(answer, reported_cost=None)

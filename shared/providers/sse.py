@@ -1,4 +1,4 @@
-"""A streamed answer: bytes to events, events to text, and whether it really came to its end."""
+"""Reads streamed responses: bytes to events, events to text, and whether the stream is complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from shared.errors import LLMError
 from shared.providers.errors import bad_response, blocked, from_body, holds_error, interrupted
 from shared.providers.response import Reading, UnreadableError
-from shared.types import Answer, Candidate
+from shared.types import Candidate
 
 _MAX_LINE = 32 * 2**20
 _MAX_STRAY = 2**20
@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Lines:
-    """Splits bytes into lines, however they are cut; CR, LF and CRLF all end one."""
+    """Splits chunks of bytes into lines that end with CR, LF or CRLF."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -32,7 +32,7 @@ class Lines:
         The lines that `data` completes.
 
         Raises:
-            UnreadableError: A line is no UTF-8, or longer than any answer's.
+            UnreadableError: A line is not valid UTF-8, or is longer than 32 MiB.
         """
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
@@ -47,14 +47,14 @@ class Lines:
             self._keep(part)
 
     def close(self) -> Iterator[str]:
-        """The last line, if nothing ended it."""
+        """The last line, if it has no line ending."""
         if self._size:
             yield self._line()
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
         if self._size > _MAX_LINE:
-            raise UnreadableError("a line without end")
+            raise UnreadableError("a line that is too long")
         self._parts.append(part)
 
     def _line(self) -> str:
@@ -67,14 +67,14 @@ class Lines:
         try:
             return line.decode()
         except UnicodeDecodeError:
-            raise UnreadableError("bytes that are no UTF-8") from None
+            raise UnreadableError("bytes that are not UTF-8") from None
 
 
 class Events:
     """
     Reads server-sent events (WHATWG HTML, 9.2) or newline-delimited JSON as (event name, data).
 
-    `stray` holds the lines that are neither, for a body that is no stream at all.
+    `stray` holds the lines that are neither, in case the body is not a stream at all.
     """
 
     def __init__(self, *, ndjson: bool) -> None:
@@ -92,7 +92,7 @@ class Events:
             yield from self._take(line)
 
     def close(self) -> Iterator[tuple[str, str]]:
-        """What is left at the end of the stream, which providers do not always end with an empty line."""
+        """The last event, since providers do not always end the stream with an empty line."""
         for line in self._lines.close():
             yield from self._take(line)
         if self._data:
@@ -129,81 +129,80 @@ class Events:
 
 class StreamReader:
     """
-    One stream being read: feed it bytes, take the text they bring, then close it for the Answer.
+    Reads one stream: feed it bytes and take the text that they contain, then close it.
 
     Args:
-        take: Reads one event's JSON into a Reading.
+        reading: Takes the answer.
 
-        whole: Reads a whole answer's JSON, for servers that do not stream.
+        take_event: Reads one event's JSON into a Reading.
+
+        take_body: Reads a complete response's JSON, for servers that do not stream.
     """
 
     def __init__(
         self,
         candidate: Candidate,
-        take: Callable[[Reading, Any], None],
-        whole: Callable[[Reading, Any], None],
+        reading: Reading,
+        take_event: Callable[[Reading, Any], None],
+        take_body: Callable[[Reading, Any], None],
         *,
         ndjson: bool,
     ) -> None:
         self._candidate = candidate
-        self._take = take
-        self._whole = whole
+        self._take_event = take_event
+        self._take_body = take_body
         self._events = Events(ndjson=ndjson)
-        self._known = 0
-        self.reading = Reading()
+        self._yielded = 0
+        self.reading = reading
 
     @property
     def complete(self) -> bool:
-        """Whether the provider said that the answer is whole."""
+        """Whether the provider marked the answer as complete."""
         return self.reading.ended or self.reading.finish_reason is not None
 
     def feed(self, data: bytes) -> Iterator[str]:
         """
-        The text that `data` brings.
+        The text that `data` contains.
 
         Raises:
-            LLMError: The provider reported an error, or sent what cannot be read.
+            LLMError: The provider reported an error, or sent something that cannot be read.
         """
-        yield from self._guard(self._events.feed(data))
+        yield from self._read_events(self._events.feed(data))
 
     def close(self) -> Iterator[str]:
         """
-        The text that is left when the connection has ended.
+        The text that is left when the connection has closed.
 
         Raises:
-            LLMError: The stream ended before the answer did.
+            LLMError: The stream ended before the answer was complete.
         """
         if not self.reading.ended:
-            yield from self._guard(self._events.close())
+            yield from self._read_events(self._events.close())
         if self.reading.began or self.complete:
             if not self.complete:
-                raise self.failure(bad_response(self._candidate, "a stream without an end"))
+                raise self.failure(bad_response(self._candidate, "an incomplete stream"))
         else:
-            yield from self._stray()
+            yield from self._read_stray()
         if self.reading.blocked:
             raise blocked(self._candidate, self.reading.refusal, self.reading.usage)
 
-    def answer(self) -> Answer:
-        """What was read."""
-        return self.reading.answer()
-
     def failure(self, error: LLMError) -> LLMError:
-        """`error` as it is before any text has come, StreamInterrupted after."""
+        """`error` itself if no text has arrived yet, else StreamInterrupted."""
         return interrupted(self._candidate, error) if any(self.reading.pieces) else error
 
-    def _guard(self, events: Iterator[tuple[str, str]]) -> Iterator[str]:
+    def _read_events(self, events: Iterator[tuple[str, str]]) -> Iterator[str]:
         try:
             for name, data in events:
-                for body in self._bodies(data):
-                    self._read(name, body)
+                for body in self._parse(data):
+                    self._read_event(name, body)
                     yield from self._new_text()
                 if self.reading.ended:
                     return
         except UnreadableError as error:
             raise self.failure(bad_response(self._candidate, str(error), self.reading.usage)) from error
 
-    def _bodies(self, data: str) -> Iterator[Any]:
-        """The JSON of one event; of each of its lines, where a server leaves out the empty lines between events."""
+    def _parse(self, data: str) -> Iterator[Any]:
+        """The JSON of one event, or of each of its lines if the server omits the empty lines between events."""
         if data.strip() == "[DONE]":
             self._end()
         elif data.strip():
@@ -214,19 +213,19 @@ class StreamReader:
                 if len(lines) < 2:
                     raise UnreadableError("malformed JSON in its stream") from None
                 for line in lines:
-                    yield from self._bodies(line)
+                    yield from self._parse(line)
 
     def _end(self) -> None:
         if not self.reading.began and not self.complete:
             raise UnreadableError("an empty stream")
         self.reading.ended = True
 
-    def _read(self, name: str, body: Any) -> None:
+    def _read_event(self, name: str, body: Any) -> None:
         if name == "error" or holds_error(body):
             raise self._error(body)
         if not isinstance(body, dict):
-            raise UnreadableError("an event that is no object")
-        self._take(self.reading, body)
+            raise UnreadableError("an event that is not an object")
+        self._take_event(self.reading, body)
         if self.reading.failure:
             raise self._error(self.reading.failure)
 
@@ -237,19 +236,19 @@ class StreamReader:
 
     def _new_text(self) -> Iterator[str]:
         pieces = self.reading.pieces
-        while self._known < len(pieces):
-            piece = pieces[self._known]
-            self._known += 1
+        while self._yielded < len(pieces):
+            piece = pieces[self._yielded]
+            self._yielded += 1
             if piece:
                 yield piece
 
-    def _stray(self) -> Iterator[str]:
-        """A body that is no stream: an error, a whole answer from a server that does not stream, or nothing."""
+    def _read_stray(self) -> Iterator[str]:
+        """Read a body that is not a stream: an error, a complete answer of a non-streaming server, or nothing."""
         text = "\n".join(self._events.stray).strip()
         if not text:
             raise bad_response(self._candidate, "an empty stream")
         try:
-            read_body(self._candidate, self.reading, text, self._whole)
+            read_body(self._candidate, self.reading, text, self._take_body)
         except LLMError as error:
             raise self.failure(error) from error
         yield from self._new_text()
@@ -259,23 +258,23 @@ def read_body(
     candidate: Candidate, reading: Reading, content: bytes | str, take: Callable[[Reading, Any], None]
 ) -> None:
     """
-    Read a whole answer.
+    Read a complete response body.
 
     Raises:
         LLMError: It is an error, or cannot be read.
     """
     if not content.strip():
-        raise bad_response(candidate, "an empty answer")
+        raise bad_response(candidate, "an empty response")
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         start = content.lstrip()[:1]
-        what = "an HTML page" if start in ("<", b"<") else "an answer that is no JSON"
+        what = "an HTML page" if start in ("<", b"<") else "a response that is not JSON"
         raise bad_response(candidate, what) from None
     if holds_error(body):
         raise from_body(candidate, body, status=200)
     if not isinstance(body, dict):
-        raise bad_response(candidate, "an answer that is no object")
+        raise bad_response(candidate, "a response that is not a JSON object")
     try:
         take(reading, body)
     except UnreadableError as error:

@@ -1,4 +1,4 @@
-"""Tokens of a request whose provider gave no counts, estimated offline."""
+"""Estimates token counts offline, for requests whose provider reports none."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ _SLICE = 20_000
 
 
 def count_tokens(
-    candidate: Candidate,  # noqa: ARG001 - all are counted with one encoding so far
+    candidate: Candidate,  # noqa: ARG001 - so far all models are counted with one encoding
     messages: Sequence[Mapping[str, Any]],
     text: str,
 ) -> Usage:
     """
-    An estimate for a request whose provider gave no counts, made offline.
+    Estimate the usage of a request whose provider reported none, without the network.
+
+    Args:
+        text: The model's output.
 
     Returns:
-        Usage with source "counted"; unknown usage when it cannot be counted.
+        Usage with source "counted"; unknown usage if counting fails.
     """
     try:
         import_litellm()
         prompt = sum(_MESSAGE_TOKENS + sum(_count(part) for part in _texts_of(message)) for message in messages)
         return Usage(prompt_tokens=prompt, completion_tokens=_count(text), source="counted")
-    except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names it cannot place
+    except Exception:  # noqa: BLE001 - an estimate must never fail a call that has already been paid for
         return Usage()
 
 
 def _texts_of(message: Mapping[str, Any]) -> Iterator[str | None]:
-    """The texts of a message; None for each picture or file."""
+    """The texts of a message, with None for each picture or file."""
     content = message.get("content")
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
@@ -45,11 +48,11 @@ def _texts_of(message: Mapping[str, Any]) -> Iterator[str | None]:
 
 
 def _count(text: str | None) -> int:
-    """Tokens in the encoding that LiteLLM brings along; a flat figure for a picture."""
+    """Tokens in the encoding that LiteLLM bundles; a fixed number for a picture."""
     from litellm.litellm_core_utils.default_encoding import encoding
 
     if text is None:
         return _IMAGE_TOKENS
-    # In slices, since its time grows with the square of a text without spaces.
+    # In slices, since the time grows quadratically with the length of a text without spaces.
     slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
     return sum(len(encoding.encode(part, disallowed_special=())) for part in slices)

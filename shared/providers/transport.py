@@ -1,4 +1,4 @@
-"""The guarded HTTP transport: one host per attempt, no redirects, no bombs, and a true account of what happened."""
+"""The guarded HTTP transport: one host per attempt, no redirects, a size limit, and a record of what was sent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MAX_CONNECTIONS = 200
 
 
 class Refused(httpx.TransportError):
-    """The guard stopped the exchange; the message says why."""
+    """The guard rejected a request or a response; the message says why."""
 
 
 @dataclass(slots=True)
 class Exchange:
     """
-    What became of one request on the wire.
+    What happened to one request on the wire.
 
-    `sent` is true from the moment its first byte may have left; `ended` when the whole answer was read.
+    `sent` is true as soon as the first byte may have been sent; `ended` once the whole response has been read.
     """
 
     host: str = ""
@@ -39,12 +39,12 @@ class Exchange:
     ended: bool = False
 
     def aim(self, url: str) -> None:
-        """Let the attempt speak with the host of `url`, and with no other."""
+        """Allow requests to the host and port of `url`, and to no other."""
         parsed = httpx.URL(url)
         self.host, self.port = parsed.host, _port(parsed)
 
     async def trace(self, event: str, _info: dict[str, Any]) -> None:
-        """Follow httpcore's trace extension (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
+        """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self.connected = True
         elif event.endswith("send_request_headers.started"):
@@ -53,10 +53,12 @@ class Exchange:
 
 class GuardedTransport(httpx.AsyncBaseTransport):
     """
-    Wraps httpx's own transport, so that recorders which patch it still see the traffic.
+    Enforces the limits around another transport.
+
+    It wraps httpx's own transport, so that recorders which patch that still see the traffic.
 
     Args:
-        inner: The transport that does the work.
+        inner: The transport that sends the requests.
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
@@ -66,12 +68,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         """Send `request`, which must carry its Exchange in the extension "exchange"."""
         exchange: Exchange = request.extensions["exchange"]
         if (request.url.host, _port(request.url)) != (exchange.host, exchange.port):
-            raise Refused(f"a request for {request.url.host} is not part of this attempt")
+            raise Refused(f"a request to {request.url.host} is not part of this attempt")
         request.headers["accept-encoding"] = "identity"
         request.extensions["trace"] = exchange.trace
         response = await self._inner.handle_async_request(request)
         exchange.sent = exchange.connected = True
-        # The client would send a cookie along with the next request, which may be another customer's.
+        # The client would send a cookie with the next request, which may belong to another customer.
         headers = httpx.Headers([pair for pair in response.headers.raw if pair[0].lower() != b"set-cookie"])
         exchange.status, exchange.headers = response.status_code, headers
         try:
@@ -93,7 +95,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 class _CappedStream(httpx.AsyncByteStream):
-    """The answer's bytes, counted into the Exchange and cut off at the cap."""
+    """The response's bytes, counted in the Exchange, with an error beyond the limit."""
 
     def __init__(self, inner: httpx.AsyncByteStream, exchange: Exchange) -> None:
         self._inner = inner
@@ -103,7 +105,7 @@ class _CappedStream(httpx.AsyncByteStream):
         async for chunk in self._inner:
             self._exchange.received += len(chunk)
             if self._exchange.received > MAX_RESPONSE_BYTES:
-                raise Refused(f"the answer is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
+                raise Refused(f"it is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
             yield chunk
         self._exchange.ended = True
 
@@ -113,9 +115,9 @@ class _CappedStream(httpx.AsyncByteStream):
 
 def _check(response: httpx.Response) -> None:
     if response.has_redirect_location:
-        raise Refused("it answered with a redirect, which is not followed")
+        raise Refused("it is a redirect, which is not followed")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refused("it answered with a compressed body, which was not asked for")
+        raise Refused("its body is compressed, although that was not requested")
 
 
 def _port(url: httpx.URL) -> int:
@@ -123,7 +125,7 @@ def _port(url: httpx.URL) -> int:
 
 
 def network() -> httpx.AsyncBaseTransport:
-    """The transport below the guard; tests put one here that dials their own server under any host name."""
+    """The transport below the guard; tests replace it to route every host name to their own server."""
     return httpx.AsyncHTTPTransport(
         verify=_ssl_context(),
         trust_env=False,
@@ -141,12 +143,12 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKey
 
 
 async def http_client() -> httpx.AsyncClient:
-    """The running event loop's client, made at its first use and closed with the loop."""
+    """The running event loop's client, created on first use and closed with the loop."""
     loop = asyncio.get_running_loop()
     client = _open.get(loop)
     if client is None or client.is_closed:
-        # asyncio.run() finalises the loop's asynchronous generators before it closes the loop: the one
-        # moment at which connections that belong to that loop can still be closed.
+        # asyncio.run() finalises the loop's asynchronous generators before it closes the loop: the last
+        # moment at which the loop's connections can be closed.
         keeper = _keep_open()
         client = await anext(keeper)
         _clients[loop], _open[loop] = keeper, client

@@ -194,7 +194,7 @@ def test_what_was_turned_away_goes_to_the_next_model(reply: dict[str, Any], host
 def test_a_paid_answer_without_an_image(body: Any, hosted: Double, out: Path, ledger: Ledger) -> None:
     """What came was paid for, so neither this model nor the next is asked again, and the cost is recorded."""
     hosted.reply("openai", body=body)
-    with pytest.raises(errors.BadResponse, match="paid for again") as caught:
+    with pytest.raises(errors.BadResponse, match="a retry would be charged again") as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI])
     assert len(hosted.requests) == 1
     [row] = rows(ledger)
@@ -284,7 +284,7 @@ def test_another_kind_than_promised_is_said(hosted: Double, out: Path) -> None:
     hosted.reply("openai", image=image("png"))
     [made] = LLMClient().generate_image("a cat", output_format="webp").images
     assert made["path"].endswith(".png")
-    assert made["note"] == "webp was asked for, but png came"
+    assert made["note"] == "webp was requested, but png was sent"
 
 
 def test_bytes_are_given_on_demand(hosted: Double, out: Path) -> None:

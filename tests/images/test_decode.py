@@ -152,7 +152,7 @@ def test_the_header_says_what_the_decoder_will_find(format_: str, width: int, he
     lossless = {"lossless": True} if format_ == "webp" and width % 2 else {}
     out = BytesIO()
     Image.new("RGB" if format_ == "jpeg" else mode, (width, height)).save(out, format_, **lossless)
-    assert decode._pixels_by_header(out.getvalue()) in (width * height, 0 if format_ == "jpeg" else -1)
+    assert decode._pixels_from_header(out.getvalue()) in (width * height, 0 if format_ == "jpeg" else -1)
 
 
 @pytest.mark.parametrize("format_", images.FORMATS)

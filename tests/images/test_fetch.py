@@ -12,7 +12,7 @@ import pytest
 
 from shared.config import Settings
 from shared.errors import InvalidRequest, LLMError, ProviderTimeout, ProviderUnavailable
-from shared.images import fetch
+from shared.images import fetch, files
 from shared.images.load import load_picture
 from tests.support import pictures as images
 from tests.support.internet import PUBLIC, Internet, answer, endless, redirect
@@ -166,13 +166,13 @@ def test_ten_megabytes_are_the_limit(internet: Internet) -> None:
         "img.test/chunked": endless(
             ok + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + piece + b"\r\n", sent=sent
         ),
-        "img.test/full": answer(b"x" * fetch.MAX_BYTES),
+        "img.test/full": answer(b"x" * files.MAX_BYTES),
     }
     for page in ("huge", "endless", "chunked"):
         sent.clear()
         assert "larger than 10 MB" in refusal(internet, f"https://img.test/{page}")
         # What the sockets on the way hold comes on top.
-        assert sum(sent) < (0 if page == "huge" else fetch.MAX_BYTES) + 10**7
+        assert sum(sent) < (0 if page == "huge" else files.MAX_BYTES) + 10**7
     assert "not an image" in refusal(internet, "https://img.test/full")
 
 

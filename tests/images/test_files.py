@@ -283,7 +283,7 @@ def test_the_program_reads_any_file(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert load("deep.png", root / "sub", from_agent=False).width == 8
     os.mkfifo(root / "fifo")
     for path in ("fifo", "missing.png", "sub", "/dev/zero", "ok.png\0"):
-        with pytest.raises(InvalidRequest, match="no file that can be read"):
+        with pytest.raises(InvalidRequest, match="does not exist or is not a readable file"):
             load(path, from_agent=False)
 
 

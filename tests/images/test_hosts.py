@@ -167,17 +167,22 @@ def test_an_odd_url_is_refused(url: str) -> None:
 def test_a_plain_url_passes() -> None:
     """A name, an international name and addresses pass, with path and query and without the fragment."""
     plain = parse_url("https://IMG.test/a.png?sig=SECRET#frag", private=False)
-    assert (plain.host, plain.port, plain.path, plain.header) == ("img.test", 443, b"/a.png?sig=SECRET", "img.test")
+    assert (plain.host, plain.port, plain.path, plain.host_header) == (
+        "img.test",
+        443,
+        b"/a.png?sig=SECRET",
+        "img.test",
+    )
     assert plain.display_url == "https://IMG.test/a.png"
     assert parse_url("https://müg.test/a", private=False).host == "xn--mg-xka.test"
     assert parse_url("https://93.184.215.14/", private=False).host == "93.184.215.14"
-    assert parse_url("https://[2606:2800::1]:443/", private=False).header == "[2606:2800::1]"
+    assert parse_url("https://[2606:2800::1]:443/", private=False).host_header == "[2606:2800::1]"
 
 
 def test_an_intranet_may_have_http_ports_and_short_names() -> None:
     """The operator's switch opens http, other ports and names of the local network."""
     wiki = parse_url("http://wiki:8080/a.png", private=True)
-    assert (wiki.host, wiki.port, wiki.header) == ("wiki", 8080, "wiki:8080")
+    assert (wiki.host, wiki.port, wiki.host_header) == ("wiki", 8080, "wiki:8080")
     assert parse_url("http://localhost/", private=True).port == 80
     with pytest.raises(InvalidRequest):
         parse_url("file://localhost/etc/passwd", private=True)

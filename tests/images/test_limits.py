@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 from hypothesis import example, given, strategies as st
 
-from shared.images.limits import GENERIC_SIDE, RULES, Detail, fitting, raw_tokens, rule_for, tokens
+from shared.images.limits import GENERIC_SIDE, RULES, Detail, Rule, fitting, raw_tokens, rule_for, tokens
 
 MODELS = [
     "gpt-4o",
@@ -39,6 +40,13 @@ MODELS = [
 ]
 sides = st.integers(1, 12_000)
 details: st.SearchStrategy[Detail] = st.sampled_from(["low", "high", "auto"])
+
+
+def most_tokens(rule: Rule) -> int | None:
+    """The most tokens that one image can cost; None when no maximum is documented."""
+    if rule.base is None or (rule.grid and not rule.box.cells):
+        return None
+    return rule.base + math.ceil(rule.per_cell * (rule.box.cells or 0))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +102,14 @@ def test_fitting_never_exceeds_the_model(model: str, width: int, height: int, de
     box = rule.low if detail == "low" else rule.box
     assert 1 <= wide <= width
     assert 1 <= high <= height
-    assert max(wide, high) <= box.side
-    assert box.short is None or min(wide, high) <= box.short
+    assert max(wide, high) <= box.longest
+    assert box.shortest is None or min(wide, high) <= box.shortest
     assert abs(wide - width * max(wide, high) / max(width, height)) <= 1
     assert abs(high - height * max(wide, high) / max(width, height)) <= 1
     cost = tokens(wide, high, rule, detail)
-    if cost is not None and rule.most is not None:
-        assert 0 < cost <= rule.most
+    maximum = most_tokens(rule)
+    if cost is not None and maximum is not None:
+        assert 0 < cost <= maximum
 
 
 @given(st.sampled_from(MODELS), sides, sides, details)
@@ -125,10 +134,10 @@ def test_newer_models_save_the_most() -> None:
 
 
 def test_an_unknown_model_gets_a_usual_size_and_no_estimate() -> None:
-    """Where no formula is known, nobody guesses one."""
+    """Without a known formula there is no estimate."""
     rule = rule_for("somebody/nobody-knows")
     assert fitting(4000, 3000, rule, "auto") == (GENERIC_SIDE, 1176)
-    assert (tokens(10, 10, rule, "auto"), raw_tokens(10, 10, rule, "low"), rule.most) == (None, None, None)
+    assert (tokens(10, 10, rule, "auto"), raw_tokens(10, 10, rule, "low"), most_tokens(rule)) == (None, None, None)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.models)

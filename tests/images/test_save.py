@@ -233,7 +233,7 @@ def test_a_full_disk_loses_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -
         lambda data, name, folder: write(data, name, folder) if folder else Path(name).write_bytes(data),
     )
     saved = save_picture(PICTURE, settings=to(out), name="cat")
-    assert saved.note == "The output folder could not be written to (OSError); see this path instead."
+    assert saved.note == "The output folder could not be written to (OSError); the image is in a temporary folder."
     assert Path(saved.path).read_bytes() == PNG
     assert Path(saved.path).is_relative_to(tempfile.gettempdir())
     assert saved.url == Path(saved.path).as_uri()

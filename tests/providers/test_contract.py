@@ -12,7 +12,7 @@ import pytest
 from shared.providers import endpoints
 from shared.providers.endpoints import NO_KEY, base_url, find_endpoint
 from shared.providers.litellm_client import _error
-from shared.providers.litellm_readers import _NoLog
+from shared.providers.litellm_readers import NoLog
 from shared.providers.response import _RESPONSE_FORMAT_TOOL
 from tests.support.loopback import candidate
 
@@ -53,18 +53,18 @@ METHODS = {
     "name", ["openai", "anthropic", "gemini", "cohere_chat", "ollama_chat", "azure", "groq", "xai"]
 )
 def test_config_methods(name: str) -> None:
-    """If this fails, a provider's config takes other arguments: follow it in provider_requests.py."""
+    """If this fails, a provider's config takes other arguments: adapt request.py."""
     config = config_of(name)
     for method, names in METHODS.items():
         taken = inspect.signature(getattr(config, method)).parameters
         needed = {p.name for p in taken.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-        assert needed <= names, f"{name}.{method} needs {needed - names} more: give it in provider_requests.py"
+        assert needed <= names, f"{name}.{method} needs {needed - names} more: pass it in request.py"
         missing = names - taken.keys()
-        assert not missing, f"{name}.{method} no longer takes {missing}: stop giving it in provider_requests.py"
+        assert not missing, f"{name}.{method} no longer takes {missing}: stop passing it in request.py"
 
 
 def test_openai_base_lacks_its_version() -> None:
-    """If this fails, OpenAI's config knows its own endpoint: drop "openai" from _BASES in provider_targets.py."""
+    """If this fails, OpenAI's config knows its own endpoint: drop "openai" from _BASES in endpoints.py."""
     url = config_of("openai").get_complete_url(None, "k", "m", {}, {})
     assert url == "https://api.openai.com/chat/completions"
 
@@ -100,7 +100,7 @@ def test_default_endpoints_come_from_get_llm_provider() -> None:
 
 
 def test_hints_are_printed_and_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
-    """If this fails, LiteLLM has stopped printing hints: drop no_hints from provider_targets.py."""
+    """If this fails, LiteLLM has stopped printing hints: remove no_hints from endpoints.py."""
     import litellm
 
     litellm.supports_reasoning("zzz-unknown")
@@ -120,7 +120,7 @@ def test_replicates_config_downloads_templates() -> None:
 
 
 def test_gemini_names() -> None:
-    """If this fails, what builds Gemini's request has moved: follow it in provider_requests._gemini."""
+    """If this fails, what builds Gemini's request has moved: adapt request._gemini."""
     from litellm.llms.vertex_ai.common_utils import _get_gemini_url
     from litellm.llms.vertex_ai.gemini.transformation import _transform_request_body
 
@@ -132,7 +132,7 @@ def test_gemini_names() -> None:
 
 
 def test_stream_readers_take_one_event_at_a_time() -> None:
-    """If this fails, LiteLLM's stream readers have changed: follow them in provider_foreign.py."""
+    """If this fails, LiteLLM's stream readers have changed: adapt litellm_readers.py."""
     from litellm.llms.anthropic.chat.handler import ModelResponseIterator as Anthropic
     from litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini import ModelResponseIterator as Gemini
 
@@ -140,7 +140,7 @@ def test_stream_readers_take_one_event_at_a_time() -> None:
     assert anthropic.converted_response_format_tool is False
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}
     assert anthropic.chunk_parser(delta).choices[0].delta.content == "Hi"
-    gemini = Gemini(None, sync_stream=False, logging_obj=_NoLog())  # type: ignore[arg-type]
+    gemini = Gemini(None, sync_stream=False, logging_obj=NoLog())  # type: ignore[arg-type]
     chunk = gemini.chunk_parser({"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]})
     assert chunk is not None
     assert chunk.choices[0].delta.content == "Hi"
@@ -164,7 +164,7 @@ def translated(name: str, body: dict[str, Any]) -> Any:
         model="m",
         raw_response=raw,
         model_response=ModelResponse(),
-        logging_obj=_NoLog(),
+        logging_obj=NoLog(),
         request_data={},
         messages=[],
         optional_params={},
@@ -204,7 +204,7 @@ def test_cohere_v2_streams_lose_calls_and_ends() -> None:
 
 
 def test_the_tool_that_stands_for_json() -> None:
-    """If this fails, the tool by which LiteLLM asks for JSON is called otherwise: follow it in provider_answers.py."""
+    """If this fails, the tool by which LiteLLM asks for JSON is called otherwise: adapt response.py."""
     from litellm.constants import RESPONSE_FORMAT_TOOL_NAME
 
     assert RESPONSE_FORMAT_TOOL_NAME == _RESPONSE_FORMAT_TOOL
@@ -231,14 +231,14 @@ def test_the_tokenizer_is_bundled() -> None:
 
 
 def test_parameters_that_reasoning_models_refuse() -> None:
-    """If this fails, LiteLLM says otherwise that a parameter is not taken: look at refusal's words."""
+    """If this fails, LiteLLM says otherwise that a parameter is not taken: check request.config_error."""
     import litellm
 
     with pytest.raises(litellm.exceptions.UnsupportedParamsError, match=r"temperature.*drop_params"):
         config_of("openai", "gpt-5").map_openai_params({"temperature": 0.1}, {}, "gpt-5", False)
 
 
-# Exceptions that provider_unguarded._error was checked with, by their status.
+# Exceptions that litellm_client._error has been checked with, by their status.
 KNOWN_EXCEPTIONS = {
     "APIConnectionError",
     "APIError",
@@ -297,7 +297,7 @@ def test_exceptions_carry_status_and_headers() -> None:
 
 
 def test_the_wrapper_remembers_what_came() -> None:
-    """If this fails, LiteLLM's stream wrapper has lost the marks by which we tell a made-up end: see _end_of_stream."""
+    """If this fails, LiteLLM's stream wrapper has lost the marks by which we tell a made-up end: see _check_end."""
     from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 
     source = inspect.getsource(CustomStreamWrapper.__init__)

@@ -68,7 +68,7 @@ def test_every_such_provider_is_looked_at() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_config_methods(name: str) -> None:
-    """If this fails, an image config takes other arguments: follow it in provider_image_*.py."""
+    """If this fails, an image config takes other arguments: adapt image_request.py or image_response.py."""
     config = config_of(name)
     for method, names in METHODS.items():
         taken = inspect.signature(getattr(config, method)).parameters

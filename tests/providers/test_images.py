@@ -321,7 +321,7 @@ def test_a_link_is_downloaded_at_once(web: Web) -> None:
         ({}, "it is empty"),
         ({"url": "https://169.254.169.254/latest/"}, "no public address"),
         ({"url": "http://cdn.example/a.png"}, "https"),
-        ({"url": "https://cdn.example/gone.png"}, "answered HTTP 404"),
+        ({"url": "https://cdn.example/gone.png"}, "returned HTTP 404"),
     ],
 )
 def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web: Web) -> None:
@@ -329,7 +329,7 @@ def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web:
     told = ask("openai/gpt-image-2", wants(), openai(item, usage=USAGE))
     error = told.failure
     assert type(error) is errors.BadResponse
-    assert "no image that can be used" in error.message
+    assert "no usable image" in error.message
     assert why in error.message
     assert error.outcome == "completed"
     assert error.usage == Usage(50, 272, image_prompt_tokens=40, image_completion_tokens=272, source="provider")

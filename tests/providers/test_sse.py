@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from shared import errors
 from shared.errors import LLMError
-from shared.providers.response import UnreadableError, take_openai, take_openai_event
+from shared.providers.response import Reading, UnreadableError, take_openai, take_openai_event
 from shared.providers.sse import Events, StreamReader
 from shared.types import Usage
 from tests.support.loopback import Reply, Told, ask, candidate, host_of, http, sse, streamed
@@ -197,7 +197,8 @@ def test_any_cut_of_the_bytes_gives_the_same_events(cuts: list[int]) -> None:
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_break_the_reader(data: bytes, stream: bool) -> None:
     """Whatever comes, it is an answer or one of our errors, and text that was told is never taken back."""
-    reader = StreamReader(candidate(), take_openai_event, take_openai, ndjson=stream)
+    reading = Reading()
+    reader = StreamReader(candidate(), reading, take_openai_event, take_openai, ndjson=stream)
     told: list[str] = []
     failure: LLMError | None = None
     try:
@@ -205,7 +206,7 @@ def test_no_bytes_break_the_reader(data: bytes, stream: bool) -> None:
         told.extend(reader.close())
     except LLMError as error:
         failure = error
-    assert "".join(told) == reader.answer().text
+    assert "".join(told) == reading.answer().text
     assert isinstance(failure, errors.StreamInterrupted) == bool(failure and told)
 
 
@@ -214,7 +215,7 @@ def test_a_line_without_end() -> None:
     events, block = Events(ndjson=False), b"x" * 2**20
     for _ in range(32):
         assert list(events.feed(block)) == []
-    with pytest.raises(UnreadableError, match="without end"):
+    with pytest.raises(UnreadableError, match="too long"):
         list(events.feed(block))
 
 

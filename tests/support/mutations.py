@@ -115,8 +115,8 @@ MUTATIONS = (
     Mutation(
         "usage of a stream not asked for",
         "shared/providers/request.py",
-        '{**ask.stream_options, "include_usage": True}',
-        "{**ask.stream_options}",
+        '{**draft.stream_options, "include_usage": True}',
+        "{**draft.stream_options}",
         _answers("openai-stream"),
     ),
     Mutation(

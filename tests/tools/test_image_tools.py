@@ -111,8 +111,8 @@ def test_a_refusal_by_the_provider(hosted: Double, out: Path) -> None:
     """A prompt that the provider's rules refuse is not to be sent again unchanged."""
     hosted.reply("openai", error="content_policy")
     assert call(ImageGeneration, prompt="something bad") == (
-        '{"error": "openai refused the request by its content rules (openai/gpt-image-2): Your request was rejected '
-        'as a result of our safety system. Nothing was charged. Rephrase the request.", '
+        '{"error": "openai blocked the request under its content policy (openai/gpt-image-2): Your request was '
+        'rejected as a result of our safety system. Nothing was charged. Rephrase the request.", '
         '"error_type": "ContentBlocked", "cost": 0.0, "retry": false}'
     )
 
