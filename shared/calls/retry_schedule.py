@@ -54,6 +54,7 @@ class RetrySchedule:
         self._cooldowns = cooldowns
         self._max_retries = max_retries
         self._clock = clock
+        self._chosen: CandidateState | None = None
 
     @property
     def left(self) -> bool:
@@ -77,7 +78,7 @@ class RetrySchedule:
             LLMError: None is left: of those that failed, the last must not be asked again.
         """
         while True:
-            state = self._first()
+            state, self._chosen = self._chosen or self._first(), None
             if self._cooldowns.asks(state.candidate, again=state.tries > 0):
                 state.tries += 1
                 return state
@@ -111,8 +112,11 @@ class RetrySchedule:
         state.ready_at = self._clock() + state.pause
 
     def wait(self) -> float:
-        """Seconds until the next model may be asked."""
-        return max(0.0, self._first().ready_at - self._clock())
+        """Seconds until the next model may be asked; when that is now, it is settled which one `next` gives."""
+        first = self._first()
+        seconds = max(0.0, first.ready_at - self._clock())
+        self._chosen = None if seconds else first
+        return seconds
 
     def _first(self) -> CandidateState:
         """The first that is ready, else the one that is ready soonest; those that cool down come last."""
