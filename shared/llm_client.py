@@ -33,9 +33,9 @@ from shared.errors import ConfigurationError, LLMError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
 from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, make_plan
+from shared.models import Catalogue, Planner
 from shared.prices import token_cost
-from shared.providers import count_tokens
+from shared.providers import Network, Transport, count_tokens, current_network
 from shared.scope import current_scope
 from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
@@ -67,6 +67,9 @@ class LLMClient:
 
         budget: What may be spent, one Budget or several, beside those of Settings, of the scope and of the ledger.
 
+        transport: What sends the requests, for tests: a transport of httpx, or a function that makes one for each
+            event loop. One with a `base_url` answers every model there itself, in OpenAI's format and without a key.
+
     Raises:
         ConfigurationError: A setting is wrong.
     """
@@ -80,6 +83,7 @@ class LLMClient:
         timeout: float = 60.0,
         deadline: float | None = None,
         budget: Budget | Sequence[Budget] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         settings = load_settings()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
@@ -100,6 +104,7 @@ class LLMClient:
         self._timeout = check_seconds("timeout", timeout)
         self._deadline = None if deadline is None else check_seconds("deadline", deadline)
         self._spend_counter = SpendCounter()
+        self._network = None if transport is None else Network(transport)
         if settings.verbose:
             _be_verbose()
 
@@ -426,17 +431,14 @@ class LLMClient:
         check_request(request, fallback_models)
         if limits and ledger is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
-        plan = make_plan(
+        network = self._network or current_network()
+        plan = Planner(self._catalogue, self._settings, inside, request.task, network.base_url).plan(
             model,
             fallback_models,
-            catalogue=self._catalogue,
-            settings=self._settings,
-            scope=inside,
             enable_fallback=self._fallback,
-            service_tier=request.params.get("service_tier"),
-            task=request.task,
             api_base=endpoint.api_base,
             api_key=endpoint.api_key,
+            service_tier=request.params.get("service_tier"),
         )
         return Call(
             request=request,
@@ -446,6 +448,7 @@ class LLMClient:
             timeout=allowed.timeout_s,
             max_retries=self._max_retries,
             spend_counter=self._spend_counter,
+            network=network,
             limits=limits,
             max_concurrency=self._settings.max_concurrency,
             deadline_at=math.inf if allowed.deadline_s is None else time.monotonic() + allowed.deadline_s,
@@ -486,6 +489,13 @@ def _be_verbose() -> None:
 
 _shared: LLMClient | None = None
 _lock = threading.Lock()
+
+
+def reset_llm_client() -> None:
+    """Forget the client that this process shares; the next `get_llm_client()` makes one with the settings of then."""
+    global _shared
+    with _lock:
+        _shared = None
 
 
 def get_llm_client(**overrides: Any) -> LLMClient:

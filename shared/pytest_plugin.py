@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    import asyncio
-
     import httpx
 
     from shared.ledger import Ledger
-    from shared.types import Candidate
 
 SECRET_HEADERS = (
     "authorization",
@@ -70,15 +67,16 @@ def agentswarm_vcr_config() -> dict[str, Any]:
 @pytest.fixture
 def agentswarm_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """A SQLite ledger of this test's own; the shared client is made anew, and both are gone after the test."""
-    from shared import llm_client
     from shared.ledger import get_ledger
+    from shared.llm_client import reset_llm_client
 
     url = f"sqlite:///{tmp_path / 'agentswarm-ledger.sqlite3'}"
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
-    monkeypatch.setattr(llm_client, "_shared", None)
+    reset_llm_client()
     ledger = get_ledger(url)
     yield ledger
     ledger.flush()
+    reset_llm_client()
 
 
 class Script:
@@ -127,30 +125,15 @@ class Script:
 @pytest.fixture
 def agentswarm_script(
     agentswarm_ledger: Ledger,  # noqa: ARG001 - asked for to be there
-    monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ) -> Iterator[Script]:
     """A scripted endpoint under every model name, without key or network: `agentswarm_script("Hello", ...)`."""
-    from shared.models import plan
-    from shared.providers import request, response_stream, send
-    from shared.providers.endpoints import Endpoint, find_endpoint
+    from shared.providers import use_transport
 
     script = Script()
-
-    def target(_provider: str, wire_model: str) -> Endpoint | None:
-        return find_endpoint("custom", wire_model)
-
-    def keyless(candidate: Candidate, *_: Any, **__: Any) -> Candidate:
-        return candidate
-
-    for module in (send, request):
-        monkeypatch.setattr(module, "find_endpoint", target)
-    monkeypatch.setattr(plan, "_with_key", keyless)
-    monkeypatch.setattr(request, "base_url", lambda *_: "http://scripted.invalid/v1")
-    monkeypatch.setattr(request, "check_key", lambda _: None)
-    monkeypatch.setattr(response_stream, "http_client", clients_over(lambda: _transport(script)))
     record_property(*_SCRIPTED)
-    yield script
+    with use_transport(_transport(script)):
+        yield script
     if script.left:
         pytest.fail(f"{len(script.left)} scripted answers were never asked for")
 
@@ -163,26 +146,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"agentswarm-tools: models were scripted in {count} tests, no provider was asked")
 
 
-def clients_over(network: Callable[[], httpx.AsyncBaseTransport]) -> Callable[[], Any]:
-    """A stand-in for `shared.transport.http_client`: a guarded client per event loop over another network."""
-    import asyncio
-    from weakref import WeakKeyDictionary
-
-    import httpx
-
-    from shared.providers import GuardedTransport
-
-    clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-
-    async def http_client() -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in clients:
-            clients[loop] = httpx.AsyncClient(transport=GuardedTransport(network()), trust_env=False)
-        return clients[loop]
-
-    return http_client
-
-
 def _transport(script: Script) -> httpx.AsyncBaseTransport:
     import httpx
 
@@ -193,12 +156,15 @@ def _transport(script: Script) -> httpx.AsyncBaseTransport:
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield self._content
 
-    class Transport(httpx.AsyncBaseTransport):
+    class Scripted(httpx.AsyncBaseTransport):
+        # Every model is answered here, in OpenAI's format and without a key.
+        base_url = "http://scripted.invalid/v1"
+
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             status, kind, content = script.respond(json.loads(await request.aread()))
             return httpx.Response(status, headers={"content-type": kind}, stream=Body(content))
 
-    return Transport()
+    return Scripted()
 
 
 def _completion(body: Mapping[str, Any], answer: Scripted) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class Candidate:
     max_input_tokens: int | None = None
     api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    # Where a transport of the client's own answers every model, in OpenAI's format and without a key.
+    answered_at: str | None = None
     key_alias: str | None = None
     guarded: bool = True
     listed: bool = False

@@ -18,7 +18,7 @@ from shared.internal.spend import SpendCounter
 from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
 from shared.prices import price, upper_bound
-from shared.providers import Exchange
+from shared.providers import Exchange, Network
 from shared.scope import Scope
 from shared.types import Answer, Candidate, CostSource, LLMResponse, Request, TaskType, Usage
 
@@ -78,6 +78,7 @@ class Call:
     timeout: float
     max_retries: int
     spend_counter: SpendCounter
+    network: Network
     limits: tuple[Limit, ...] = ()
     max_concurrency: int | None = None
     deadline_at: float = math.inf
@@ -109,7 +110,7 @@ class Attempt:
     request: Request
     row: AttemptRow
     release: Callable[[], None]
-    exchange: Exchange = field(default_factory=Exchange)
+    exchange: Exchange
     items: AsyncGenerator[str | Answer] | None = None
     # Output tokens that a budget has left room for, where that is less than the model would write.
     cut_to: int | None = None

@@ -40,7 +40,7 @@ from shared.internal.money import to_usd
 from shared.ledger import Admission, AttemptRow, Ledger, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
-from shared.providers import count_tokens, make_ready, open_response, with_pictures
+from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
 from shared.scope import Scope
 from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
 
@@ -279,7 +279,7 @@ async def _begin(call: Call, candidate: Candidate) -> Attempt:
     release = await acquire_slot(
         candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left())
     )
-    attempt = Attempt(candidate, call.request, start_row(call, candidate), release)
+    attempt = Attempt(candidate, call.request, start_row(call, candidate), release, Exchange(call.network))
     call.attempts.append(attempt)
     return attempt
 

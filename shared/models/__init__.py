@@ -3,13 +3,14 @@
 from shared.models.catalogue import Catalogue, chat_models, resolve, retired_models, usable_models
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_extra
-from shared.models.plan import Plan, default_model, failure, make_plan
+from shared.models.plan import Plan, Planner, default_model, failure
 
 __all__ = [
     "KEYLESS_PROVIDERS",
     "LITELLM_SHAPED",
     "Catalogue",
     "Plan",
+    "Planner",
     "chat_models",
     "check_pictures",
     "check_values",
@@ -17,7 +18,6 @@ __all__ = [
     "failure",
     "image_request",
     "key_variables",
-    "make_plan",
     "per_request",
     "provider_extra",
     "resolve",

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from shared.providers.transport import (
         MAX_CONNECTIONS as MAX_CONNECTIONS,
         Exchange as Exchange,
-        GuardedTransport as GuardedTransport,
+        Network as Network,
+        Transport as Transport,
+        current_network as current_network,
+        use_transport as use_transport,
     )
 else:
     # Loading the modules on first use keeps the import of this package fast.
@@ -33,6 +36,6 @@ else:
             "request": "attach_pictures",
             "send": "make_ready open_response with_pictures",
             "tokens": "count_tokens",
-            "transport": "Exchange GuardedTransport MAX_CONNECTIONS",
+            "transport": "Exchange MAX_CONNECTIONS Network Transport current_network use_transport",
         },
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from shared.config import quiet_litellm
 from shared.errors import ConfigurationError
+from shared.types import Candidate
 
 Wire = Literal["openai", "anthropic", "gemini", "cohere", "ollama", "replicate"]
 
@@ -102,6 +103,12 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
         if wire is None:
             return None
         return Endpoint(name, wire, config, frozenset(config.get_supported_openai_params(wire_model)))
+
+
+def endpoint_of(candidate: Candidate) -> Endpoint | None:
+    """The endpoint that a candidate's chat requests go to; None if only LiteLLM's own client reaches it."""
+    provider = candidate.provider if candidate.answered_at is None else "custom"
+    return find_endpoint(provider, candidate.wire_model)
 
 
 def is_guarded(provider: str, wire_model: str) -> bool:

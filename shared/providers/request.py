@@ -28,7 +28,7 @@ from shared.providers.endpoints import (
     Endpoint,
     Wire,
     base_url,
-    find_endpoint,
+    endpoint_of,
     no_hints,
 )
 from shared.providers.errors import invalid
@@ -94,11 +94,12 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
     """
     check_name(candidate)
     check_base(candidate)
-    check_key(candidate)
-    endpoint = find_endpoint(candidate.provider, candidate.wire_model)
+    if candidate.answered_at is None:
+        check_key(candidate)
+    endpoint = endpoint_of(candidate)
     if endpoint is None:
         raise no_endpoint(candidate, "has no chat config in LiteLLM")
-    base = base_url(endpoint.provider, candidate.wire_model, candidate.api_base)
+    base = candidate.answered_at or base_url(endpoint.provider, candidate.wire_model, candidate.api_base)
     if base is None and endpoint.provider in USERS_ENDPOINT:
         raise no_endpoint(candidate)
     messages = check_messages(candidate, request.messages, allow_image_links=endpoint.wire == "openai")

@@ -12,7 +12,7 @@ from shared.errors import AuthenticationError, ModelNotAllowed
 from shared.models import catalogue
 from shared.models.catalogue import Catalogue, known_providers
 from shared.models.keys import KEYLESS_PROVIDERS
-from shared.models.plan import Plan, make_plan
+from shared.models.plan import Plan, Planner
 from shared.scope import Scope, scope
 from shared.types import ModelConfig
 
@@ -43,9 +43,7 @@ def planned(
 ) -> Plan:
     """The plan of a call, under an allow-list of the settings."""
     found = Settings(allowed_models=allowed, **settings)
-    return make_plan(
-        model, fallback_models, catalogue=Catalogue.load(found, MINE), settings=found, scope=inside or Scope()
-    )
+    return Planner(Catalogue.load(found, MINE), found, inside or Scope()).plan(model, fallback_models)
 
 
 def models(found: Plan) -> list[str]:

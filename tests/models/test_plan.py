@@ -20,10 +20,10 @@ from shared.errors import (
 )
 from shared.models import catalogue
 from shared.models.catalogue import Catalogue, usable_models
-from shared.models.plan import Plan, make_plan
+from shared.models.plan import Plan, Planner
 from shared.prices.table import FREE, UNKNOWN, model_facts
 from shared.scope import Scope, scope
-from shared.types import ModelConfig
+from shared.types import ModelConfig, TaskType
 
 MINI, NANO, HAIKU, FLASH = (
     "openai/gpt-5.4-mini",
@@ -54,7 +54,8 @@ def planned(
     """The plan of a call."""
     settings = settings or load_settings()
     catalogue = Catalogue.load(settings, configs)
-    return make_plan(model, fallback_models, catalogue=catalogue, settings=settings, scope=inside or Scope(), **more)
+    planner = Planner(catalogue, settings, inside or Scope(), more.pop("task", TaskType.CHAT_COMPLETION))
+    return planner.plan(model, fallback_models, **more)
 
 
 def models(found: Plan) -> list[str]:

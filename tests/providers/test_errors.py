@@ -220,7 +220,7 @@ def test_a_refused_connection_was_never_sent() -> None:
 
 def test_no_tls_where_tls_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     """An https address that speaks no TLS is not asked in clear text; nothing was sent."""
-    monkeypatch.setattr(transport, "network", lambda: httpx.AsyncHTTPTransport(trust_env=False))
+    monkeypatch.setattr(transport, "_network", transport.Network(lambda: httpx.AsyncHTTPTransport(trust_env=False)))
 
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
