@@ -8,7 +8,7 @@ import inspect
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import anyio.to_thread
@@ -122,10 +122,28 @@ class BaseTool(AgencySwarmTool):
     def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
         """Say what to send instead, without repeating what was sent."""
         try:
+            _refuse_booleans(cls, values)
             return handler(values)
         except ValidationError as error:
             details = [_explained(cls, each) for each in error.errors(include_input=False, include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
+
+
+def _refuse_booleans(cls: type[BaseTool], values: Any) -> None:
+    """
+    Refuse true and false where a number is wanted; pydantic would take them for 1 and 0.
+
+    Raises:
+        ValidationError: Names the arguments.
+    """
+    fields = cls.model_fields.items() if isinstance(values, Mapping) else ()
+    details = [
+        InitErrorDetails(type="float_type", loc=(name,), input=None)
+        for name, field in fields
+        if isinstance(values.get(name), bool) and bool not in (field.annotation, *get_args(field.annotation))
+    ]
+    if details:
+        raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True)
 
 
 def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         attempt_records as attempt_records,
         average_output as average_output,
         budget_forecasts as budget_forecasts,
+        own_filter as own_filter,
         sum_costs as sum_costs,
         window as window,
     )
@@ -48,7 +49,7 @@ else:
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
-            "sum_costs window",
+            "own_filter sum_costs window",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",
         },

@@ -258,7 +258,7 @@ def _check_described(candidate: Candidate, config: ModelConfig, task: TaskType) 
         InvalidRequest: It makes images and is asked for text, or the other way round.
     """
     makes_images = config.task_type is TaskType.IMAGE_GENERATION
-    if makes_images is not (task is TaskType.IMAGE_GENERATION):
+    if "task_type" in config.model_fields_set and makes_images is not (task is TaskType.IMAGE_GENERATION):
         does_what = "only makes images" if makes_images else "does not make images"
         raise InvalidRequest(
             f"{candidate.requested} {does_what}, by its ModelConfig",

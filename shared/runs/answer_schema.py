@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+
+from shared.errors import BadResponse, LLMError
+from shared.types import LLMResponse
 
 MAX_SCHEMA_CHARS = 20_000
 SCHEMA_HINT = (
@@ -38,17 +43,67 @@ def check_schema(schema: str | None) -> str | None:
     return schema
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """An answer that does not match the schema, and why."""
+
+    answer: str
+    problem: str
+
+    def correction(self) -> list[dict[str, str]]:
+        """The answer and what is wrong with it, as messages that go on with the conversation."""
+        return [
+            {"role": "assistant", "content": self.answer or "(nothing)"},
+            {"role": "user", "content": f"That does not match the schema: {self.problem}. Answer with the JSON only."},
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """An answer that matches the schema, the JSON in it, and US$ for all that were asked for."""
+
+    response: LLMResponse
+    data: Any
+    cost: float
+
+
+async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse]], schema: str) -> Matched:
+    """
+    Ask a model for JSON, and once more when its answer does not match.
+
+    Args:
+        ask: Makes the call; is given what was wrong with the answer before, None at first.
+
+    Raises:
+        BadResponse: The second answer does not match either; its `cost` counts both.
+
+        LLMError: A call failed; its `cost` counts the answer before it.
+    """
+    first = await ask(None)
+    data, problem = match_schema(first.content, schema)
+    if problem is None:
+        return Matched(first, data, first.cost)
+    try:
+        second = await ask(Mismatch(first.content, problem))
+    except LLMError as error:
+        error.cost += first.cost
+        raise
+    data, problem = match_schema(second.content, schema)
+    if problem is None:
+        return Matched(second, data, first.cost + second.cost)
+    raise BadResponse(
+        f"The answer does not match response_schema: {problem}",
+        provider=second.provider,
+        model=second.model,
+        outcome="completed",
+        cost=first.cost + second.cost,
+        hint="Use a stronger model or a simpler schema.",
+    )
+
+
 def schema_instruction(schema: str) -> str:
     """What a model is told so that its answer matches the schema."""
     return f"Answer with JSON only, matching this JSON Schema:\n{schema}"
-
-
-def schema_correction(answer: str, problem: str) -> list[dict[str, str]]:
-    """What a model is told when its answer does not match."""
-    return [
-        {"role": "assistant", "content": answer or "(nothing)"},
-        {"role": "user", "content": f"That does not match the schema: {problem}. Answer with the JSON only."},
-    ]
 
 
 def match_schema(text: str, schema: str) -> tuple[Any, str | None]:

@@ -12,7 +12,7 @@ from shared.calls import image_id, scope_folder
 from shared.config import Settings, load_settings
 from shared.errors import LLMError
 from shared.images import load_picture, off_loop, preview
-from shared.ledger import Filter
+from shared.ledger import own_filter
 from shared.scope import Scope, current_scope
 
 MAX_PREVIEWS = 4
@@ -34,7 +34,7 @@ async def total_cost() -> float | None:
 
 def _total(inside: Scope) -> float | None:
     try:
-        found: float = costs_of(_own(inside), _DAYS)["total_cost"]
+        found: float = costs_of(own_filter(inside), _DAYS)["total_cost"]
     except LLMError:
         return None  # a report that cannot be made must not take an image with it
     return found
@@ -48,19 +48,10 @@ async def lineage_cost(path: str) -> float | None:
 def _family(path: str, inside: Scope) -> float | None:
     name = image_id(path, load_settings())
     try:
-        found = next((family for family in image_lineages(_own(inside)) if name in family.images), None)
+        found = next((family for family in image_lineages(own_filter(inside)) if name in family.images), None)
     except LLMError:
         return None
     return None if found is None or found.unpriced_calls else found.cost
-
-
-def _own(inside: Scope) -> Filter:
-    """What the agent may know of: the costs of its scope's labels, else of its conversation."""
-    return Filter(
-        labels=inside.labels,
-        conversation=inside.conversation,
-        any_conversation=bool(inside.labels) or not inside.from_agent,
-    )
 
 
 async def previews(paths: Sequence[str]) -> list[bytes] | None:

@@ -20,10 +20,21 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.errors import StoreError
 from shared.internal.clock import new_id
 from shared.ledger import query
-from shared.ledger.query import UNALLOCATED, Filter, Window, held_nano
+from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
 from shared.ledger.store import Ledger
-from tests.support.ledger_rows import NOON_US, assert_exact, only, rows, settled, started, submit, sums, write
+from tests.support.ledger_rows import (
+    NOON_US,
+    assert_exact,
+    held_nano,
+    only,
+    rows,
+    settled,
+    started,
+    submit,
+    sums,
+    write,
+)
 from tests.support.paths import ROOT
 
 
@@ -272,7 +283,7 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
 
 WRITER = """
 import sys, uuid
-from tests.support.ledger_rows import settled, started, submit
+from tests.support.ledger_rows import held_nano, settled, started, submit
 from shared.ledger import Ledger
 ledger, name = Ledger(sys.argv[1]), sys.argv[2]
 sys.stdin.readline()
@@ -353,7 +364,7 @@ def test_a_newer_major_version_is_refused_with_a_sentence(url: str, tmp_path: Pa
 FORK = """
 import os, sys
 from shared.ledger import get_ledger
-from tests.support.ledger_rows import only, rows, settled, submit, write
+from tests.support.ledger_rows import held_nano, only, rows, settled, submit, write
 url = sys.argv[1]
 parent = get_ledger(url)
 write(parent, "settle", settled(agent="parent"))
@@ -378,7 +389,7 @@ def test_a_forked_process_has_a_ledger_of_its_own(url: str) -> None:
 def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) -> None:
     """A program that ends without waiting for its last record does not lose it."""
     code = (
-        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit, submit;"
+        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import held_nano, settled, submit, submit;"
         "[submit(Ledger(sys.argv[1]), 'settle', settled()) for _ in range(2)]"
     )
     subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=True)

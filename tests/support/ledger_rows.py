@@ -78,6 +78,11 @@ def assert_exact(ledger: Ledger) -> None:
     assert sums(rows(ledger, rollup)) == sums(rows(ledger))
 
 
+def held_nano(ledger: Ledger) -> int:
+    """Nano-dollars that attempts under way may still cost."""
+    return sum(row["bound_nano"] or 0 for row in rows(ledger) if row["status"] == "started")
+
+
 def submit(
     ledger: Ledger,
     kind: str,

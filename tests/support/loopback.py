@@ -185,10 +185,9 @@ def ask_for(who: Candidate, request: Request, *replies: Reply, timeout: float = 
 
 
 async def _ask(who: Candidate, replies: Sequence[Reply], request: Request, timeout: float) -> Told:
-    told = Told()
     async with Loopback(replies or [http({})]) as server:
-        told.asked = server.asked
         with dialled(server.port):
+            told = Told(asked=server.asked)
             try:
                 ready = await send.make_ready(who, request.task)
                 async for piece in send.open_response(ready, request, timeout=timeout, exchange=told.exchange):
