@@ -267,9 +267,9 @@ _REPLIES: Sequence[tuple[str, int, str]] = (
 _FAULTS: Sequence[tuple[str, Exception, Exchange]] = (
     ("No connection (refused, DNS, TLS)", httpx.ConnectError(""), Exchange()),
     ("No free connection in this process", httpx.PoolTimeout(""), Exchange()),
-    ("No answer in time", httpx.ReadTimeout(""), Exchange(sent=True, connected=True)),
-    ("Connection lost before the answer", httpx.ReadError(""), Exchange(sent=True, connected=True)),
-    ("Answer cut short", httpx.RemoteProtocolError(""), Exchange(sent=True, connected=True, status=200)),
+    ("No answer in time", httpx.ReadTimeout(""), Exchange(sent=True)),
+    ("Connection lost before the answer", httpx.ReadError(""), Exchange(sent=True)),
+    ("Answer cut short", httpx.RemoteProtocolError(""), Exchange(sent=True, status=200)),
 )
 
 

@@ -43,10 +43,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         request.headers["accept-encoding"] = "identity"
         request.extensions["trace"] = exchange.trace
         response = await self._inner.handle_async_request(request)
-        exchange.sent = exchange.connected = True
+        exchange.sent = True
         # The client would send a cookie with the next request, which may belong to another customer.
         headers = httpx.Headers([pair for pair in response.headers.raw if pair[0].lower() != b"set-cookie"])
-        exchange.status, exchange.headers = response.status_code, headers
+        exchange.status = response.status_code
         try:
             _check(response)
         except Refused:
@@ -78,7 +78,6 @@ class _CappedStream(httpx.AsyncByteStream):
             if self._exchange.received > MAX_RESPONSE_BYTES:
                 raise Refused(f"it is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
             yield chunk
-        self._exchange.ended = True
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -178,18 +177,15 @@ class Exchange:
     """
     What happened to one request on the wire.
 
-    `sent` is true as soon as the first byte may have been sent; `ended` once the whole response has been read.
+    `sent` is true as soon as the first byte may have been sent.
     """
 
     network: Network = field(default_factory=current_network)
     host: str = ""
     port: int = 0
     sent: bool = False
-    connected: bool = False
     status: int | None = None
-    headers: httpx.Headers = field(default_factory=httpx.Headers)
     received: int = 0
-    ended: bool = False
 
     def aim(self, url: str) -> None:
         """Allow requests to the host and port of `url`, and to no other."""
@@ -198,7 +194,5 @@ class Exchange:
 
     async def trace(self, event: str, _info: dict[str, Any]) -> None:
         """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self.connected = True
-        elif event.endswith("send_request_headers.started"):
-            self.sent = self.connected = True
+        if event.endswith("send_request_headers.started"):
+            self.sent = True

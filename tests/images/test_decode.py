@@ -305,8 +305,3 @@ def test_a_preview_shows_transparency_as_white() -> None:
     """What is transparent would be black in a JPEG."""
     found = opened(preview(decode_picture(images.image(mode="RGBA", color=(0, 0, 0, 0)), source="a")))
     assert found.getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_a_data_uri_holds_the_image() -> None:
-    """Its type is that of the content, and what it holds passes the gate again."""
-    picture = decode_picture(images.image("jpeg"), source="a")

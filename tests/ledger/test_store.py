@@ -389,7 +389,7 @@ def test_a_forked_process_has_a_ledger_of_its_own(url: str) -> None:
 def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) -> None:
     """A program that ends without waiting for its last record does not lose it."""
     code = (
-        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import held_nano, settled, submit, submit;"
+        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit;"
         "[submit(Ledger(sys.argv[1]), 'settle', settled()) for _ in range(2)]"
     )
     subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=True)
