@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -28,15 +29,15 @@ from shared.calls import (
     run_call,
     warn_untracked,
 )
-from shared.config import Settings, database_url, load_settings
+from shared.config import Settings, database_url, environment, load_settings
 from shared.errors import ConfigurationError, LLMError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
 from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, Planner
+from shared.models import Catalogue, OwnEndpoint, Plan, Planner
 from shared.prices import token_cost
 from shared.providers import Network, Transport, count_tokens, current_network
-from shared.scope import current_scope
+from shared.scope import Scope, current_scope
 from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
 __all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
@@ -46,6 +47,7 @@ logger = logging.getLogger("agentswarm_tools")
 Messages = Sequence[Mapping[str, Any]]
 # Making an image takes minutes where a text takes seconds, and one that comes too late has been paid for.
 _IMAGE_PATIENCE = 5
+_MAX_PLANS = 256
 
 
 class LLMClient:
@@ -105,6 +107,7 @@ class LLMClient:
         self._deadline = None if deadline is None else check_seconds("deadline", deadline)
         self._spend_counter = SpendCounter()
         self._network = None if transport is None else Network(transport)
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         if settings.verbose:
             _be_verbose()
 
@@ -398,7 +401,7 @@ class LLMClient:
 
     def _request(
         self, task: TaskType, messages: Messages, params: dict[str, Any], *, stream: bool = False
-    ) -> tuple[Request, _Endpoint, _Time]:
+    ) -> tuple[Request, OwnEndpoint, _Time]:
         """
         What is asked of a provider, the endpoint to ask, and how long that may take.
 
@@ -406,7 +409,7 @@ class LLMClient:
             ConfigurationError: A time is not a number of seconds.
         """
         given = {name: value for name, value in params.items() if value is not None}
-        endpoint = _Endpoint(given.pop("api_base", None), given.pop("api_key", None))
+        endpoint = OwnEndpoint(given.pop("api_base", None), given.pop("api_key", None))
         timeout = check_seconds("timeout", given.pop("timeout", self._timeout))
         deadline = given.pop("deadline", self._deadline)
         time_ = _Time(timeout, None if deadline is None else check_seconds("deadline", deadline))
@@ -417,7 +420,7 @@ class LLMClient:
         request: Request,
         model: str | None,
         fallback_models: Sequence[str] | None,
-        endpoint: _Endpoint,
+        endpoint: OwnEndpoint,
         allowed: _Time,
     ) -> Call:
         """
@@ -432,14 +435,7 @@ class LLMClient:
         if limits and ledger is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
         network = self._network or current_network()
-        plan = Planner(self._catalogue, self._settings, inside, request.task, network.base_url).plan(
-            model,
-            fallback_models,
-            enable_fallback=self._fallback,
-            api_base=endpoint.api_base,
-            api_key=endpoint.api_key,
-            service_tier=request.params.get("service_tier"),
-        )
+        plan = self._planned(inside, request, model, fallback_models, endpoint, network.base_url)
         return Call(
             request=request,
             plan=plan,
@@ -454,12 +450,28 @@ class LLMClient:
             deadline_at=math.inf if allowed.deadline_s is None else time.monotonic() + allowed.deadline_s,
         )
 
-
-class _Endpoint(NamedTuple):
-    """The caller's own endpoint for the first model."""
-
-    api_base: str | None
-    api_key: str | None
+    def _planned(
+        self,
+        inside: Scope,
+        request: Request,
+        model: str | None,
+        fallback_models: Sequence[str] | None,
+        endpoint: OwnEndpoint,
+        answered_at: str | None,
+    ) -> Plan:
+        """The plan of a call; it is made anew when anything changes that it was made from."""
+        tier = request.params.get("service_tier")
+        asked = (request.task, model, fallback_models, tier, endpoint, inside.models, inside.from_agent, answered_at)
+        # Models retire from one day to the next.
+        key = repr(asked), datetime.now(UTC).date(), frozenset(environment().items())
+        plan = None if inside.keys else self._plans.get(key)
+        if plan is None:
+            planner = Planner(self._catalogue, self._settings, inside, request.task, answered_at)
+            plan = planner.plan(model, fallback_models, endpoint, enable_fallback=self._fallback, service_tier=tier)
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
 
 
 class _Time(NamedTuple):

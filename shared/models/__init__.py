@@ -3,12 +3,13 @@
 from shared.models.catalogue import Catalogue, chat_models, resolve, retired_models, usable_models
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_extra
-from shared.models.plan import Plan, Planner, default_model, failure
+from shared.models.plan import OwnEndpoint, Plan, Planner, default_model, failure
 
 __all__ = [
     "KEYLESS_PROVIDERS",
     "LITELLM_SHAPED",
     "Catalogue",
+    "OwnEndpoint",
     "Plan",
     "Planner",
     "chat_models",

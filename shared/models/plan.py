@@ -50,7 +50,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Own:
+class OwnEndpoint:
     """The caller's own endpoint for the first model."""
 
     api_base: str | None = None
@@ -75,10 +75,9 @@ class Planner:
         self,
         model: str | None,
         fallback_models: Sequence[str] | None,
+        own: OwnEndpoint | None = None,
         *,
         enable_fallback: bool = True,
-        api_base: str | None = None,
-        api_key: str | None = None,
         service_tier: str | None = None,
     ) -> Plan:
         """
@@ -90,7 +89,7 @@ class Planner:
             fallback_models: Models to try next; None means those from the settings that support the task, [] means
                 none.
 
-            api_base, api_key: The caller's own endpoint for `model`; it never receives a key from the environment.
+            own: The caller's own endpoint for `model`; it never receives a key from the environment.
 
         Raises:
             ModelNotAllowed: One of the models is not on the allow-list.
@@ -112,9 +111,8 @@ class Planner:
         candidates: list[Candidate] = []
         skipped: list[LLMError] = []
         for name in names:
-            own = _Own(api_base, api_key) if name == names[0] else _Own()
             try:
-                candidate = self._candidate(name, own, service_tier)
+                candidate = self._candidate(name, (own if name == names[0] else None) or OwnEndpoint(), service_tier)
             except LLMError as error:
                 if error.action == "raise":
                     raise
@@ -126,7 +124,7 @@ class Planner:
             raise skipped[0] if len(skipped) == 1 else failure(skipped)
         return Plan(names[0], tuple(candidates), tuple(skipped))
 
-    def _candidate(self, name: str, own: _Own, service_tier: str | None) -> Candidate:
+    def _candidate(self, name: str, own: OwnEndpoint, service_tier: str | None) -> Candidate:
         """The candidate that a name stands for, with its key."""
         candidate = resolve(
             name,
@@ -193,7 +191,7 @@ class Planner:
                     hint=f"Give {PROVIDER_NAMES.get(name) or ' or '.join(close)}.",
                 )
 
-    def _with_key(self, candidate: Candidate, own: _Own) -> Candidate:
+    def _with_key(self, candidate: Candidate, own: OwnEndpoint) -> Candidate:
         """
         The candidate with the key to use: the caller's, the scope's, else the environment's.
 

@@ -20,7 +20,7 @@ from shared.errors import (
 )
 from shared.models import catalogue
 from shared.models.catalogue import Catalogue, usable_models
-from shared.models.plan import Plan, Planner
+from shared.models.plan import OwnEndpoint, Plan, Planner
 from shared.prices.table import FREE, UNKNOWN, model_facts
 from shared.scope import Scope, scope
 from shared.types import ModelConfig, TaskType
@@ -55,7 +55,8 @@ def planned(
     settings = settings or load_settings()
     catalogue = Catalogue.load(settings, configs)
     planner = Planner(catalogue, settings, inside or Scope(), more.pop("task", TaskType.CHAT_COMPLETION))
-    return planner.plan(model, fallback_models, **more)
+    own_endpoint = OwnEndpoint(more.pop("api_base", None), more.pop("api_key", None))
+    return planner.plan(model, fallback_models, own_endpoint, **more)
 
 
 def models(found: Plan) -> list[str]:
