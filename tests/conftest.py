@@ -22,10 +22,13 @@ from tests.support import postgres
 from tests.support.provider_double import Double, dial
 
 pytest_plugins = [
+    "tests.support.asking",
     "tests.support.provider_double.fixtures",
     "tests.support.recording.plugin",
     "tests.support.internet",
+    "tests.support.bad_inputs",
     "tests.support.web",
+    "tests.support.wheels",
 ]
 
 _OURS = ("AGENTSWARM_", "LITELLM_")

@@ -13,7 +13,8 @@ from openai.types.shared import Reasoning
 from shared.agent_model import budgeted
 from shared.base_tool import BaseTool
 from shared.llm_client import get_llm_client
-from tests.support.agencies import HAIKU, MINI, PIXEL, Ask, Weather, agent, ask_plain, ask_streamed, messages_of
+from tests.support.agencies import PIXEL, Ask, Weather, agent, ask_plain, ask_streamed, messages_of
+from tests.support.asking import HAIKU, MINI
 from tests.support.provider_double import Double
 from tests.support.provider_double.script import ToolCall
 

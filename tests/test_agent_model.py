@@ -28,9 +28,6 @@ from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.scope import scope
 from tests.support.agencies import (
-    HAIKU,
-    MINI,
-    NANO,
     PIXEL,
     Ask,
     Weather,
@@ -41,6 +38,7 @@ from tests.support.agencies import (
     owed,
     who,
 )
+from tests.support.asking import HAIKU, MINI, NANO
 from tests.support.provider_double import Double, Fault
 from tests.support.provider_double.script import ToolCall, Usage
 from tools import TextGeneration

@@ -16,7 +16,8 @@ from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger, get_ledger
 from shared.reports.formats import render
 from shared.scope import scope
-from tests.support.agencies import NANO, Ask, agent, ask_plain, ask_streamed, owed, who
+from tests.support.agencies import Ask, agent, ask_plain, ask_streamed, owed, who
+from tests.support.asking import NANO
 from tests.support.provider_double import Double
 from tests.support.provider_double.script import ToolCall, Usage
 from tools import CostReport, TextGeneration

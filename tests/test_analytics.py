@@ -28,11 +28,9 @@ from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import current_scope, scope
 from shared.types import AnalyticsEvent, EventType
+from tests.support.asking import HELLO, MINI
 from tests.support.ledger_rows import assert_exact, only, rows, settled, write
 from tests.support.provider_double import Double
-
-MINI = "openai/gpt-5.4-mini"
-HELLO = [{"role": "user", "content": "Hello!"}]
 
 
 def cost_event(**metadata: Any) -> AnalyticsEvent:

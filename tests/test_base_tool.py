@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from agency_swarm import Agency, Agent
 from agency_swarm.tools import ToolFactory
-from agents import Model, ModelResponse, Usage, set_tracing_disabled
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+from agents import set_tracing_disabled
 from pydantic import Field, ValidationError, field_validator
 
 from shared.analytics import get_llm_costs, record_event
@@ -21,10 +20,11 @@ from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.scope import current_scope, scope
 from shared.types import AnalyticsEvent, EventType, LLMResponse
+from tests.support.agencies import Scripted
+from tests.support.asking import MINI
 from tests.support.provider_double import Double, Fault
 from tools import ALL_TOOLS, CostReport, TextGeneration
 
-MINI = "openai/gpt-5.4-mini"
 TRY_AGAIN = "An error occurred while running the tool. Please try again. Error: "
 
 set_tracing_disabled(True)
@@ -233,32 +233,6 @@ def test_schema_has_only_the_tools_own_fields(tool: type[BaseTool]) -> None:
     assert adapted.params_json_schema["additionalProperties"] is False
     assert "\n    " not in adapted.description
     assert 40 < len(adapted.description) < 500
-
-
-class Scripted(Model):
-    """An agent's model whose turns are scripted."""
-
-    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
-        self._calls = list(calls)
-        self.seen: list[str] = []
-
-    async def get_response(self, *_args: Any, **turn: Any) -> ModelResponse:
-        self.seen = [str(item["output"]) for item in turn["input"] if item.get("type") == "function_call_output"]
-        if not self._calls:
-            word = ResponseOutputText(type="output_text", text="done", annotations=[])
-            last: Any = ResponseOutputMessage(
-                id="m", type="message", role="assistant", status="completed", content=[word]
-            )
-            return ModelResponse(output=[last], usage=Usage(), response_id=None)
-        name, arguments = self._calls.pop(0)
-        number = f"c{len(self._calls)}"
-        call = ResponseFunctionToolCall(
-            type="function_call", id=number, call_id=number, name=name, arguments=json.dumps(arguments)
-        )
-        return ModelResponse(output=[call], usage=Usage(), response_id=None)
-
-    def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise NotImplementedError
 
 
 def ask_agency(*calls: tuple[str, dict[str, Any]], name: str = "Writer") -> list[str]:

@@ -31,7 +31,8 @@ from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.providers import endpoints
 from shared.scope import Scope, current_scope, scope
-from tests.support.agencies import HAIKU, MINI, NANO, agent, owed_for
+from tests.support.agencies import agent, owed_for
+from tests.support.asking import HAIKU, MINI, NANO
 from tests.support.loopback import Loopback, http
 from tests.support.provider_double import Billed, Double, Fault, Recorded, Reply, ToolCall, Usage
 from tests.support.serving import serving

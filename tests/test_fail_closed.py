@@ -19,10 +19,8 @@ from shared.errors import BudgetExceeded, ConfigurationError, LLMError, StoreErr
 from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
+from tests.support.asking import HELLO, MINI, Way
 from tests.support.provider_double import Double
-from tests.test_llm_client import HELLO, MINI, Ask, ask
-
-__all__ = ["ask"]
 
 FAULTS: dict[str, tuple[type[LLMError], str]] = {
     "ledger": (StoreError, "no budget can be kept"),
@@ -79,7 +77,7 @@ def under(source: str, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.mark.parametrize("source", ["client", "scope", "settings"])
 def test_with_a_budget_nothing_is_sent(
-    fault: str, source: str, hosted: Double, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    fault: str, source: str, hosted: Double, ask: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call is refused before anything is sent, says why, and costs nothing."""
     kind, message = FAULTS[fault]
@@ -89,7 +87,7 @@ def test_with_a_budget_nothing_is_sent(
     assert caught.value.cost == 0
 
 
-def test_without_one_it_goes_on(fault: str, hosted: Double, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_one_it_goes_on(fault: str, hosted: Double, ask: Way, caplog: pytest.LogCaptureFixture) -> None:
     """Calls are answered, and the first of them logs one warning that says what is wrong."""
     with caplog.at_level(logging.WARNING, "agentswarm_tools"):
         for _ in range(2):

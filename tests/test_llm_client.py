@@ -26,65 +26,20 @@ from shared.errors import (
     RateLimitError,
     StreamInterrupted,
 )
-from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient, get_llm_client
 from shared.scope import scope
-from shared.types import LLMResponse, ModelConfig
+from shared.types import ModelConfig
+from tests.support.asking import HAIKU, HELLO, MINI, WAYS, Way, stream
+from tests.support.ledger_rows import records
 from tests.support.provider_double import Double, Fault, Reply, Usage
 
-HELLO = [{"role": "user", "content": "Hello!"}]
-MINI = "openai/gpt-5.4-mini"
-HAIKU = "anthropic/claude-haiku-4-5"
 # US$ per token of the two models in LiteLLM 1.91.5's table.
 MINI_IN, MINI_OUT = 750, 4500  # nano-dollars
 HAIKU_IN, HAIKU_OUT = 1000, 5000
 
-Ask = Callable[..., LLMResponse]
 
-
-def ask_sync(client: LLMClient, **kw: Any) -> LLMResponse:
-    response: LLMResponse = client.chat_completion(HELLO, **kw)
-    return response
-
-
-def ask_async(client: LLMClient, **kw: Any) -> LLMResponse:
-    response: LLMResponse = asyncio.run(client.achat_completion(HELLO, **kw))
-    return response
-
-
-def ask_stream(client: LLMClient, **kw: Any) -> LLMResponse:
-    stream: LLMStream = client.chat_completion(HELLO, stream=True, **kw)
-    assert "".join(stream) == stream.text
-    assert stream.response is not None
-    return stream.response
-
-
-def ask_astream(client: LLMClient, **kw: Any) -> LLMResponse:
-    async def read() -> LLMStream:
-        stream: LLMStream = await client.achat_completion(HELLO, stream=True, **kw)
-        async for _ in stream:
-            pass
-        return stream
-
-    stream = asyncio.run(read())
-    assert stream.response is not None
-    return stream.response
-
-
-@pytest.fixture(params=[ask_sync, ask_async, ask_stream, ask_astream], ids=["sync", "async", "stream", "astream"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """The same call in each of its four ways."""
-    way: Ask = request.param
-    return way
-
-
-def rows(ledger: Ledger) -> list[dict[str, Any]]:
-    ledger.flush()
-    return list(attempt_records(ledger))
-
-
-def test_answers(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_answers(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """An answer carries text, model, provider, usage, exact cost and what became of it, and the ledger has it once."""
     hosted.reply("openai", text="Good day.", usage=Usage(1000, 500, cached=400))
     response = ask(LLMClient(), model=MINI)
@@ -101,12 +56,12 @@ def test_answers(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     assert response.latency_ms > 0
     assert response.metadata["fallback_used"] is False
     assert response.metadata["finish_reason"] == "stop"
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_nano"], row["usage_source"], row["model"]) == ("ok", nano, "provider", MINI)
     assert len(hosted.requests) == 1
 
 
-def test_falls_back(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_falls_back(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """When a model is down the next one answers; each attempt is a row, and the call counts once."""
     hosted.refuse("openai")
     hosted.reply("anthropic", text="Here.", usage=Usage(10, 5))
@@ -115,16 +70,16 @@ def test_falls_back(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     assert response.metadata["fallback_used"] is True
     assert response.metadata["requested_model"] == MINI
     assert [a["status"] for a in response.metadata["attempts"]] == ["failed", "ok"]
-    assert [row["cost_nano"] for row in rows(ledger)] == [0, 10 * HAIKU_IN + 5 * HAIKU_OUT]
-    assert sum(1 for row in rows(ledger) if row["error_type"]) == 1
+    assert [row["cost_nano"] for row in records(ledger)] == [0, 10 * HAIKU_IN + 5 * HAIKU_OUT]
+    assert sum(1 for row in records(ledger) if row["error_type"]) == 1
 
 
-def test_retries_what_cost_nothing(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_retries_what_cost_nothing(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """A 429 with Retry-After is asked again after the wait, one request per attempt."""
     hosted.reply("openai", status=429, headers={"retry-after": "0"})
     response = ask(LLMClient(), model=MINI)
     assert response.model == MINI
-    assert len(hosted.requests) == len(rows(ledger)) == 2
+    assert len(hosted.requests) == len(records(ledger)) == 2
 
 
 @pytest.mark.parametrize(
@@ -132,7 +87,7 @@ def test_retries_what_cost_nothing(hosted: Double, ledger: Ledger, ask: Ask) -> 
     [(401, AuthenticationError), (429, RateLimitError), (503, ProviderUnavailable), (400, InvalidRequest)],
 )
 def test_single_model_raises_its_own_error(
-    hosted: Double, ledger: Ledger, ask: Ask, status: int, kind: type[LLMError]
+    hosted: Double, ledger: Ledger, ask: Way, status: int, kind: type[LLMError]
 ) -> None:
     """With one model its own error is raised, charged nothing, and recorded as one failed call."""
     hosted.always("openai", status=status)
@@ -140,12 +95,12 @@ def test_single_model_raises_its_own_error(
         ask(LLMClient(max_retries=0), model=MINI)
     assert not isinstance(caught.value, AllModelsFailed)
     assert "Nothing was charged." in str(caught.value)
-    recorded = rows(ledger)
+    recorded = records(ledger)
     assert [row["status"] for row in recorded] == ["failed"]
     assert get_costs(ledger)["failed_calls"] == 1
 
 
-def test_all_models_failed_names_each(hosted: Double, ask: Ask) -> None:
+def test_all_models_failed_names_each(hosted: Double, ask: Way) -> None:
     """When every model fails the error says of each what happened."""
     hosted.always("openai", status=401)
     hosted.always("anthropic", status=529)
@@ -156,7 +111,7 @@ def test_all_models_failed_names_each(hosted: Double, ask: Ask) -> None:
     assert HAIKU in str(caught.value)
 
 
-def test_bad_request_is_not_shopped_around(hosted: Double, ask: Ask) -> None:
+def test_bad_request_is_not_shopped_around(hosted: Double, ask: Way) -> None:
     """A request that is wrong in itself is raised at once, not tried on the next model."""
     hosted.always("openai", status=400)
     with pytest.raises(InvalidRequest):
@@ -164,18 +119,18 @@ def test_bad_request_is_not_shopped_around(hosted: Double, ask: Ask) -> None:
     assert [request.provider for request in hosted.requests] == ["openai"]
 
 
-def test_slow_answer_times_out(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_slow_answer_times_out(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """An attempt ends at its timeout, is repeated once at most, and says that it may have been charged."""
     hosted.always("openai", fault=Fault.STALL_HEADERS)
     with pytest.raises(ProviderTimeout) as caught:
         ask(LLMClient(timeout=0.3), model=MINI)
     assert caught.value.outcome == "unknown"
     assert "may have been charged" in str(caught.value)
-    assert [row["cost_nano"] for row in rows(ledger)] == [None, None]
+    assert [row["cost_nano"] for row in records(ledger)] == [None, None]
     assert get_costs(ledger)["unpriced_calls"] == 1
 
 
-def test_deadline_ends_the_whole_call(hosted: Double, ask: Ask) -> None:
+def test_deadline_ends_the_whole_call(hosted: Double, ask: Way) -> None:
     """The deadline ends the call over all its attempts, though the timeout would allow more."""
     hosted.always("openai", fault=Fault.STALL_HEADERS)
     with pytest.raises(DeadlineExceeded):
@@ -219,7 +174,7 @@ def test_abandoned_stream(hosted: Double, ledger: Ledger, leave: Callable[[LLMSt
     """A stream left after 3 chunks is one settled attempt whose usage was counted, and its connection is closed."""
     reply = hosted.reply("openai", text="one two three four five six", fault=Fault.STALL_STREAM, after=3)
     leave(LLMClient().chat_completion(HELLO, model=MINI, stream=True))
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["usage_source"], row["cost_source"]) == ("cancelled", "counted", "counted")
     assert row["completion_tokens"] >= 1
     assert row["cost_nano"] == row["prompt_tokens"] * MINI_IN + row["completion_tokens"] * MINI_OUT
@@ -238,25 +193,25 @@ def test_abandoned_async_stream(hosted: Double, ledger: Ledger) -> None:
             break
 
     asyncio.run(drop())
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["usage_source"]) == ("cancelled", "counted")
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET_STREAM, Fault.CLEAN_EOF, Fault.ERROR_EVENT])
-@pytest.mark.parametrize("way", [ask_stream, ask_astream])
-def test_stream_that_breaks_off(hosted: Double, ledger: Ledger, way: Ask, fault: Fault) -> None:
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_stream_that_breaks_off(hosted: Double, ledger: Ledger, way: str, fault: Fault) -> None:
     """A stream that fails midway raises StreamInterrupted with its text and cost, and is one settled attempt."""
     hosted.reply("openai", text="one two three four", fault=fault, after=2)
     with pytest.raises(StreamInterrupted) as caught:
-        way(LLMClient(), model=MINI, fallback_models=[HAIKU])
+        WAYS[way](LLMClient(), HELLO, model=MINI, fallback_models=[HAIKU])
     assert caught.value.text == ("one two three four" if fault is Fault.CLEAN_EOF else "one two")
     assert caught.value.cost > 0
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["error_type"], row["usage_source"]) == ("interrupted", "StreamInterrupted", "counted")
     assert get_costs(ledger)["failed_calls"] == 1
 
 
-def test_stream_that_fails_before_its_first_chunk_falls_back(hosted: Double, ask: Ask) -> None:
+def test_stream_that_fails_before_its_first_chunk_falls_back(hosted: Double, ask: Way) -> None:
     """Until the first chunk a stream falls back like any call, and no text is delivered twice."""
     hosted.reply("openai", status=503)
     hosted.reply("anthropic", text="From the second.")
@@ -264,12 +219,12 @@ def test_stream_that_fails_before_its_first_chunk_falls_back(hosted: Double, ask
     assert response.content == "From the second."
 
 
-def test_usage_nobody_gave_is_counted(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_usage_nobody_gave_is_counted(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """An answer without usage is counted by us, and says so."""
     hosted.reply("openai", text="one two three", fault=Fault.USAGE_MISSING)
     response = ask(LLMClient(), model=MINI)
     assert response.metadata["usage_source"] == response.metadata["cost_source"] == "counted"
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["usage_source"]) == ("ok", "counted")
     assert row["cost_nano"] > 0
 
@@ -292,7 +247,7 @@ def test_retired_name_without_upgrade(hosted: Double, ledger: Ledger, monkeypatc
     with pytest.raises(ModelRetired, match=r"Use openai/gpt-5\.4-nano"):
         LLMClient().chat_completion(HELLO, model="gpt-3.5-turbo")
     assert hosted.requests == []
-    assert [row["status"] for row in rows(ledger)] == ["refused"]
+    assert [row["status"] for row in records(ledger)] == ["refused"]
 
 
 def test_missing_key_is_known_before_sending(hosted: Double, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,13 +342,13 @@ def test_cost_tracking_off(hosted: Double, ledger: Ledger) -> None:
     """Without cost tracking nothing is recorded, and the answer still has its price."""
     response = LLMClient(enable_cost_tracking=False).chat_completion(HELLO, model=MINI)
     assert response.cost > 0
-    assert rows(ledger) == []
+    assert records(ledger) == []
 
 
 def test_total_cost_is_this_clients(hosted: Double) -> None:
     """get_total_cost is what went through this client, streams and failed attempts included."""
     one, other = LLMClient(), LLMClient()
-    costs = [one.chat_completion(HELLO, model=MINI).cost, ask_stream(one, model=HAIKU).cost]
+    costs = [one.chat_completion(HELLO, model=MINI).cost, stream(one, HELLO, model=HAIKU).cost]
     other.chat_completion(HELLO, model=MINI)
     assert one.get_total_cost() == pytest.approx(sum(costs), abs=1e-12)
 
@@ -419,9 +374,9 @@ def test_scope_reaches_the_ledger(hosted: Double, ledger: Ledger) -> None:
         with pytest.raises(ModelNotAllowed):
             LLMClient().chat_completion(HELLO, model=HAIKU)
     assert hosted.requests[0].headers["authorization"] == "Bearer sk-acme-secret-42"
-    row = rows(ledger)[0]
+    row = records(ledger)[0]
     assert (row["labels"], row["key_alias"]) == ({"customer": "acme"}, "customer=acme")
-    assert "sk-acme" not in str(rows(ledger))
+    assert "sk-acme" not in str(records(ledger))
 
 
 # Many at once, and being stopped
@@ -459,7 +414,7 @@ def test_many_threads_and_tasks(hosted: Double, ledger: Ledger) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    found = rows(ledger)
+    found = records(ledger)
     assert len(found) == len(hosted.billed) == 100
     counts = [
         sum(row["labels"] == {"customer": f"{kind}{i}"} for row in found)
@@ -481,7 +436,7 @@ def test_cancelled_task_is_settled(hosted: Double, ledger: Ledger) -> None:
             await task
 
     asyncio.run(stop())
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_nano"]) == ("cancelled", None)
     assert hosted.requests[0].done.wait(5)
 

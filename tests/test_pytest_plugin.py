@@ -15,9 +15,9 @@ from shared.errors import InvalidRequest, RateLimitError
 from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.pytest_plugin import Script
-from tests.recorded.test_cassettes import SECRET_REQUEST, SECRET_RESPONSE, secrets_in
+from tests.support.asking import WAYS, Way
 from tests.support.paths import ROOT
-from tests.support.recording.asking import WAYS, Way
+from tests.support.recording.secrets import SECRET_REQUEST, SECRET_RESPONSE, secrets_in
 
 HELLO: list[dict[str, Any]] = [
     {"role": "system", "content": "Be kind."},

@@ -16,18 +16,7 @@ from shared.errors import (
     RateLimitError,
     RequestTooLarge,
 )
-from shared.prices.table import FREE
-from shared.types import Candidate
-
-
-class Clock:
-    """Seconds, as the test sets them."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.retries import Clock, candidate
 
 
 @pytest.fixture
@@ -40,11 +29,6 @@ def clock() -> Clock:
 def health(clock: Clock) -> Cooldowns:
     """A health of the test's own."""
     return Cooldowns(clock)
-
-
-def candidate(model: str = "a", key: str | None = None) -> Candidate:
-    """A model at one provider."""
-    return Candidate(model, model, "openai", model, rates=FREE, api_key=key)
 
 
 def test_a_time_to_wait_cools_down_at_once(health: Cooldowns, clock: Clock) -> None:

@@ -7,7 +7,6 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import time_machine
@@ -15,17 +14,17 @@ import time_machine
 from shared.analytics import get_llm_costs
 from shared.calls import flow
 from shared.errors import AllModelsFailed, InvalidRequest, LLMError, LocalOverload, ModelNotAllowed, ModelNotFound
-from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.providers import transport
-from tests.support.fault_cases import CASES, ELSEWHERE, FLASH, HAIKU, MINI, FaultCase
+from tests.support.asking import HAIKU, HELLO, MINI
+from tests.support.fault_cases import CASES, ELSEWHERE, FLASH, FaultCase
 from tests.support.fault_runs import HANG_S, check, some_runs
+from tests.support.ledger_rows import records
 from tests.support.paths import BESIDE, ROOT
 from tests.support.provider_double import Double, Fault
 
 LIST = BESIDE / "facts" / "faults.json"
-HELLO = [{"role": "user", "content": "Hello!"}]
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +66,6 @@ def test_every_known_fault_has_its_place() -> None:
     assert {each["id"] for each in json.loads(LIST.read_text(encoding="utf-8"))} == covered | ELSEWHERE.keys()
 
 
-def rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """Every attempt, oldest first."""
-    ledger.flush()
-    return list(attempt_records(ledger))
-
-
 def test_every_model_fails(hosted: Double, ledger: Ledger) -> None:
     """When all fail, one error names each with its reason and the sum, retryable only where all were passing faults."""
     hosted.always("openai", status=503)
@@ -90,7 +83,7 @@ def test_every_model_fails(hosted: Double, ledger: Ledger) -> None:
     assert "may have been charged" in first
     assert [line.partition(": ")[0] for line in lines] == [f"- {model}" for model in (MINI, HAIKU, FLASH)]
     assert "sk-test" not in str(mixed.value)
-    assert len(rows(ledger)) == len(hosted.requests) == 5
+    assert len(records(ledger)) == len(hosted.requests) == 5
     assert get_llm_costs(days=1)["failed_calls"] == 2
 
 
@@ -114,7 +107,7 @@ def test_no_free_connection(hosted: Double, ledger: Ledger) -> None:
     error = asyncio.run(crowd())
     assert (error.outcome, error.cost) == ("not_sent", 0)
     assert len(hosted.requests) == taken
-    assert sorted(row["status"] for row in rows(ledger)) == ["failed", *["ok"] * taken]
+    assert sorted(row["status"] for row in records(ledger)) == ["failed", *["ok"] * taken]
 
 
 def test_each_event_loop_has_connections_of_its_own(hosted: Double) -> None:
@@ -141,7 +134,7 @@ def test_the_wall_clock_may_jump(hosted: Double, ledger: Ledger, hours: int) -> 
         hosted.decide(jump)
         response = LLMClient(deadline=30).chat_completion(HELLO, model=MINI)
     assert 0 < response.latency_ms < 30_000
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert row["time"].isoformat().startswith("2026-11-25T12:00:0")
 
 
@@ -153,7 +146,7 @@ def test_unknown_and_forbidden_models(hosted: Double, ledger: Ledger, monkeypatc
     with pytest.raises(ModelNotAllowed):
         LLMClient().chat_completion(HELLO, model=MINI, stream=True)
     assert hosted.requests == []
-    recorded = [(row["status"], row["error_type"], row["cost_nano"]) for row in rows(ledger)]
+    recorded = [(row["status"], row["error_type"], row["cost_nano"]) for row in records(ledger)]
     assert recorded == [("refused", "ModelNotFound", 0), ("refused", "ModelNotAllowed", 0)]
 
 

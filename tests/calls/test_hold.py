@@ -19,12 +19,9 @@ from shared.ledger import accounts
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
+from tests.support.asking import HAIKU, HELLO, MINI, NANO, Way
+from tests.support.ledger_rows import records
 from tests.support.provider_double import Double, Usage
-from tests.test_llm_client import HAIKU, HELLO, MINI, Ask, ask, rows
-
-__all__ = ["ask"]
-
-NANO_MODEL = "openai/gpt-5.4-nano"
 
 
 def left_of(response: Any) -> float:
@@ -33,7 +30,7 @@ def left_of(response: Any) -> float:
     return left
 
 
-def test_nothing_is_sent_that_could_break_a_budget(hosted: Double, ledger: Ledger, ask: Ask) -> None:
+def test_nothing_is_sent_that_could_break_a_budget(hosted: Double, ledger: Ledger, ask: Way) -> None:
     """A call that could cost more than is left is refused with what it could cost and what is left, and is recorded."""
     client = LLMClient(budget=Budget(0.001, "total"))
     with pytest.raises(BudgetExceeded) as caught:
@@ -43,11 +40,11 @@ def test_nothing_is_sent_that_could_break_a_budget(hosted: Double, ledger: Ledge
     assert "$0.001000 is left of $0.001 in all" in said
     assert "Nothing was charged." in said
     assert hosted.requests == []
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["error_type"], row["cost_nano"]) == ("refused", "BudgetExceeded", 0)
 
 
-def test_the_answer_is_cut_to_what_is_left(hosted: Double, ask: Ask) -> None:
+def test_the_answer_is_cut_to_what_is_left(hosted: Double, ask: Way) -> None:
     """Without a length of its own the answer gets the tokens that the budget pays for, and the response says so."""
     response = ask(LLMClient(budget=Budget(0.01, "total")), model=MINI)
     sent = hosted.requests[0].body["max_completion_tokens"]
@@ -73,21 +70,21 @@ def test_each_fallback_is_held_anew(hosted: Double, ledger: Ledger) -> None:
     hosted.always("openai", status=503)
     client = LLMClient(budget=Budget(0.0005, "total"), max_retries=0)
     with pytest.raises(BudgetExceeded, match=r"anthropic/claude-haiku-4-5 could cost"):
-        client.chat_completion(HELLO, model=NANO_MODEL, fallback_models=[HAIKU], max_tokens=100)
+        client.chat_completion(HELLO, model=NANO, fallback_models=[HAIKU], max_tokens=100)
     assert [request.provider for request in hosted.requests] == ["openai"]
-    assert [row["status"] for row in rows(ledger)] == ["failed", "refused"]
+    assert [row["status"] for row in records(ledger)] == ["failed", "refused"]
 
 
 def test_downgrade_takes_the_model_that_fits(hosted: Double) -> None:
     """With on_exceed="downgrade" the next of the caller's models that fits answers, and the response says so."""
     budget = Budget(0.002, "total", on_exceed="downgrade")
     response = LLMClient(budget=budget).chat_completion(
-        HELLO, model=MINI, fallback_models=[HAIKU, NANO_MODEL], max_tokens=1000
+        HELLO, model=MINI, fallback_models=[HAIKU, NANO], max_tokens=1000
     )
-    assert response.model == NANO_MODEL
+    assert response.model == NANO
     assert response.metadata["fallback_used"] is True
     statuses = [(each["model"], each["status"]) for each in response.metadata["attempts"]]
-    assert statuses == [(MINI, "refused"), (HAIKU, "refused"), (NANO_MODEL, "ok")]
+    assert statuses == [(MINI, "refused"), (HAIKU, "refused"), (NANO, "ok")]
     assert len(hosted.requests) == 1
     with pytest.raises(BudgetExceeded):
         LLMClient(budget=budget).chat_completion(HELLO, model=MINI, fallback_models=[HAIKU], max_tokens=1000)
@@ -97,7 +94,7 @@ def test_the_error_names_what_would_fit(hosted: Double) -> None:
     """Refused, the caller is told the dearest of the models that it named that would still fit."""
     with pytest.raises(BudgetExceeded, match=r"openai/gpt-5\.4-nano would fit\."):
         LLMClient(budget=Budget(0.002, "total")).chat_completion(
-            HELLO, model=MINI, fallback_models=[NANO_MODEL], max_tokens=1000
+            HELLO, model=MINI, fallback_models=[NANO], max_tokens=1000
         )
 
 
@@ -181,7 +178,7 @@ def test_a_run_outside_of_agents_is_the_process(
         client.chat_completion(HELLO, model=MINI, max_tokens=150)
     monkeypatch.setattr("shared.scope.os.getpid", lambda: -1)
     client.chat_completion(HELLO, model=MINI, max_tokens=150)
-    assert len({row["run"] for row in rows(ledger)}) == 2
+    assert len({row["run"] for row in records(ledger)}) == 2
 
 
 def test_totals_inside_a_scope(hosted: Double) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from shared import errors
 from shared.analytics import get_llm_costs, record_event
-from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient, get_llm_client
 from shared.scope import scope
 from shared.types import AnalyticsEvent, EventType, ModelConfig, TaskType
+from tests.support.ledger_rows import records
 from tests.support.pictures import image
 from tests.support.provider_double import Double, Fault
 from tests.support.web import Web
@@ -32,12 +32,6 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "out"
     monkeypatch.setenv("AGENTSWARM_OUTPUT_DIR", str(folder))
     return folder
-
-
-def rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """The ledger's attempts, in order."""
-    ledger.flush()
-    return list(attempt_records(ledger))
 
 
 def test_an_image_is_made_saved_and_billed(hosted: Double, out: Path, ledger: Ledger) -> None:
@@ -64,7 +58,7 @@ def test_an_image_is_made_saved_and_billed(hosted: Double, out: Path, ledger: Le
     costs = get_llm_costs()
     assert costs["calls_by_model"] == {GPT: 1}
     assert costs["total_cost"] == response.cost
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["operation"], row["status"], row["cost_source"]) == ("image_generation", "ok", "table")
     assert row["bound_nano"] >= row["cost_nano"]
     assert row["metadata"] == {"images": [Path(made["path"]).name]}
@@ -101,7 +95,7 @@ def test_an_edit_starts_from_a_saved_image(hosted: Double, out: Path, ledger: Le
     client.generate_image("and a bow", reference_images=second.content, mask=second.images[0]["path"])
     assert [request.operation for request in hosted.requests] == ["images", "edits", "edits"]
     assert [name for name, _ in hosted.requests[2].body["files"]] == ["image", "mask"]
-    found = [row["metadata"] for row in rows(ledger)]
+    found = [row["metadata"] for row in records(ledger)]
     assert found[0] == {"images": ["cat.png"]}
     assert found[1] == {"images": ["cat-2.png"], "made_from": ["cat.png"]}
     assert found[2]["made_from"] == ["cat-2.png"]
@@ -112,7 +106,7 @@ def test_several_images_of_a_model_that_gives_one(hosted: Double, out: Path, led
     response = LLMClient().generate_image("a cat", model=GEMINI, n=3)
     assert len({made["path"] for made in response.images}) == 3
     assert len(hosted.requests) == 3
-    found = rows(ledger)
+    found = records(ledger)
     assert sorted(row["attempt_number"] for row in found) == [1, 2, 3]
     assert len({row["call_id"] for row in found}) == 1
     assert response.cost == pytest.approx(sum(row["cost_nano"] for row in found) / 1e9)
@@ -132,7 +126,7 @@ def test_the_good_ones_are_delivered(hosted: Double, out: Path, ledger: Ledger) 
     assert "Nothing was charged" in why
     costs = get_llm_costs()
     assert (costs["total_calls"], costs["failed_calls"]) == (1, 0)
-    assert [row["status"] for row in rows(ledger)].count("ok") == 2
+    assert [row["status"] for row in records(ledger)].count("ok") == 2
 
 
 def test_when_all_fail_the_call_has_failed_once(hosted: Double, out: Path) -> None:
@@ -171,7 +165,7 @@ def test_what_may_be_paid_is_not_asked_for_again(
     with pytest.raises(kind, match="may have been made and charged") as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI], timeout=0.5)
     assert len(hosted.requests) == 1
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_source"], row["cost_nano"]) == ("unsettled", "bound", row["bound_nano"])
     assert caught.value.cost == row["bound_nano"] / 1e9 > 0
     assert get_llm_costs()["failed_calls"] == 1
@@ -197,7 +191,7 @@ def test_a_paid_answer_without_an_image(body: Any, hosted: Double, out: Path, le
     with pytest.raises(errors.BadResponse, match="a retry would be charged again") as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI])
     assert len(hosted.requests) == 1
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_nano"]) == ("failed", row["bound_nano"])
     assert caught.value.cost > 0
 
@@ -214,7 +208,7 @@ def test_a_cancelled_request_has_its_bound(hosted: Double, out: Path, ledger: Le
             await making
 
     asyncio.run(hang_up())
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_source"]) == ("cancelled", "bound")
 
 
@@ -334,7 +328,7 @@ def test_refused_before_anything_is_paid(
         LLMClient().generate_image(**{"prompt": "a cat", **params})
     assert caught.value.cost == 0
     assert hosted.requests == []
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["cost_nano"]) == ("refused", 0)
     assert get_llm_costs()["failed_calls"] == 1
 

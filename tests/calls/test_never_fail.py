@@ -16,22 +16,14 @@ from tenacity import wait_none
 from shared.calls import flow
 from shared.calls.cooldown import cooldowns
 from shared.errors import AllModelsFailed, ContextTooLong, DeadlineExceeded, LocalOverload, Overloaded
-from shared.ledger.query import attempt_records as ledger_attempts
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.types import ModelConfig
+from tests.support.asking import HAIKU, HELLO, MINI
+from tests.support.ledger_rows import records
 from tests.support.provider_double import Double, Fault
 
-HELLO = [{"role": "user", "content": "Hello!"}]
-MINI = "openai/gpt-5.4-mini"
-HAIKU = "anthropic/claude-haiku-4-5"
 FLASH = "gemini/gemini-3.1-flash-lite"
-
-
-def rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """The attempts, oldest first."""
-    ledger.flush()
-    return list(ledger_attempts(ledger))
 
 
 def asked(double: Double) -> list[str]:
@@ -152,7 +144,7 @@ def test_context_falls_back_to_a_model_with_room_only(
     hosted.reply("openai", text="It fits.")
     response = LLMClient(model_configs=small).chat_completion(HELLO, model="first", fallback_models=["same", "large"])
     assert (response.content, response.model) == ("It fits.", "large")
-    assert len(hosted.requests) == len(rows(ledger)) == 2
+    assert len(hosted.requests) == len(records(ledger)) == 2
 
 
 def test_what_a_fallback_does_not_take(hosted: Double, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +165,7 @@ def test_input_that_cannot_fit_is_not_sent(hosted: Double, ledger: Ledger) -> No
         LLMClient().chat_completion(huge, model=MINI, fallback_models=[HAIKU])
     assert [type(error) for error in caught.value.failures] == [ContextTooLong, ContextTooLong]
     assert hosted.requests == []
-    assert [row["status"] for row in rows(ledger)] == ["refused"]
+    assert [row["status"] for row in records(ledger)] == ["refused"]
 
 
 def test_a_busy_ledger_does_not_break_the_deadline(hosted: Double, ledger: Ledger, tmp_path: Path) -> None:
@@ -188,7 +180,7 @@ def test_a_busy_ledger_does_not_break_the_deadline(hosted: Double, ledger: Ledge
     assert hosted.requests == []
     other.execute("ROLLBACK")
     other.close()
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert (row["status"], row["error_type"], row["cost_nano"]) == ("failed", "DeadlineExceeded", 0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from shared.calls.cooldown import Cooldowns
 from shared.calls.retry_schedule import CandidateState, RetrySchedule
 from shared.errors import InvalidRequest, LLMError, Overloaded, RateLimitError
-from tests.calls.test_cooldown import Clock, candidate
+from tests.support.retries import Clock, candidate
 
 
 def schedule_of(

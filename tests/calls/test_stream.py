@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 
 from shared.llm_client import LLMClient
+from tests.support.asking import HELLO, MINI
 from tests.support.provider_double import Double, Fault
-
-HELLO = [{"role": "user", "content": "Hello!"}]
 
 
 def test_every_reader_of_a_stream_sees_its_end(hosted: Double) -> None:
     """Readers of one stream share its chunks, and each comes to its end."""
     held = hosted.reply("openai", text="one two", fault=Fault.STALL_FIRST_CHUNK)
-    stream = LLMClient().chat_completion(HELLO, model="openai/gpt-5.4-mini", stream=True)
+    stream = LLMClient().chat_completion(HELLO, model=MINI, stream=True)
     chunks: list[str] = []
     readers = [threading.Thread(target=lambda: chunks.extend(stream), daemon=True) for _ in range(4)]
     for reader in readers:

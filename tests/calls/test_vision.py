@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shared import errors
-from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
+from tests.support.ledger_rows import records
 from tests.support.pictures import image
 from tests.support.provider_double import Double, Usage
 from tests.support.web import Web
@@ -26,12 +26,6 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "out"
     monkeypatch.setenv("AGENTSWARM_OUTPUT_DIR", str(folder))
     return folder
-
-
-def rows(ledger: Ledger) -> list[dict[str, Any]]:
-    """The ledger's attempts, in order."""
-    ledger.flush()
-    return list(attempt_records(ledger))
 
 
 def test_the_images_stand_in_the_last_of_the_users_messages(hosted: Double, web: Web) -> None:
@@ -75,7 +69,7 @@ def test_a_photo_costs_what_the_model_can_use(hosted: Double, tmp_path: Path, le
     saved = seen["raw_tokens"] - seen["tokens"]
     assert response.metadata["image_tokens_saved"] == saved
     assert response.metadata["image_cost_saved"] == pytest.approx(saved * 5e-6)
-    [row] = rows(ledger)
+    [row] = records(ledger)
     assert row["metadata"] == {"images_seen": 1, "image_tokens_saved": saved, "image_nano_saved": saved * 5000}
     assert 0 < row["bound_nano"] - 128_000 * 30_000 < 20_000_000
 

@@ -17,11 +17,10 @@ from typer.testing import CliRunner, Result
 from shared import cli
 from shared.analytics import get_llm_costs
 from shared.ledger.store import Ledger
+from tests.support.asking import MINI
 from tests.support.ledger_rows import settled, write
 from tests.support.paths import ROOT
 from tests.support.provider_double import Double, Fault, Usage
-
-MINI = "openai/gpt-5.4-mini"
 
 
 def run(*arguments: str, text: str | None = None) -> Result:

@@ -16,13 +16,10 @@ import sqlalchemy as sa
 from shared.budget import Budget, Limit
 from shared.internal.clock import new_id, now_us
 from shared.ledger import accounts
-from shared.ledger.accounts import Admission
 from shared.ledger.schema import account, attempt
 from shared.ledger.store import Ledger
-from tests.support.ledger_rows import rows, started, submit
+from tests.support.ledger_rows import CENT, begin, fresh, rows, submit
 from tests.support.paths import ROOT
-
-CENT = 10_000_000  # nano-dollars
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -31,19 +28,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     if request.param == "postgresql":
         return Ledger(request.getfixturevalue("postgres_url"))
     return Ledger(f"sqlite:///{tmp_path / 'accounts.sqlite3'}")
-
-
-def fresh(**changes: Any) -> dict[str, Any]:
-    """The row of an attempt that begins now."""
-    ts_us = changes.pop("ts_us", now_us())
-    return started(ts_us=ts_us, **changes)
-
-
-def begin(store: Ledger, row: dict[str, Any], *limits: Limit, **labels: str) -> Admission:
-    """Start an attempt under limits."""
-    admission = submit(store, "start", row, labels, limits).result(timeout=60)
-    assert admission is not None
-    return admission
 
 
 def settle(store: Ledger, row: dict[str, Any], cost: int | None, **labels: str) -> None:
@@ -200,7 +184,7 @@ RACER = """
 import sys
 from shared.budget import Budget, Limit
 from shared.ledger import Ledger
-from tests.ledger.test_accounts import CENT, begin, fresh
+from tests.support.ledger_rows import CENT, begin, fresh
 store, limit = Ledger(sys.argv[1]), Limit(Budget(1.0, "total"))
 print(sum(not begin(store, fresh(bound_nano=3 * CENT), limit).refused_by for _ in range(20)))
 """

@@ -15,13 +15,9 @@ from shared.models.keys import KEYLESS_PROVIDERS
 from shared.models.plan import Plan, Planner
 from shared.scope import Scope, scope
 from shared.types import ModelConfig
+from tests.support.asking import HAIKU, MINI, NANO
 
-MINI, NANO, HAIKU, LOCAL = (
-    "openai/gpt-5.4-mini",
-    "openai/gpt-5.4-nano",
-    "anthropic/claude-haiku-4-5",
-    "local/smollm2-135m",
-)
+LOCAL = "local/smollm2-135m"
 AGENT = Scope(from_agent=True)
 MINE = {"mine": ModelConfig(name="mine", provider="custom", api_base="http://127.0.0.1:1/v1")}
 

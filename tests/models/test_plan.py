@@ -24,13 +24,9 @@ from shared.models.plan import OwnEndpoint, Plan, Planner
 from shared.prices.table import FREE, UNKNOWN, model_facts
 from shared.scope import Scope, scope
 from shared.types import ModelConfig, TaskType
+from tests.support.asking import HAIKU, MINI, NANO
 
-MINI, NANO, HAIKU, FLASH = (
-    "openai/gpt-5.4-mini",
-    "openai/gpt-5.4-nano",
-    "anthropic/claude-haiku-4-5",
-    "gemini/gemini-3.5-flash",
-)
+FLASH = "gemini/gemini-3.5-flash"
 KEYS = {"OPENAI_API_KEY": "sk-openai", "ANTHROPIC_API_KEY": "sk-ant", "GEMINI_API_KEY": "AIza", "COHERE_API_KEY": "co"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -108,6 +109,14 @@ def test_every_module_says_what_it_is_for() -> None:
         if not first.endswith(".") or ". " in first:
             wrong.append(f"{path.relative_to(ROOT)}: {first!r}")
     assert not wrong
+
+
+def test_no_test_imports_from_another() -> None:
+    """What tests share is in tests/support/; no module of tests, nor a script in one, imports from a test module."""
+    of_a_test = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+    found = {path: of_a_test.findall(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("*.py")}
+    assert len(found) > 100
+    assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize("module", ["shared.llm_client", "shared.analytics", "shared.cli", "agentswarm_tools"])

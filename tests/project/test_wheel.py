@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,18 +11,6 @@ import pytest
 import agentswarm_tools
 from hatch_build import rewrite
 from tests.support.paths import ROOT
-
-BIN = Path(sys.executable).parent
-TIMEOUT_S = 60
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=TIMEOUT_S)
-    return next(folder.glob("*.whl"))
 
 
 def test_one_package(wheel: Path) -> None:

@@ -11,9 +11,8 @@ from shared.errors import ProviderUnavailable
 from shared.llm_client import LLMClient
 from shared.prices.table import model_facts
 from shared.providers import endpoints
+from tests.support.asking import HELLO
 from tests.support.provider_double import Double
-
-HELLO = [{"role": "user", "content": "Hello!"}]
 
 
 @pytest.fixture(autouse=True)

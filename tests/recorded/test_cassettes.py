@@ -23,25 +23,14 @@ from shared.providers import use_transport
 from tests.support.recording import groups, live, strict
 from tests.support.recording.cassette import MAX_BYTES, ORIGINS, Persister, dump, read, without_date
 from tests.support.recording.filters import Filters
-from tests.support.recording.plugin import FOLDER, nowhere, recorders_secrets
+from tests.support.recording.plugin import FOLDER, nowhere
 from tests.support.recording.scenes import ANSWERS
+from tests.support.recording.secrets import SECRET_REQUEST, SECRET_RESPONSE, secrets_in
 
 TESTS = Path(__file__).parent
 FILES = sorted(FOLDER.rglob("*.yaml"))
 OPENAI = groups.BY_NAME["openai"]
 PLAIN = FOLDER / "answers" / "test_answers[openai-plain].yaml"
-
-SECRETS = re.compile(
-    r"\bsk-(?!test-)[\w-]{12,}|\bsk-ant-|\bAIza[\w-]{20,}|\bgsk_\w{12,}|\bxai-\w{12,}|\bpplx-\w{12,}|\br8_\w{12,}|\bhf_\w{12,}"
-    r"|\bBearer\s|\bAKIA[A-Z0-9]{12,}|\beyJ[\w-]{20,}\.|\borg-(?!0000)\w{6,}|\bproj_(?!0000)\w{6,}"
-    r"|__cf_bm|set-cookie|\bcookie:|authorization:|x-api-key:|api-key:|x-goog-api-key:|openai-organization|[?&](?:api_)?key=",
-    re.IGNORECASE,
-)
-
-
-def secrets_in(text: str) -> list[str]:
-    """What no cassette may hold, by its form or because it is in this environment."""
-    return [found[0] for found in SECRETS.finditer(text)] + [value for value in recorders_secrets() if value in text]
 
 
 class _Collected:
@@ -91,33 +80,6 @@ def test_no_secrets() -> None:
     """No cassette holds a key, a cookie, an organisation or a value of this environment."""
     found = {path.name: secrets for path in FILES if (secrets := secrets_in(path.read_text(encoding="utf-8")))}
     assert not found
-
-
-SECRET_REQUEST = Request(
-    "POST",
-    "https://api.example.org/v1/chat?alt=sse&key=AIzaSyA0123456789abcdefghijklmn",
-    b"{}",
-    {
-        "Authorization": "Bearer sk-proj-0123456789abcdef",
-        "x-api-key": "sk-ant-0123456789abcdef",
-        "Cookie": "__cf_bm=1",
-        "openai-organization": "org-0123456789",
-        "content-type": "application/json",
-    },
-)
-SECRET_RESPONSE = {
-    "status": {"code": 429, "message": "Too Many Requests"},
-    "headers": {
-        "Set-Cookie": ["__cf_bm=abc; path=/"],
-        "openai-organization": ["acme-inc"],
-        "x-request-id": ["req_0123456789"],
-        "date": ["Tue, 24 Nov 2026 10:00:00 GMT"],
-        "Retry-After": ["3"],
-    },
-    "body": {
-        "string": b'{"id": "chatcmpl-Real0123456789ab", "created": 1790000000, "message": "org-AbCdEf123456 is slow"}'
-    },
-}
 
 
 def test_filters() -> None:

@@ -13,7 +13,7 @@ from shared.llm_client import LLMClient
 from shared.providers import local
 from shared.providers.local import LOCAL_MODEL, LocalServer
 from shared.types import LLMResponse
-from tests.support.recording.asking import WAYS, Way
+from tests.support.asking import WAYS, Way
 from tests.support.recording.filters import LOCAL_HOST
 from tests.support.recording.plugin import Wire
 

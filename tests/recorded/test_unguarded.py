@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shared.llm_client import LLMClient
+from tests.support.asking import WAYS, Way
 from tests.support.provider_double import Usage
-from tests.support.recording.asking import WAYS, Way
 from tests.support.recording.plugin import Wire
 
 # LiteLLM reads pydantic's fields from instances, which pydantic 2.11 deprecates.

@@ -8,8 +8,9 @@ from shared.errors import AllModelsFailed
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
+from tests.support.asking import WAYS, Way
 from tests.support.provider_double import Usage
-from tests.support.recording.asking import WAYS, Way, ask, judge
+from tests.support.recording.asking import ask, judge
 from tests.support.recording.groups import BY_NAME, Group
 from tests.support.recording.plugin import Wire
 from tests.support.recording.scenes import ANSWERS, Scene

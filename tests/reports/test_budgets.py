@@ -15,8 +15,8 @@ from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.reports.formats import budget_line, render
 from shared.scope import scope
+from tests.support.asking import HELLO, MINI
 from tests.support.provider_double import Double, Usage
-from tests.test_llm_client import HELLO, MINI
 from tools import CostReport, TextGeneration
 
 

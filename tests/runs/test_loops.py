@@ -16,10 +16,10 @@ from shared.errors import AllModelsFailed, BudgetExceeded, LLMError, LoopStopped
 from shared.ledger.store import Ledger
 from shared.runs import loops
 from shared.runs.loops import Watch, watch_of
-from tests.support.agencies import MINI, Ask, agent, ask_plain, ask_streamed, who
+from tests.support.agencies import Ask, Scripted, agent, ask_plain, ask_streamed, who
+from tests.support.asking import MINI
 from tests.support.provider_double import Double
 from tests.support.provider_double.script import ToolCall
-from tests.test_base_tool import Scripted
 from tools import CostReport, TextGeneration
 
 set_tracing_disabled(True)

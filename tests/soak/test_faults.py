@@ -27,12 +27,12 @@ from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from shared.providers import transport
 from shared.scope import scope
-from tests.support.fault_cases import CASES, FLASH, HAIKU, MINI, FaultCase
+from tests.support.asking import HAIKU, HELLO, MINI
+from tests.support.fault_cases import CASES, FLASH, FaultCase
 from tests.support.fault_runs import check, every_run, nano
 from tests.support.paths import ROOT
 from tests.support.provider_double import Double, Fault, Recorded, Reply
 
-HELLO = [{"role": "user", "content": "Hello!"}]
 KILLS = 50
 
 

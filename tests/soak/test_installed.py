@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.project.test_wheel import BIN, TIMEOUT_S, wheel
 from tests.support.paths import ROOT
-
-__all__ = ["wheel"]
+from tests.support.wheels import BIN, TIMEOUT_S
 
 # A user's web app, with names of its own; one path plays the provider.
 APP = """

@@ -19,10 +19,10 @@ from shared.ledger import engine
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
+from tests.support.asking import HELLO
 from tests.support.provider_double import Double
 
 CALLS = 60
-HELLO = [{"role": "user", "content": "Hello!"}]
 _HOLD = """
 import sqlite3, sys
 other = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from agency_swarm import Agency, Agent
+from agents import Model, ModelResponse, Usage
 from agents.exceptions import AgentsException
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
 from pydantic import Field
 
 from shared.agent_model import budgeted
@@ -17,11 +20,8 @@ from shared.base_tool import BaseTool
 from shared.errors import LLMError
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
+from tests.support.asking import MINI
 from tests.support.provider_double import Billed, Double
-
-MINI = "openai/gpt-5.4-mini"
-NANO = "openai/gpt-5.4-nano"
-HAIKU = "anthropic/claude-haiku-4-5"
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -45,6 +45,38 @@ class Told:
 
 
 type Ask = Callable[..., Told]
+
+
+class Scripted(Model):
+    """An agent's model whose calls of tools are scripted; `inputs` holds what it was sent, turn by turn."""
+
+    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
+        self._calls = list(calls)
+        self.inputs: list[list[Any]] = []
+
+    @property
+    def seen(self) -> list[str]:
+        """The results of its calls, as it has them in its last turn."""
+        return [str(item["output"]) for item in self.inputs[-1] if item.get("type") == "function_call_output"]
+
+    async def get_response(self, *_args: Any, **turn: Any) -> ModelResponse:
+        """The next call, then a closing word."""
+        self.inputs.append(list(turn["input"]))
+        item: Any
+        if self._calls:
+            name, arguments = self._calls.pop(0)
+            number = f"call_{len(self._calls)}"
+            item = ResponseFunctionToolCall(
+                type="function_call", id=number, call_id=number, name=name, arguments=json.dumps(arguments)
+            )
+        else:
+            word = ResponseOutputText(type="output_text", text="Done.", annotations=[])
+            item = ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[word])
+        return ModelResponse(output=[item], usage=Usage(), response_id=None)
+
+    def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Streams are for the models of `budgeted`."""
+        raise NotImplementedError
 
 
 class Weather(BaseTool):

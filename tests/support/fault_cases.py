@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests.support.asking import HAIKU, MINI
 from tests.support.provider_double import Fault
 
 type Then = Literal["again", "once", "next", "raise", "answered"]
@@ -13,7 +14,7 @@ type Cost = Literal["free", "unknown", "counted", "table"]
 type Door = Literal["open", "refused", "unresolvable", "untrusted", "plain"]
 type Limit = Literal["", "timeout", "deadline", "idle", "retry-after"]
 
-MINI, HAIKU, FLASH = "openai/gpt-5.4-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"
+FLASH = "gemini/gemini-2.5-flash"
 MAX_RETRIES = 2
 # What may have been billed is asked twice at most; see docs/how-a-call-goes.md.
 MAX_UNKNOWN = 2

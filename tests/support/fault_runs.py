@@ -18,10 +18,10 @@ from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
 from shared.types import LLMResponse, ModelConfig
+from tests.support.asking import WAYS
 from tests.support.fault_cases import FLASH, MAX_RETRIES, FaultCase
 from tests.support.provider_double import Double, ports
 from tests.support.provider_double.pictures import png
-from tests.support.recording.asking import WAYS
 
 # More than any machine needs for what does not wait; a run that takes longer hangs.
 HANG_S = 10.0

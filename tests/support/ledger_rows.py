@@ -12,11 +12,13 @@ import sqlalchemy as sa
 from shared.budget import Limit
 from shared.internal.clock import new_id, now_us
 from shared.ledger.accounts import Admission
+from shared.ledger.query import attempt_records
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, rollup
 from shared.ledger.store import Ledger
 from shared.ledger.writes import Expired, stored
 
+CENT = 10_000_000  # nano-dollars
 NOON_US = 1_795_521_600_000_000  # 2026-11-24T12:00Z
 
 
@@ -46,6 +48,11 @@ def started(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def fresh(**changes: Any) -> dict[str, Any]:
+    """The row of an attempt that begins now."""
+    return started(**{"ts_us": now_us(), **changes})
+
+
 def settled(row: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The row of an attempt that was answered."""
     answer = {"status": "ok", "cost_nano": 7000, "cost_source": "table", "prompt_tokens": 10, "completion_tokens": 20}
@@ -53,8 +60,15 @@ def settled(row: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
 
 
 def rows(ledger: Ledger, table: sa.Table = attempt) -> list[dict[str, Any]]:
+    """The rows of a table as they are stored."""
     with ledger.reading() as connection:
         return [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+
+
+def records(ledger: Ledger) -> list[dict[str, Any]]:
+    """The attempts as users read them, oldest first."""
+    ledger.flush()
+    return list(attempt_records(ledger))
 
 
 def only(ledger: Ledger) -> dict[str, Any]:
@@ -105,5 +119,13 @@ def submit(
     return ledger._submit(None)
 
 
+def begin(ledger: Ledger, row: dict[str, Any], *limits: Limit, **labels: str) -> Admission:
+    """Start an attempt under limits."""
+    admission = submit(ledger, "start", row, labels, limits).result(timeout=60)
+    assert admission is not None
+    return admission
+
+
 def write(ledger: Ledger, kind: str, row: dict[str, Any], **labels: str) -> None:
+    """Hand an entry to the ledger and wait until it is stored."""
     submit(ledger, kind, row, labels).result(timeout=30)

@@ -14,24 +14,18 @@ from typing import Any
 import pytest
 from agency_swarm import Agency, Agent
 from agency_swarm.tools import ToolFactory
-from agents import Model, ModelResponse, RunContextWrapper, ToolOutputImage, ToolOutputText, Usage
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+from agents import RunContextWrapper, ToolOutputImage, ToolOutputText
 from PIL import Image
 
 from shared.analytics import get_llm_costs, image_lineages, print_llm_costs
 from shared.base_tool import BaseTool
 from shared.scope import scope
-from tests.images.test_bad_inputs import pages
-from tests.support import pictures as images
+from tests.support import bad_inputs, pictures as images
+from tests.support.agencies import Scripted
 from tests.support.internet import Internet
 from tests.support.provider_double import Double, Fault
-
-__all__ = ["pages"]
-from tests.support.paths import BESIDE
 from tools import ImageGeneration, UnderstandImages
 
-LIST = BESIDE / "facts" / "bad_inputs.json"
-ENTRIES = json.loads(LIST.read_text()) if LIST.exists() else []
 TRY_AGAIN = "An error occurred while running the tool. Please try again. Error: "
 PNG = images.image()
 
@@ -212,39 +206,13 @@ def test_the_providers_link_is_not_shown(hosted: Double, out: Path) -> None:
 # Round the loop
 
 
-class Turns(Model):
-    """Stands in for an agent's model: makes, looks, edits, and keeps what it saw."""
-
-    def __init__(self) -> None:
-        self.inputs: list[Any] = []
-        self.calls = [
-            ("ImageGeneration", {"prompt": "a fox", "file_name": "fox", "quality": "low"}),
-            ("UnderstandImages", {"media_url": "fox.png", "instruction": "Is it a fox?"}),
-            ("ImageGeneration", {"prompt": "redder", "reference_images": ["fox.png"], "file_name": "fox"}),
-        ]
-
-    async def get_response(self, *_args: Any, **turn: Any) -> ModelResponse:
-        """The next call, then a closing word."""
-        self.inputs.append(list(turn["input"]))
-        item: Any
-        if self.calls:
-            name, arguments = self.calls.pop(0)
-            ident = f"call_{len(self.calls)}"
-            item = ResponseFunctionToolCall(
-                type="function_call", id=ident, call_id=ident, name=name, arguments=json.dumps(arguments)
-            )
-        else:
-            word = ResponseOutputText(type="output_text", text="Done.", annotations=[])
-            item = ResponseOutputMessage(id="x", type="message", role="assistant", status="completed", content=[word])
-        return ModelResponse(output=[item], usage=Usage(), response_id=None)
-
-    def stream_response(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise NotImplementedError
-
-
 def test_make_look_and_fix(hosted: Double, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A real agent makes an image, looks at it by its path and edits it; the ledger knows what that cost together."""
-    turns = Turns()
+    turns = Scripted(
+        ("ImageGeneration", {"prompt": "a fox", "file_name": "fox", "quality": "low"}),
+        ("UnderstandImages", {"media_url": "fox.png", "instruction": "Is it a fox?"}),
+        ("ImageGeneration", {"prompt": "redder", "reference_images": ["fox.png"], "file_name": "fox"}),
+    )
     artist = Agent(
         name="Artist", description="d", instructions="i", model=turns, tools=[ImageGeneration, UnderstandImages]
     )
@@ -297,48 +265,13 @@ def test_families_of_several_images(hosted: Double, out: Path) -> None:
 # The list of bad inputs
 
 
-def arguments_of(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """An entry's arguments, with the list's abbreviations written out."""
-
-    def written(value: Any) -> Any:
-        if isinstance(value, Mapping) and "$repeat" in value:
-            return value["$repeat"][0] * value["$repeat"][1]
-        if isinstance(value, Mapping) and "$datauri_zeros_mb" in value:
-            return "data:image/png;base64," + "A" * int(value["$datauri_zeros_mb"] * 4 * 10**6 // 3)
-        return value.replace("${ROOT}", str(root)) if isinstance(value, str) else value
-
-    return {name: written(value) for name, value in entry["args"].items()}
-
-
 @pytest.fixture
 def root(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folders that the list speaks of."""
-    folder = tmp_path / "root"
-    folder.mkdir()
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "secret.png").write_bytes(PNG)
-    (folder / "ok.png").write_bytes(PNG)
-    (folder / "text_named.png").write_text("SECRET text")
-    (folder / "empty.png").touch()
-    with (folder / "big_20mb.png").open("wb") as file:
-        file.truncate(20 * 10**6)
-    os.mkfifo(folder / "fifo")
-    (folder / "link_to_etc_passwd").symlink_to("/etc/passwd")
-    if os.geteuid() == 0:
-        os.chown(tmp_path / "outside" / "secret.png", 12345, 12345)
-        os.link(tmp_path / "outside" / "secret.png", folder / "hardlink.png")
-    (out / "taken.png").write_text("mine")
-    (tmp_path / "victim").write_text("mine")
-    (out / "planted.png").symlink_to(tmp_path / "victim")
+    folder = bad_inputs.make_root(tmp_path)
+    bad_inputs.make_output(out, tmp_path / "victim")
     monkeypatch.setenv("AGENTSWARM_INPUT_DIRS", str(folder))
     return folder
-
-
-def of(tool: str) -> list[Any]:
-    """The list's entries for a tool."""
-    found = [pytest.param(entry, id=entry["id"]) for entry in ENTRIES if entry["tool"] == tool]
-    skip = pytest.mark.skip(reason=f"{LIST} is not there")
-    return found or [pytest.param({}, id="absent", marks=skip)]
 
 
 def judge(told: Any, expect: str, root: Path) -> None:
@@ -356,7 +289,7 @@ def judge(told: Any, expect: str, root: Path) -> None:
         assert len(error["error"]) <= 600
 
 
-@pytest.mark.parametrize("entry", of("UnderstandImages"))
+@pytest.mark.parametrize("entry", bad_inputs.entries("UnderstandImages"))
 def test_bad_inputs_of_understanding(entry: Mapping[str, Any], hosted: Double, root: Path, pages: Internet) -> None:
     """Each bad input of UnderstandImages ends as the list says, and nobody is asked unless it is good."""
     if entry["id"] == "UI76" and os.geteuid() != 0:
@@ -364,7 +297,7 @@ def test_bad_inputs_of_understanding(entry: Mapping[str, Any], hosted: Double, r
 
     async def main() -> Any:
         async with pages.running():
-            return await seen(UnderstandImages, arguments_of(entry, root))
+            return await seen(UnderstandImages, bad_inputs.arguments(entry, root))
 
     told = asyncio.run(main())
     expect = "ok" if entry["id"] == "UI62" else entry["expect"]  # the list lets the first frame be sent, and said
@@ -383,7 +316,7 @@ SCRIPTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("entry", of("ImageGeneration"))
+@pytest.mark.parametrize("entry", bad_inputs.entries("ImageGeneration"))
 def test_bad_inputs_of_making(
     entry: Mapping[str, Any], hosted: Double, root: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,7 +329,7 @@ def test_bad_inputs_of_making(
         monkeypatch.setattr("shared.images.save._save_local", _no_space)
     if ident == "IG44":
         monkeypatch.setattr("shared.llm_client._IMAGE_PATIENCE", 0.01)
-    told = call(ImageGeneration, **arguments_of(entry, root))
+    told = call(ImageGeneration, **bad_inputs.arguments(entry, root))
     if ident == "IG36":
         assert "output folder" in text_of(told)["image_note"]
         assert Path(text_of(told)["image_path"]).is_file()

@@ -1,58 +1,17 @@
-"""Asking the public client as a scene wants it, in each of its four ways, and judging its answer."""
+"""Asking the public client as a scene wants it, and judging its answer."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
-from shared.calls.stream import LLMStream
 from shared.llm_client import LLMClient
 from shared.types import LLMResponse
+from tests.support.asking import Way, stream, sync
 from tests.support.recording.groups import Group
 from tests.support.recording.plugin import Wire
 from tests.support.recording.scenes import Scene
-
-type Way = Callable[..., LLMResponse]
-
-
-def sync(client: LLMClient, messages: Any, **params: Any) -> LLMResponse:
-    """chat_completion."""
-    response: LLMResponse = client.chat_completion(messages, **params)
-    return response
-
-
-def stream(client: LLMClient, messages: Any, **params: Any) -> LLMResponse:
-    """chat_completion with stream=True."""
-    chunks = client.chat_completion(messages, stream=True, **params)
-    return _whole(chunks, list(chunks))
-
-
-def a_sync(client: LLMClient, messages: Any, **params: Any) -> LLMResponse:
-    """achat_completion."""
-    response: LLMResponse = asyncio.run(client.achat_completion(messages, **params))
-    return response
-
-
-def a_stream(client: LLMClient, messages: Any, **params: Any) -> LLMResponse:
-    """achat_completion with stream=True."""
-
-    async def read() -> LLMResponse:
-        chunks: LLMStream = await client.achat_completion(messages, stream=True, **params)
-        return _whole(chunks, [text async for text in chunks])
-
-    return asyncio.run(read())
-
-
-def _whole(chunks: LLMStream, texts: list[str]) -> LLMResponse:
-    assert chunks.response is not None
-    assert "".join(texts) == chunks.response.content
-    return chunks.response
-
-
-WAYS: dict[str, Way] = {"sync": sync, "async": a_sync, "stream": stream, "astream": a_stream}
 
 
 def ask(group: Group, scene: Scene, wire: Wire, way: Way | None = None, **client: Any) -> LLMResponse:
