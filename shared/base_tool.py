@@ -137,11 +137,12 @@ def _refuse_booleans(cls: type[BaseTool], values: Any) -> None:
         ValidationError: Names the arguments.
     """
     fields = cls.model_fields.items() if isinstance(values, Mapping) else ()
-    details = [
-        InitErrorDetails(type="float_type", loc=(name,), input=None)
-        for name, field in fields
-        if isinstance(values.get(name), bool) and bool not in (field.annotation, *get_args(field.annotation))
-    ]
+    details: list[InitErrorDetails] = []
+    for name, field in fields:
+        wanted = (field.annotation, *get_args(field.annotation))
+        if isinstance(values.get(name), bool) and bool not in wanted and (int in wanted or float in wanted):
+            kind = "float_type" if float in wanted else "int_type"
+            details.append(InitErrorDetails(type=kind, loc=(name,), input=None))
     if details:
         raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True)
 

@@ -114,10 +114,10 @@ def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -
     terms, name = status.limit.budget, attempt.candidate.requested
     hint: str | None = None
     if reason == "unknown price" and call.request.params.get("extra_body"):
-        message = "Nobody can say what a request with extra_body costs at most, and a budget applies"
+        message = "The upper bound of a request with extra_body is unknown, and a budget applies"
         hint = 'Leave it out, or let it pass uncounted with on_unknown_price="allow".'
     elif reason == "unknown price":
-        message = f"Nobody knows the price of {name}, and a budget applies"
+        message = f"The price of {name} is unknown, and a budget applies"
         hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
     elif reason != "no room":
         message, hint = f"A budget applies, and {reason}", "Set the clock."

@@ -100,7 +100,7 @@ def test_the_error_names_what_would_fit(hosted: Double) -> None:
 
 def test_unknown_prices(hosted: Double) -> None:
     """A model without a known price is refused under a budget, or passes uncounted where that is allowed."""
-    with pytest.raises(BudgetExceeded, match="Nobody knows the price of openai/brand-new"):
+    with pytest.raises(BudgetExceeded, match="The price of openai/brand-new is unknown"):
         LLMClient(budget=Budget(5)).chat_completion(HELLO, model="openai/brand-new")
     assert hosted.requests == []
     allowing = LLMClient(budget=Budget(5, on_unknown_price="allow"))

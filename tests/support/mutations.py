@@ -87,15 +87,15 @@ MUTATIONS = (
     Mutation(
         "lost settle",
         "shared/calls/flow.py",
-        '    admission = await _settle(call, attempt, answer, "ok", calls=1)\n',
-        '    admission = finalise(call, attempt, answer, "ok", calls=1)\n',
+        "    admission = await _settle(call, attempt, call.limits)\n",
+        "    admission = Admission()\n",
         _WAYS + "test_retry",
     ),
     Mutation(
         "key leaks to another endpoint",
         "shared/models/plan.py",
-        "if api_key is not None or api_base is not None:",
-        "if api_key is not None:",
+        "if own.api_key is not None or own.api_base is not None:",
+        "if own.api_key is not None:",
         "tests/test_llm_client.py::test_own_endpoint_never_gets_the_environment_key",
     ),
     Mutation(
