@@ -331,7 +331,7 @@ async def _tell_saving(call: Call, response: LLMResponse, attempt: Attempt) -> N
         for original, one in zip(call.request.pictures, fitted, strict=True)
     ]
     saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
-    rate = attempt.candidate.rates.input
+    rate = attempt.candidate.rates.prices.get("input")
     nano = None if rate is None else to_nano(rate * saved)
     response.metadata |= {"image_tokens_saved": saved, "image_cost_saved": to_usd(nano)}
     noted = {"images_seen": len(fitted), "image_tokens_saved": saved, "image_nano_saved": nano}

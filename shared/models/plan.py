@@ -28,9 +28,7 @@ from shared.models.catalogue import (
     usable_models,
 )
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
-from shared.prices import (
-    model_facts,
-)
+from shared.models.names import model_facts
 from shared.scope import Scope
 from shared.types import Candidate, TaskType
 
@@ -105,7 +103,7 @@ def make_plan(
             if candidate.model != name:  # a successor of what was asked for, which the lists must hold too
                 _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope, task=task)
             described = name in catalogue.configs or own[0] is not None
-            check_task(task, candidate, look_up(candidate.model, task)[2], own=described)
+            check_task(task, candidate, look_up(candidate.model, task, catalogue.overrides)[2], own=described)
             candidate = _with_key(candidate, catalogue, scope, api_base=own[0], api_key=own[1], task=task)
             candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope, task))
             if not any(_same_endpoint(candidate, other) for other in candidates):
@@ -164,9 +162,9 @@ def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope
             raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
     if not scope.from_agent or _listed(name, catalogue, settings, scope, task):
         return
-    provider, wire_model, entry = look_up(name, task)
+    provider, wire_model, entry = look_up(name, task, catalogue.overrides)
     if (retired := retirement(provider, wire_model)) is not None:
-        provider, wire_model, entry = look_up(retired["successor"], task)
+        provider, wire_model, entry = look_up(retired["successor"], task, catalogue.overrides)
     hosted = entry is not None and provider not in KEYLESS_PROVIDERS | PROXY_PROVIDERS
     if not hosted or not does(task, provider or "", wire_model, entry):
         usable = ", ".join(usable_models(task)) or default_model(task, settings)

@@ -16,7 +16,7 @@ from shared.errors import (
     RateLimitError,
     RequestTooLarge,
 )
-from shared.prices.table import FREE
+from shared.prices import FREE
 from shared.types import Candidate
 
 

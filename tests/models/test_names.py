@@ -15,6 +15,7 @@ from shared.models import catalogue
 from shared.models.catalogue import Catalogue, known_providers
 from shared.models.keys import KEYLESS_PROVIDERS
 from shared.models.plan import Plan, make_plan
+from shared.prices import price_table
 from shared.scope import Scope, scope
 from shared.types import ModelConfig
 
@@ -183,7 +184,7 @@ def test_code_may_name_what_an_agent_may_not() -> None:
 
 
 providers = st.sampled_from(sorted(known_providers()))
-known_names = st.sampled_from(sorted(catalogue._table()))
+known_names = st.sampled_from(sorted(price_table()))
 names = (
     st.text(min_size=1)
     | known_names
