@@ -71,7 +71,7 @@ _TIERS = {
     ("service_tier", "fast"): "fast",
     ("speed", "fast"): "fast",
 }
-_NO_CHAT = re.compile(r"embed|whisper|orpheus|-ocr-|transcri|tts|realtime|voice|moderation|rerank|guard|live|sora|veo-")
+_NO_CHAT = re.compile(r"embed|whisper|orpheus|-ocr-|transcri|tts|realtime|voice|moderation|rerank|live|sora|veo-")
 
 Quotes = dict[tuple[str, int, str], Decimal]
 

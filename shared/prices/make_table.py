@@ -103,7 +103,8 @@ def make(
     _canonical_successors(found, names.models)
     notes = _correct(found, corrections)
     notes += _hold_back(found, committed, corrections)
-    notes += _keep_vanished(found, committed, today)
+    others = {_full(name, entry, names.providers) for name, entry in litellm.items() if entry.get("mode") not in MODES}
+    notes += _keep_vanished(found, {name: old for name, old in committed.items() if name not in others}, today)
     return found, sorted(names.providers), notes
 
 
@@ -126,7 +127,7 @@ def provider_of(entry: Mapping[str, Any]) -> str:
 
 
 def _names(litellm: Mapping[str, Any]) -> _Names:
-    """LiteLLM's names as provider/model; a model that it lists twice for one provider keeps its full name's entry."""
+    """LiteLLM's names as provider/model; of a model that it lists twice, the full name's entry if it has a price."""
     found = _Names()
     found.providers = {provider_of(entry) for name, entry in litellm.items() if name != "sample_spec"} - {""}
     listed = {name: entry for name, entry in litellm.items() if entry.get("mode") in MODES and "-x-" not in name}
@@ -138,7 +139,8 @@ def _names(litellm: Mapping[str, Any]) -> _Names:
         if _is_bare(theirs, ours):
             found.bare.add(ours)
             if ours in full:
-                del found.models[theirs]
+                priced = litellm[ours].get("input_cost_per_token") or not litellm[theirs].get("input_cost_per_token")
+                del found.models[theirs if priced else ours]
     for name, entry in litellm.items():
         target = entry.get("alias_of")
         if target in litellm:
@@ -187,7 +189,7 @@ def _merge(litellm: Entry | None, genai: genai_format.Quoted | None, prefer: str
     """One entry of what both sources say, with both figures where they differ."""
     entry: Entry = dict(litellm or {})
     if genai is None:
-        return entry
+        return {**entry, "only_in": LITELLM}
     entry.setdefault("mode", "chat")
     if genai.window is not None:
         entry.setdefault("window", genai.window)
@@ -372,9 +374,9 @@ def _correct(found: dict[str, Entry], corrections: Corrections) -> list[str]:
                     {unit: plain(unit, Decimal(usd)) for unit, usd in prices.items()}
                 )
         entry |= one.get("facts", {})
-        entry["corrected"] = {"source": one["source"], "read": str(one["read"])}
-        if before == json.dumps({**entry, "corrected": None}, sort_keys=True):
+        if before == json.dumps(entry, sort_keys=True):
             notes.append(f"{one['model']}: the sources say the same as its correction now")
+        entry["corrected"] = {"source": one["source"], "read": str(one["read"])}
     return notes
 
 
@@ -387,7 +389,7 @@ def _hold_back(found: dict[str, Entry], committed: Mapping[str, Entry], correcti
             continue
         before, after = _quotes(old), _quotes(entry)
         if before and not after and not entry.get("alias"):
-            kept = {key: old[key] for key in ("prices", "above", "times", "disputed") if key in old}
+            kept: Entry = {key: old[key] for key in ("prices", "above", "times", "disputed") if key in old}
             found[name] = {**entry, **kept}
             notes.append(f"{name}: has no price any more; kept the old ones")
             continue

@@ -213,6 +213,8 @@ def test_an_upgrade_never_goes_to_another_provider(monkeypatch: pytest.MonkeyPat
         patch.setitem(model_facts()["retired"], "gemini/gemini-ultra", elsewhere)
         with pytest.raises(ModelRetired, match=r"Use openai/gpt-5\.5"):
             planned("gemini/gemini-ultra")
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-deepseek")
+    monkeypatch.setenv("STABILITY_API_KEY", "sk-stability")
     for name, facts in model_facts()["retired"].items():
         with time_machine.travel("2030-01-01", tick=False):
             try:
