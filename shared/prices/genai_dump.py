@@ -1,4 +1,4 @@
-"""Writes the data of genai-prices as JSON; run in a throw-away environment: python -c ... FOLDER OUTPUT."""
+"""Writes the data of genai-prices as JSON, in a throw-away environment (arguments: FOLDER OUTPUT)."""
 
 import json
 import sys
