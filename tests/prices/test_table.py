@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -472,3 +473,22 @@ def test_the_hosts_default_model_is_priced_and_alive() -> None:
     assert alive(name)
     assert priced(name)
     assert entry_of(name)["max_output"]
+
+
+_NAMED = re.compile(r"[a-z_]+/[A-Za-z0-9][\w./:-]*\w|\b(?:gpt|claude|gemini|command|mistral|grok|dall-e)-[\w.-]*\w")
+
+
+def test_every_model_named_in_readme_docs_and_examples_is_alive_and_priced() -> None:
+    """What our pages tell people to call can be called and has a price, or is named as gone, with its successor."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    named = {word: page.name for page in pages for word in _NAMED.findall(page.read_text(encoding="utf-8"))}
+    table, seen = price_table(), 0
+    for word, page in named.items():
+        provider, wire_model, entry = catalogue.look_up(word, TaskType.IMAGE_GENERATION)
+        full = f"{provider}/{wire_model}"
+        if full in model_facts()["retired"] or entry is None or full not in table:
+            continue
+        assert alive(full), f"{page} names {word}"
+        assert rates_of(entry).source != "unknown", f"{page} names {word}"
+        seen += 1
+    assert seen > 20
