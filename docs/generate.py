@@ -12,6 +12,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,13 @@ from shared.config import Settings
 from shared.errors import LLMError
 from shared.internal.money import to_usd
 from shared.ledger import schema
-from shared.models.catalogue import chat_models
 from shared.models.image_options import IMAGE_MODELS
 from shared.models.keys import KEY_VARIABLES, key_variables
-from shared.prices.cost import token_cost
-from shared.prices.table import UNKNOWN, model_facts, table_version
+from shared.models.names import model_facts
+from shared.prices import UNKNOWN, TableEntry, price_table, rates_of, token_cost
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
-from shared.types import Candidate, Rates, Usage
+from shared.types import Candidate, Rates, Unit, Usage
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
 
@@ -373,44 +373,61 @@ def _time_bound(case: FaultCase) -> str:
 # Prices
 
 
+# Models that people ask for, beside those that this package suggests; the first is agency-swarm's default.
+_ASKED_FOR = (
+    "openai/gpt-5.6-luna",
+    "openai/gpt-6-luna",
+    "openai/gpt-6-sol",
+    "anthropic/claude-sonnet-5-5",
+    "anthropic/claude-haiku-5-5",
+)
+
+
 def priced_models() -> dict[str, Rates]:
-    """Current chat models that this package suggests, upgrades to or prices itself, the most expensive output first."""
-    facts = model_facts()
-    names = [
-        *facts["suggested"].values(),
-        *(retired["successor"] for retired in facts["retired"].values()),
-        *(f"{entry['litellm_provider']}/{name}" for name, entry in facts["prices"].items()),
-    ]
-    known = {name: rates for name, _, rates in chat_models()}
-    found = {name: known.get(name) or known.get(name.split("/", 1)[1]) for name in names}
-    priced = {name: rates for name, rates in found.items() if rates is not None and rates.output is not None}
-    return dict(sorted(priced.items(), key=lambda item: (-(item[1].output or 0), -(item[1].input or 0), item[0])))
+    """
+    Today's chat models that this package suggests or falls forward to, most expensive output first.
+
+    Prices are those of the table's day; where they depend on the hour, or the sources differ, the most expensive.
+    """
+    table, facts = price_table(), model_facts()
+    successors = (retired["successor"] for retired in facts["retired"].values())
+    names = {*facts["suggested"].values(), *successors, *_ASKED_FOR}
+    day = datetime.fromisoformat(table.date).replace(tzinfo=UTC)
+    found = {name: rates_of(table[name], now=day) for name in names if table[name]["mode"] == "chat"}
+    most = {name: rates.held or rates for name, rates in found.items() if "output" in rates.prices}
+    return dict(sorted(most.items(), key=lambda item: (*(-item[1].prices[of] for of in _IN_AND_OUT), item[0])))
+
+
+_IN_AND_OUT: tuple[Unit, ...] = ("output", "input")
 
 
 def prices_table() -> str:
     """Prices of those models, with their source."""
-    facts = model_facts()["prices"]
-    rows = []
-    for name, rates in priced_models().items():
-        entry = facts.get(name.split("/", 1)[1])
-        rows.append(
-            (
-                f"`{name}`",
-                *(_per_million(rates, kind) for kind in ("input", "cached", "output")),
-                entry["source"] if entry else f"LiteLLM {table_version().partition(':')[2]}",
-            )
-        )
+    units: tuple[Unit, ...] = ("input", "cached", "output")
+    rows = [
+        (f"`{name}`", *(_per_million(rates, unit) for unit in units), _source(price_table()[name]))
+        for name, rates in priced_models().items()
+    ]
     return _table(("Model", ">Input", ">Cached input", ">Output", "Source"), rows)
 
 
-def _per_million(rates: Rates, kind: str) -> str:
-    value: Decimal | None = getattr(rates, kind)
-    if value is None:
+def _source(entry: TableEntry) -> str:
+    if "corrected" in entry:
+        return str(entry["corrected"]["source"])
+    from_both = "disputed" in entry or "only_in" not in entry
+    return " and ".join(
+        f"{'LiteLLM' if name == 'litellm' else name} {said['version']}"
+        for name, said in sorted(price_table().sources.items(), reverse=True)
+        if from_both or name == entry["only_in"]
+    )
+
+
+def _per_million(rates: Rates, unit: Unit) -> str:
+    if unit not in rates.prices:
         return ""
-    text = _dollars(value * 1_000_000)
-    for above, tier in rates.tiers:
-        then = getattr(tier, kind)
-        text += "" if then is None else f" ({_dollars(then * 1_000_000)} above {above // 1000}k)"
+    text = _dollars(rates.prices[unit] * 1_000_000)
+    for above, prices in rates.above:
+        text += f" ({_dollars(prices[unit] * 1_000_000)} above {round(above, -3) // 1000}k)" if unit in prices else ""
     return text
 
 

@@ -28,7 +28,7 @@ MODELS = (
     "openai/gpt-5.4-mini",
     "anthropic/claude-haiku-4-5",
     "mistral/mistral-small-latest",
-    "gemini/gemini-2.5-flash",
+    "gemini/gemini-3.5-flash",
 )
 CALLS = 5
 

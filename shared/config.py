@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     prices: Path | None = Field(
         None,
         validation_alias="AGENTSWARM_PRICES",
-        description="JSON file with prices that override the built-in table, in the same format.",
+        description="JSON file with prices that override the built-in table, in its format or in LiteLLM's.",
     )
     max_refusals: int = Field(
         3,

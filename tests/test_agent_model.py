@@ -196,7 +196,7 @@ def test_stream_is_what_the_plain_answer_is(hosted: Double) -> None:
     answer: dict[str, Any] = {"text": "Let me look.", "reasoning": "Hm.", "usage": counts}
     hosted.reply("deepseek", tool_calls=[ToolCall("Weather", {"place": "Rome"})], **answer)
     hosted.reply("deepseek", tool_calls=[ToolCall("Weather", {"place": "Rome"})], **answer)
-    model = budgeted("deepseek/deepseek-chat", [])
+    model = budgeted("deepseek/deepseek-v4-flash", [])
     turn: list[Any] = [None, "go", ModelSettings(), [], None, [], ModelTracing.DISABLED]
 
     async def both() -> tuple[Any, list[Any]]:

@@ -289,7 +289,7 @@ def _sent_images(call: Call, attempt: Attempt) -> dict[str, Any]:
 def _savings(candidate: Candidate, fitted: Sequence[Fitted]) -> tuple[int, int | None]:
     """Tokens that scaling down has saved, and nano-dollars; None when their price is unknown."""
     saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
-    rate = candidate.rates.input
+    rate = candidate.rates.prices.get("input")
     return saved, None if rate is None else to_nano(rate * saved)
 
 

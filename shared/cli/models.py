@@ -10,6 +10,7 @@ from rich.table import Table
 from shared.cli.console import AsJson, out
 from shared.internal.serialize import to_json
 from shared.models import chat_models, retired_models, usable_models
+from shared.types import Rates, Unit
 
 
 def models(
@@ -22,8 +23,8 @@ def models(
         {
             "model": name,
             "provider": provider,
-            "input_usd_per_million": rates.input and float(rates.input * 1_000_000),
-            "output_usd_per_million": rates.output and float(rates.output * 1_000_000),
+            "input_usd_per_million": _per_million(rates, "input"),
+            "output_usd_per_million": _per_million(rates, "output"),
         }
         for name, provider, rates in chat_models(usable=usable)
         if all(word.lower() in name.lower() for word in words or ())
@@ -44,3 +45,7 @@ def models(
     out.print(f"{len(found):,} models. One for each key that is set: {', '.join(usable_models()) or 'no key is set'}.")
     for name in gone if words else ():
         out.print(retired_models()[name])
+
+
+def _per_million(rates: Rates, unit: Unit) -> float | None:
+    return float(rates.prices[unit] * 1_000_000) if unit in rates.prices else None

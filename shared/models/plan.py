@@ -29,9 +29,8 @@ from shared.models.catalogue import (
     usable_models,
 )
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
-from shared.prices import (
-    model_facts,
-)
+from shared.models.names import model_facts
+from shared.prices import TableEntry
 from shared.scope import Scope
 from shared.types import Candidate, ModelConfig, TaskType
 
@@ -139,18 +138,22 @@ class Planner:
             self._check_allowed(candidate.model)
         config = self.catalogue.configs.get(name)
         described = config is not None or own.api_base is not None
-        entry = look_up(candidate.model, self.task)[2]
+        entry = self._look_up(candidate.model)[2]
         if config is not None:
             _check_described(candidate, config, self.task)
         check_task(self.task, candidate, entry, own=described)
         candidate = replace(candidate, listed=self._is_listed(name), answered_at=self.answered_at)
         return candidate if self.answered_at is not None else self._with_key(candidate, own)
 
+    def _look_up(self, name: str) -> tuple[str | None, str, TableEntry | None]:
+        """Provider, name on the wire and table entry, the user's own prices included."""
+        return look_up(name, self.task, self.catalogue.overrides)
+
     def _default_fallbacks(self) -> list[str]:
         """The fallback models from the settings that support the task, as far as is known."""
         if self.task is TaskType.CHAT_COMPLETION:
             return list(self.settings.default_fallback_models)
-        found = ((name, look_up(name, self.task)) for name in self.settings.default_fallback_models)
+        found = ((name, self._look_up(name)) for name in self.settings.default_fallback_models)
         return [name for name, (provider, wire, entry) in found if does(self.task, provider or "", wire, entry)]
 
     def _is_listed(self, name: str) -> bool:
@@ -168,9 +171,9 @@ class Planner:
                 raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
         if not self.scope.from_agent or self._is_listed(name):
             return
-        provider, wire_model, entry = look_up(name, self.task)
+        provider, wire_model, entry = self._look_up(name)
         if (retired := retirement(provider, wire_model)) is not None:
-            provider, wire_model, entry = look_up(retired["successor"], self.task)
+            provider, wire_model, entry = self._look_up(retired["successor"])
         hosted = entry is not None and provider not in KEYLESS_PROVIDERS | PROXY_PROVIDERS
         if not hosted or not does(self.task, provider or "", wire_model, entry):
             usable = ", ".join(usable_models(self.task)) or default_model(self.task, self.settings)

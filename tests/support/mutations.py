@@ -122,8 +122,8 @@ MUTATIONS = (
     Mutation(
         "images at the price of text",
         "shared/prices/cost.py",
-        "(drawn, at.image_output),",
-        "(drawn, at.output),",
+        '(drawn, at.get("output_image")),',
+        "(drawn, answer),",
         "tests/recorded/test_images.py::test_images[openai-generation]",
     ),
     Mutation(
