@@ -459,7 +459,11 @@ class LLMClient:
         endpoint: OwnEndpoint,
         answered_at: str | None,
     ) -> Plan:
-        """The plan of a call; it is made anew when anything changes that it was made from."""
+        """
+        The plan of a call; it is made anew when anything changes that it was made from.
+
+        A plan holds keys, so one that was made with a scope's keys is neither cached nor looked up.
+        """
         tier = request.params.get("service_tier")
         asked = (request.task, model, fallback_models, tier, endpoint, inside.models, inside.from_agent, answered_at)
         # Models retire from one day to the next.
@@ -468,9 +472,10 @@ class LLMClient:
         if plan is None:
             planner = Planner(self._catalogue, self._settings, inside, request.task, answered_at)
             plan = planner.plan(model, fallback_models, endpoint, enable_fallback=self._fallback, service_tier=tier)
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            self._plans[key] = plan
+            if not inside.keys:
+                if len(self._plans) >= _MAX_PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
         return plan
 
 
