@@ -291,8 +291,8 @@ def test_inside_asyncio_an_event_does_not_wait(ledger: Ledger, tmp_path: Path) -
                     record_event(cost_event(model="m", cost=1))
                 assert not any(write.done() for write in inside.pending._writes)
                 other.execute("ROLLBACK")
-                await asyncio.wait([asyncio.wrap_future(write) for write in inside.pending.owed()])
-        assert inside.pending.owed() == []
+                await asyncio.wait([asyncio.wrap_future(write) for write in inside.pending.take_writes()])
+        assert inside.pending.take_writes() == []
 
     asyncio.run(main())
     assert totals() == (3 * 10**9, 3, 0)

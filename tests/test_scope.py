@@ -403,14 +403,14 @@ def test_owed_writes_are_handed_over_once() -> None:
     """Whoever asks for the writes that nobody waited for gets each of them once, from any thread."""
     journal = PendingCalls()
     writes = [Future[None]() for _ in range(40)]
-    threads = [threading.Thread(target=journal.owe, args=(write,)) for write in writes]
+    threads = [threading.Thread(target=journal.add_write, args=(write,)) for write in writes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(map(id, journal.owed())) == set(map(id, writes))
-    assert journal.owed() == []
+    assert set(map(id, journal.take_writes())) == set(map(id, writes))
+    assert journal.take_writes() == []
     for write in writes:
         write.set_result(None)
-        journal.owe(write)
-    assert journal.owed() == writes[-1:]  # What is done is not kept for ever.
+        journal.add_write(write)
+    assert journal.take_writes() == writes[-1:]  # What is done is not kept for ever.
