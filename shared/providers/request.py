@@ -204,7 +204,7 @@ def azure_url(base: str, model: str, operation: str) -> str:
     import litellm
 
     url, version = httpx.URL(base), provider_extra("azure").get("api_version")
-    path = url.path.rstrip("/").removesuffix(f"/{operation}")
+    path = url.path.rstrip("/").removesuffix(f"/{operation}").removesuffix("/chat/completions")
     query = dict(url.params)
     if not path.endswith("/openai/v1"):
         if "/deployments/" not in path:
