@@ -47,7 +47,7 @@ MOVED = {
             "hosted_vllm",
             "lm_studio",
             "openai_like",
-        )  # fmt: skip
+        )
     },
 }
 
