@@ -459,18 +459,24 @@ class LLMClient:
         endpoint: OwnEndpoint,
         answered_at: str | None,
     ) -> Plan:
-        """The plan of a call; it is made anew when anything changes that it was made from."""
+        """
+        The plan of a call; it is made anew when anything changes that it was made from.
+
+        A plan holds keys, so one that was made with the keys of a scope or a call is neither cached nor looked up.
+        """
         tier = request.params.get("service_tier")
-        asked = (request.task, model, fallback_models, tier, endpoint, inside.models, inside.from_agent, answered_at)
+        has_own_keys = bool(inside.keys) or endpoint != OwnEndpoint()
+        asked = (request.task, model, fallback_models, tier, inside.models, inside.from_agent, answered_at)
         # Models retire from one day to the next.
         key = repr(asked), datetime.now(UTC).date(), frozenset(environment().items())
-        plan = None if inside.keys else self._plans.get(key)
+        plan = None if has_own_keys else self._plans.get(key)
         if plan is None:
             planner = Planner(self._catalogue, self._settings, inside, request.task, answered_at)
             plan = planner.plan(model, fallback_models, endpoint, enable_fallback=self._fallback, service_tier=tier)
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans.clear()
-            self._plans[key] = plan
+            if not has_own_keys:
+                if len(self._plans) >= _MAX_PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
         return plan
 
 

@@ -15,7 +15,7 @@ from shared.errors import LLMError
 from shared.internal.serialize import to_json
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.models import usable_models
-from shared.providers import guard_by_provider, local_model_file
+from shared.providers import INSTALL_MODEL, guard_by_provider, local_model_file
 from shared.reports import printable
 
 _EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}
@@ -99,7 +99,7 @@ def _extras() -> Iterator[Finding]:
         else:
             yield Finding(f"extra {extra}", "note", f'not installed (pip install "agentswarm-tools[{extra}]")')
     if _installed("xllamacpp") and local_model_file() is None:
-        yield Finding("local model", "note", "no model file yet (agentswarm-tools local install)")
+        yield Finding("local model", "note", f"no model file yet (run {INSTALL_MODEL})")
 
 
 def _installed(module: str) -> bool:

@@ -6,7 +6,7 @@ import difflib
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shared.config import Settings
 from shared.errors import (
@@ -52,8 +52,8 @@ class Plan:
 class OwnEndpoint:
     """The caller's own endpoint for the first model."""
 
-    api_base: str | None = None
-    api_key: str | None = None
+    api_base: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

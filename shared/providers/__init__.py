@@ -7,7 +7,7 @@ from shared.internal.lazy import lazy_exports
 if TYPE_CHECKING:
     from shared.providers.endpoints import guard_by_provider as guard_by_provider
     from shared.providers.local import (
-        install_local_model as install_local_model,
+        INSTALL_MODEL as INSTALL_MODEL,
         local_model_file as local_model_file,
         serve_local_model as serve_local_model,
     )
@@ -32,7 +32,7 @@ else:
         __name__,
         {
             "endpoints": "guard_by_provider",
-            "local": "install_local_model local_model_file serve_local_model",
+            "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
             "send": "make_ready open_response with_pictures",
             "tokens": "count_tokens",
