@@ -17,6 +17,7 @@ from shared.errors import (
     ModelRetired,
 )
 from shared.models.abilities import suggested
+from shared.models.image_options import IMAGE_PROVIDERS
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_base
 from shared.models.names import model_facts
 from shared.prices import FREE, UNKNOWN, TableEntry, price_overrides, price_table, rates_of, rates_of_config
@@ -229,7 +230,7 @@ def _split(full: str) -> tuple[str, str]:
 def known_providers() -> frozenset[str]:
     """Providers that the price table or this package's catalogue names."""
     named = price_table().providers | set(model_facts()["suggested"]) | set(PROVIDER_NAMES)
-    return named | KEYLESS_PROVIDERS | PROXY_PROVIDERS
+    return named | KEYLESS_PROVIDERS | PROXY_PROVIDERS | IMAGE_PROVIDERS
 
 
 def _rates(

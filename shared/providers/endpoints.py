@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from shared.config import quiet_litellm
 from shared.errors import ConfigurationError
+from shared.providers.newer_models import known_as
 from shared.types import Candidate
 
 Wire = Literal["openai", "anthropic", "gemini", "cohere", "ollama", "replicate"]
@@ -107,8 +108,9 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
 
 def endpoint_of(candidate: Candidate) -> Endpoint | None:
     """The endpoint that a candidate's chat requests go to; None if only LiteLLM's own client reaches it."""
-    provider = candidate.provider if candidate.answered_at is None else "custom"
-    return find_endpoint(provider, candidate.wire_model)
+    if candidate.answered_at is not None:
+        return find_endpoint("custom", candidate.wire_model)
+    return find_endpoint(candidate.provider, known_as(candidate))
 
 
 def is_guarded(provider: str, wire_model: str) -> bool:
