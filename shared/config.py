@@ -218,7 +218,7 @@ def _settings(_values: tuple[str | None, ...]) -> Settings:
 def environment() -> dict[str, str]:
     """The nearest .env, overridden by the process environment; empty values are left out."""
     values = _dotenv()[1]
-    values.update((name, value) for name, value in os.environ.items() if value)
+    values.update({name: value for name, value in os.environ.items() if value})
     return values
 
 

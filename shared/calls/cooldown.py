@@ -145,7 +145,7 @@ class Cooldowns:
             seconds.popleft()
         if not seconds or seconds[-1][0] != now:
             seconds.append([now, 0, 0])
-        return sum(second[1] for second in seconds), sum(second[2] for second in seconds)
+        return sum([second[1] for second in seconds]), sum([second[2] for second in seconds])
 
 
 def _key(candidate: Candidate) -> _Key:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from shared.calls.call import Attempt, Call, bound_of
 from shared.errors import BudgetExceeded, DeadlineExceeded
 from shared.internal.money import to_usd
-from shared.ledger import Admission, BudgetStatus, committed
+from shared.ledger import Admission, BudgetStatus, LeastBound, committed
 from shared.prices import affordable_output
 from shared.types import Candidate, Request, TaskType
 
@@ -42,9 +42,9 @@ async def hold(call: Call, attempt: Attempt, *, is_last: bool) -> None:
 
         StoreError: A budget applies, and the ledger cannot be written.
     """
-    may_cut, cuts = _may_cut(call.request), 0
+    least: LeastBound | None = partial(_shortest_bound, attempt.candidate, call.request)
+    cuts = 0
     while True:
-        least = _least_bound(attempt.candidate, call.request) if may_cut and cuts < _MAX_CUTS else None
         admission = await _start(call, attempt, least, is_last)
         if admission.refused_by is None:
             if attempt.candidate.rates.source == "unknown":
@@ -54,7 +54,9 @@ async def hold(call: Call, attempt: Attempt, *, is_last: bool) -> None:
         if admission.refused is not None:
             attempt.row = admission.refused
             raise _exceeded(call, attempt, admission.refused_by, admission.reason or "")
-        may_cut, cuts = _cut(call, attempt, admission.left_nano), cuts + 1
+        cuts += 1
+        if not _cut(call, attempt, admission.left_nano) or cuts == _MAX_CUTS:
+            least = None
 
 
 @lru_cache(maxsize=_MAX_WARNED)
@@ -76,10 +78,10 @@ def _cut(call: Call, attempt: Attempt, left_nano: int) -> bool:
     return True
 
 
-async def _start(call: Call, attempt: Attempt, least_nano: int | None, is_last: bool) -> Admission:
+async def _start(call: Call, attempt: Attempt, least: LeastBound | None, is_last: bool) -> Admission:
     if call.ledger is None:
         return Admission()
-    write = call.ledger.start(attempt.row, call.limits, least_nano=least_nano, is_last=is_last, is_part=call.is_part)
+    write = call.ledger.start(attempt.row, call.limits, least=least, is_last=is_last, is_part=call.is_part)
     try:
         return await committed(write, patience=max(call.left(), GRACE_S))
     except TimeoutError:
@@ -147,6 +149,11 @@ def _model_that_fits(call: Call, status: BudgetStatus) -> str | None:
     bounds = {candidate.requested: _least_bound(candidate, call.request) for candidate in call.plan.candidates}
     fitting = {name: bound for name, bound in bounds.items() if bound is not None and bound <= status.left_nano}
     return f"{max(fitting, key=lambda name: fitting[name])} would fit." if fitting else None
+
+
+def _shortest_bound(candidate: Candidate, request: Request) -> int | None:
+    """The bound of the shortest answer worth paying for; None if the answer cannot be cut."""
+    return _least_bound(candidate, request) if _may_cut(request) else None
 
 
 def _least_bound(candidate: Candidate, request: Request) -> int | None:

@@ -123,6 +123,5 @@ class RetrySchedule:
         states = [state for state in self.states if not state.out]
         healthy = [state for state in states if not self._cooldowns.cooling(state.candidate)] or states
         now = self._clock()
-        return next((state for state in healthy if state.ready_at <= now), None) or min(
-            healthy, key=lambda state: state.ready_at
-        )
+        ready = [state for state in healthy if state.ready_at <= now]
+        return ready[0] if ready else min(healthy, key=lambda state: state.ready_at)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.store import Ledger as Ledger, committed as committed, get_ledger as get_ledger
+    from shared.ledger.writes import LeastBound as LeastBound
 else:
     # SQLAlchemy takes time to import.
     __getattr__ = lazy_exports(
@@ -52,5 +53,6 @@ else:
             "own_filter sum_costs window",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",
+            "writes": "LeastBound",
         },
     )

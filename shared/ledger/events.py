@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
@@ -19,6 +20,8 @@ from shared.types import AnalyticsEvent
 _MAX_VALUE_CHARS = 500
 _MAX_ENTRIES = 30
 _MAX_COST_USD = 1_000_000.0
+# A name of a few words cannot be a secret.
+_PLAIN_NAME = re.compile(r"[a-z]{1,12}(_[a-z]{1,12}){0,4}")
 
 
 def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> AttemptRow:
@@ -80,7 +83,7 @@ def safe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers and short texts without secrets; nothing else belongs in the ledger."""
     kept: dict[str, Any] = {}
     for key, value in list(metadata.items())[:_MAX_ENTRIES]:
-        name = redact(key, limit=60)
+        name = key if _PLAIN_NAME.fullmatch(key) else redact(key, limit=60)
         if isinstance(value, float) and not math.isfinite(value):
             kept[name] = None
         elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):

@@ -38,6 +38,7 @@ from shared.ledger.writes import (
     Entry,
     Event,
     Expired,
+    LeastBound,
     Settled,
     Start,
     apply,
@@ -92,7 +93,7 @@ class Ledger:
         row: AttemptRow,
         limits: Sequence[Limit] = (),
         *,
-        least_nano: int | None = None,
+        least: LeastBound | None = None,
         is_last: bool = True,
         is_part: bool = False,
     ) -> Future[Admission]:
@@ -102,7 +103,7 @@ class Ledger:
         Args:
             limits: Budgets that it is under; those that the ledger keeps join them.
 
-            least_nano: The bound of the shortest answer worth paying for. A budget that has room for that, but not for
+            least: Gives the bound of the shortest answer worth paying for. A budget that has room for that, but not for
                 the whole bound, refuses without a record, so that the caller can try again.
 
             is_last: Whether a refusal ends the call, also by a budget that lets the next model be tried.
@@ -115,7 +116,7 @@ class Ledger:
         Raises (the future):
             StoreError: The ledger cannot be written, and a budget applies that only it can keep.
         """
-        return self._submit(Start(row, tuple(limits), least_nano, is_last, is_part))
+        return self._submit(Start(row, tuple(limits), least, is_last, is_part))
 
     def settle(self, row: AttemptRow, limits: Sequence[Limit] = ()) -> Future[Admission]:
         """Commit how an attempt ended; the Admission holds the status of its budgets, none when the ledger is down."""

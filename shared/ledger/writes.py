@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -22,14 +22,18 @@ Row = dict[str, Any]
 Labels = Mapping[str, str]
 
 
+# Gives the bound, in nano-dollars, of the shortest answer worth paying for; None if the answer cannot be cut. It is
+# called only when a budget has no room for the whole bound.
+type LeastBound = Callable[[], int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """An attempt begins, if its limits have room for the most that it can cost."""
 
     row: AttemptRow
     limits: tuple[Limit, ...] = ()
-    # The bound of the shortest answer worth paying for; None where the answer cannot be cut.
-    least_nano: int | None = None
+    least: LeastBound | None = None
     # Whether the call ends when this attempt is refused, whatever the budget says; that of a part never ends it.
     is_last: bool = True
     is_part: bool = False
@@ -147,7 +151,8 @@ def _start(connection: Connection, write: _Statements, entry: Start) -> Admissio
     if refusing is None:
         _begin(connection, write, row, labels)
         return admission
-    if admission.reason == "no room" and entry.least_nano is not None and entry.least_nano <= admission.left_nano:
+    least_nano = entry.least() if entry.least is not None and admission.reason == "no room" else None
+    if least_nano is not None and least_nano <= admission.left_nano:
         return admission  # the answer can be cut to what is left
     ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
     refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
