@@ -41,7 +41,7 @@ def sees(wire_model: str, entry: Entry | None) -> bool | None:
 
 
 def does(task: TaskType, provider: str, wire_model: str, entry: Entry | None) -> bool | None:
-    """Whether a model does what is asked; None where nobody knows."""
+    """Whether a model does what is asked; None if unknown."""
     if task is TaskType.IMAGE_GENERATION:
         return makes_images(provider, wire_model, entry)
     if task is TaskType.VISION:

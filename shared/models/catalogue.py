@@ -77,7 +77,7 @@ def resolve(
     The candidate that `name` stands for, without its key.
 
     Raises:
-        ModelNotFound: Nobody knows the name, or (ModelRetired) its provider has shut it down and upgrades are off.
+        ModelNotFound: The name is unknown, or (ModelRetired) its provider has shut it down and upgrades are off.
     """
     config = catalogue.configs.get(name)
     if config is not None:
@@ -156,7 +156,7 @@ def look_up(
     name: str, task: TaskType = TaskType.CHAT_COMPLETION, overrides: Mapping[str, TableEntry] | None = None
 ) -> tuple[str | None, str, TableEntry | None]:
     """
-    Provider, name on the wire and table entry; provider None when nobody knows the name.
+    Provider, name on the wire and table entry; provider None if the name is unknown.
 
     Args:
         overrides: The user's own entries, which are put over the table's.

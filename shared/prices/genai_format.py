@@ -162,17 +162,17 @@ def _conditions(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _quoted(model: Mapping[str, Any], today: date) -> Quoted:
     """Prices of today, those of some hours, and those announced for later."""
-    standing: Mapping[str, Any] = _conditions(model)[0]["prices"]
+    base: Mapping[str, Any] = _conditions(model)[0]["prices"]
     hours: list[Mapping[str, Any]] = []
     later: list[Mapping[str, Any]] = []
     for one in _conditions(model):
         constraint = one.get("constraint")
         if constraint is None:
-            standing, hours = one["prices"], []
+            base, hours = one["prices"], []
         elif constraint["is"] == "TimeOfDateConstraint":
             hours.append(one)
         elif constraint["start_date"] <= today.isoformat():
-            standing, hours = one["prices"], []  # the last that holds counts
+            base, hours = one["prices"], []  # the last that holds counts
         else:
             later.append(one)
     variants = [
@@ -180,7 +180,7 @@ def _quoted(model: Mapping[str, Any], today: date) -> Quoted:
         for one in model.get("price_variants") or ()
         if (when := next(iter(one["when"].items()))) in _TIERS and len(one["when"]) == 1 and _active(one, today)
     ]
-    quotes = _by_key("default", standing)
+    quotes = _by_key("default", base)
     for tier, prices in variants:
         quotes = {**_by_key(tier, prices), **quotes}  # of several that hold, the first counts
     given = {price for (tier, _, unit), price in quotes.items() if tier == "default" and unit in ("input", "output")}

@@ -245,21 +245,21 @@ def _same_sizes(sources: Mapping[str, Quotes]) -> dict[str, Quotes]:
 
 @dataclass(frozen=True)
 class _Hours:
-    """One source's prices by the hour: the standing ones, and windows with others."""
+    """One source's prices by the hour: the base prices, and windows with others."""
 
-    standing: Mapping[str, Decimal]
+    base: Mapping[str, Decimal]
     windows: Sequence[Mapping[str, Any]]
 
     def at(self, day: int, clock: str) -> dict[str, Decimal]:
         """The prices at a time of the week (UTC)."""
         for window in self.windows:
             if day in window["days"] and any(within(hours, clock) for hours in window["hours"]):
-                return {**self.standing, **{unit: Decimal(usd) for unit, usd in window["prices"].items()}}
-        return dict(self.standing)
+                return {**self.base, **{unit: Decimal(usd) for unit, usd in window["prices"].items()}}
+        return dict(self.base)
 
     def most(self) -> dict[str, Decimal]:
         """The most expensive price of each unit."""
-        found = dict(self.standing)
+        found = dict(self.base)
         for window in self.windows:
             for unit, usd in window["prices"].items():
                 found[unit] = max(Decimal(usd), found.get(unit, Decimal(0)))
@@ -269,17 +269,15 @@ class _Hours:
 _CLOCKS = [f"{half // 2:02}:{half % 2 * 30:02}" for half in range(48)]
 
 
-def _times(sources: Mapping[str, _Hours], standing: Mapping[str, Decimal], prefer: str | None) -> list[Entry]:
+def _times(sources: Mapping[str, _Hours], base: Mapping[str, Decimal], prefer: str | None) -> list[Entry]:
     """The hours at which less is billed than at the most expensive one, in UTC, by half hours."""
     slots: dict[str, dict[int, list[int]]] = {}
     for day in range(1, 8):
         for half, clock in enumerate(_CLOCKS):
-            said = {name: hours.at(day, clock) for name, hours in sources.items() if hours.standing}
-            figures = {
-                unit: {name: prices[unit] for name, prices in said.items() if unit in prices} for unit in standing
-            }
+            said = {name: hours.at(day, clock) for name, hours in sources.items() if hours.base}
+            figures = {unit: {name: prices[unit] for name, prices in said.items() if unit in prices} for unit in base}
             billed = {unit: by.get(prefer or "", max(by.values())) for unit, by in figures.items() if by}
-            other = {unit: plain(unit, price) for unit, price in sorted(billed.items()) if price != standing[unit]}
+            other = {unit: plain(unit, price) for unit, price in sorted(billed.items()) if price != base[unit]}
             if other:
                 slots.setdefault(json.dumps(other), {}).setdefault(day, []).append(half)
     return [

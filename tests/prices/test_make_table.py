@@ -162,7 +162,7 @@ def test_a_vanished_name_is_kept_with_its_day() -> None:
 
 
 def test_a_size_of_one_source_is_compared_with_the_standing_price_of_the_other() -> None:
-    """A source without a higher price for long prompts says that the standing one holds; 199,999 is 200,000."""
+    """A source without a higher price for long prompts says that the base price holds; 199,999 is 200,000."""
     long = {"input_cost_per_token_above_200k_tokens": 4e-6, "output_cost_per_token_above_200k_tokens": 8e-6}
     tiered = {"is": "TieredPrices", "base": "2", "tiers": [{"is": "Tier", "start": 199999, "price": "4"}]}
     models, _ = made(litellm(gpt_7={**priced(2, 8), **long}), genai(model("gpt-7", {**ONE, "input_mtok": tiered})))
@@ -180,7 +180,7 @@ def hours(start: str, end: str) -> dict[str, Any]:
 
 
 def test_hours_of_two_sources_meet_at_the_more_expensive() -> None:
-    """The standing price is that of the peak; an hour is cheaper only where both sources say so."""
+    """The base price is that of the peak; an hour is cheaper only where both sources say so."""
     off_peak = {
         "input_cost_per_token": 1e-6,
         "output_cost_per_token": 4e-6,

@@ -187,7 +187,7 @@ def test_retry_after_as_a_date() -> None:
     ],
 )
 def test_connections_that_break(reply: Reply, kind: type[LLMError], outcome: str, stream: bool) -> None:
-    """Once the request has left nobody knows what became of it, except for a redirect, which is not followed."""
+    """Once the request has been sent its outcome is unknown, except for a redirect, which is not followed."""
     told = ask(candidate(), reply, stream=stream)
     assert type(told.failure) is kind, told.failure
     assert told.failure.outcome == outcome
