@@ -471,6 +471,6 @@ def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
         call.ledger.settle(attempt.row).result()
 
 
-async def _settle(call: Call, attempt: Attempt, limits: Sequence[Limit] = ()) -> Admission:
+async def _settle(call: Call, attempt: Attempt, limits: Sequence[Limit] | None = None) -> Admission:
     """See the attempt's final row into the ledger."""
     return Admission() if call.ledger is None else await _written(call, call.ledger.settle(attempt.row, limits))

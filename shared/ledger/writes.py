@@ -49,7 +49,8 @@ class Settled:
 
     row: Row
     labels: Labels = field(default_factory=dict)
-    limits: tuple[Limit, ...] = ()
+    # None: the status of its budgets is not asked for.
+    limits: tuple[Limit, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def apply(connection: Connection, entry: Entry) -> Admission:
             _begin(connection, write, row, labels)
         case Settled(row, labels, limits):
             _settle(connection, write, row, labels)
-            return Admission(accounts.statuses(connection, row, labels, limits))
+            return Admission() if limits is None else Admission(accounts.statuses(connection, row, labels, limits))
         case Expired(row):
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
                 _settle(connection, write, row, {})
