@@ -16,7 +16,6 @@ import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.budget import Limit
 from shared.calls.call import Attempt, Call, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
@@ -373,7 +372,7 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
         problem = error
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
-    admission = await _settle(call, attempt, call.limits)
+    admission = await _settle(call, attempt, with_statuses=True)
     if problem is not None:
         raise problem
     return response_of(call, attempt, answer, _left_nano(call, admission))
@@ -487,6 +486,8 @@ def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
         call.ledger.settle(attempt.row).result()
 
 
-async def _settle(call: Call, attempt: Attempt, limits: Sequence[Limit] = ()) -> Admission:
+async def _settle(call: Call, attempt: Attempt, *, with_statuses: bool = False) -> Admission:
     """Write the attempt's final row to the ledger, and wait until it is committed."""
-    return Admission() if call.ledger is None else await _written(call, call.ledger.settle(attempt.row, limits))
+    if call.ledger is None:
+        return Admission()
+    return await _written(call, call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses))

@@ -118,9 +118,18 @@ class Ledger:
         """
         return self._submit(Start(row, tuple(limits), least, is_last, is_part))
 
-    def settle(self, row: AttemptRow, limits: Sequence[Limit] = ()) -> Future[Admission]:
-        """Commit how an attempt ended; the Admission holds the status of its budgets, none when the ledger is down."""
-        return self._submit(Settled(stored(row), storable(row.labels), tuple(limits)))
+    def settle(
+        self, row: AttemptRow, limits: Sequence[Limit] = (), *, with_statuses: bool = False
+    ) -> Future[Admission]:
+        """
+        Commit how an attempt ended.
+
+        Args:
+            limits: Budgets that it is under; those that the ledger keeps join them.
+
+            with_statuses: Whether the Admission holds the status of these budgets. It has none while the ledger is down.
+        """
+        return self._submit(Settled(stored(row), storable(row.labels), tuple(limits), with_statuses))
 
     def annotate(self, attempt_id: uuid.UUID, metadata: Mapping[str, Any]) -> None:
         """Add metadata to an attempt, with the next commit or within a second."""
@@ -418,7 +427,7 @@ def _is_refusal(error: Exception) -> bool:
     """Whether it is the entry that is wrong, and not the database."""
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError) and not error.connection_invalidated
-    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError)
+    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError | OverflowError)
 
 
 def _short(error: Exception) -> str:

@@ -54,6 +54,7 @@ class Settled:
     row: Row
     labels: Labels = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
+    with_statuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,10 @@ def apply(connection: Connection, entry: Entry) -> Admission:
             return _start(connection, write, entry)
         case Begun(row, labels):
             _begin(connection, write, row, labels)
-        case Settled(row, labels, limits):
+        case Settled(row, labels):
             _settle(connection, write, row, labels)
-            return Admission(accounts.statuses(connection, row, labels, limits))
+            if entry.with_statuses:
+                return Admission(accounts.statuses(connection, row, labels, entry.limits))
         case Expired(row):
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
                 _settle(connection, write, row, {})

@@ -109,7 +109,7 @@ def submit(
         case "start":
             return ledger.start(AttemptRow(**row, labels=labels or {}), limits)
         case "settle":
-            return ledger.settle(AttemptRow(**row, labels=labels or {}), limits)
+            return ledger.settle(AttemptRow(**row, labels=labels or {}), limits, with_statuses=bool(limits))
         case "expire":
             return ledger._submit(Expired(stored(AttemptRow(**row))))
         case "event":

@@ -87,7 +87,7 @@ MUTATIONS = (
     Mutation(
         "lost settle",
         "shared/calls/flow.py",
-        "    admission = await _settle(call, attempt, call.limits)\n",
+        "    admission = await _settle(call, attempt, with_statuses=True)\n",
         "    admission = Admission()\n",
         _WAYS + "test_retry",
     ),
