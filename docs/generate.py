@@ -2,7 +2,7 @@
 
 Run with: make docs (or: uv run docs/generate.py); --check changes nothing and fails when something is stale.
 
-A block stands between `<!-- generated: name -->` and `<!-- end of name -->`.
+A block is the text between `<!-- generated: name -->` and `<!-- end of name -->`.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ CALLS, PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 2_000, 300
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Write what is stale, or with --check only show it.
+    Write everything that is out of date, or only show it with --check.
 
     Returns:
-        1 when --check found something stale, else 0.
+        1 if --check found something out of date, else 0.
     """
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail with a diff when something is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail with a diff if something is out of date"
+    )
     check = parser.parse_args(arguments).check
     stale = False
     for path in documents():
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(after, encoding="utf-8")
             print(f"{name} written")  # noqa: T201 - a script's progress
     if check and stale:
-        print("Stale; `make docs` updates them.")  # noqa: T201
+        print("Out of date; `make docs` updates them.")  # noqa: T201
     return int(check and stale)
 
 
@@ -91,7 +93,7 @@ def fill(text: str) -> str:
 
 
 def settings_fields() -> Iterator[tuple[str, str, str]]:
-    """Each setting as (variable, default, description); the default is "" where unset is the default."""
+    """Each setting as (variable, default, description); the default is "" if the setting is unset by default."""
     for field in Settings.model_fields.values():
         yield str(field.validation_alias), _default(field), " ".join((field.description or "").split())
 
@@ -105,12 +107,12 @@ def _default(field: FieldInfo) -> str:
 
 def settings_table() -> str:
     """Every environment variable of Settings."""
-    rows = [(f"`{name}`", f"`{default}`" if default else "", said) for name, default, said in settings_fields()]
+    rows = [(f"`{name}`", f"`{default}`" if default else "", meaning) for name, default, meaning in settings_fields()]
     return _table(("Variable", "Default", "Meaning"), rows)
 
 
 def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Provider, variables that may hold its key, and one model of it ("" where none is suggested)."""
+    """Each provider, the variables for its key, and one of its models ("" if none is suggested)."""
     suggested: Mapping[str, str] = model_facts()["suggested"]
     for provider in (*suggested, *(name for name in ("azure", *KEY_VARIABLES) if name not in suggested)):
         if provider != "cohere_chat":
@@ -118,16 +120,16 @@ def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def keys_table() -> str:
-    """Every provider whose key variable is worth naming."""
+    """Every provider whose key has a documented variable."""
     rows = [
         (f"`{provider}`", " or ".join(f"`{name}`" for name in names), f"`{model}`" if model else "")
         for provider, names, model in key_rows()
     ]
-    return _table(("Provider", "Key", "A model of it"), rows)
+    return _table(("Provider", "Key", "Example model"), rows)
 
 
 def env_example() -> str:
-    """The whole of .env.example: everything that may be set, commented out."""
+    """The content of .env.example: everything that can be set, commented out."""
     lines = [
         "# Copy to .env and uncomment what you need. The environment wins over .env; empty values are ignored.",
         "# Written by docs/generate.py (make docs).",
@@ -145,8 +147,8 @@ def env_example() -> str:
         "",
         "# --- Settings, with their defaults ---",
     ]
-    for name, default, said in settings_fields():
-        lines += ["", f"# {said}", f"# {name}={default}"]
+    for name, default, meaning in settings_fields():
+        lines += ["", f"# {meaning}", f"# {name}={default}"]
     return "\n".join(lines) + "\n"
 
 
@@ -155,7 +157,7 @@ def env_example() -> str:
 
 def tools_table() -> str:
     """Every tool, what it is for, and its arguments."""
-    from tools import ALL_TOOLS  # takes seconds, as agency-swarm does
+    from tools import ALL_TOOLS  # slow, because it imports agency-swarm
 
     rows = []
     for tool in ALL_TOOLS:
@@ -189,7 +191,7 @@ def help_text(*command: str) -> str:
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Every command of the CLI, groups' own included, as its words."""
+    """Every command of the CLI, including the groups, as a tuple of words."""
     return [words for words, _ in _walk(typer.main.get_command(cli.app), ())]
 
 
@@ -228,7 +230,7 @@ def _columns(table: sa.Table) -> str:
 
 # Errors
 
-# What the flow and the client raise themselves, beside the errors of providers' answers. `completed` is billed.
+# Errors that the flow and the client raise themselves, in addition to those of providers' answers.
 _RAISED_BY_US: Mapping[str, frozenset[str]] = {
     "AuthenticationError": frozenset({"not_sent"}),
     "BadResponse": frozenset({"completed"}),
@@ -274,7 +276,7 @@ _FAULTS: Sequence[tuple[str, Exception, Exchange]] = (
 
 
 def _events() -> Iterator[tuple[str, LLMError]]:
-    """What happens on the wire, and the error that it becomes."""
+    """Each event on the wire, and the error that it becomes."""
     for what, status, words in _REPLIES:
         body = b'{"error": {"message": "%s"}}' % words.encode()
         yield f"HTTP {what}", provider_errors.from_response(_CANDIDATE, status, {}, body)
@@ -332,7 +334,7 @@ def _charged(outcomes: Iterable[str]) -> str:
 
 
 def fault_tables() -> str:
-    """Every fault of the matrix, and its result."""
+    """Every fault of the matrix, and its outcome."""
     head = ("Fault", "In", "The caller gets", ">Attempts", "Next model?", "Recorded", "Cost", "In time")
     return "\n\n".join(f"### {name}\n\n{_table(head, map(_fault_row, cases))}" for name, cases in _faults())
 

@@ -399,7 +399,7 @@ class LLMClient:
         try:
             return self._plan(request, model, fallback_models, endpoint, time_limits)
         except LLMError as error:
-            patience = math.inf if limits.deadline_s is None else limits.deadline_s
+            patience = math.inf if time_limits.deadline_s is None else time_limits.deadline_s
             await record_refusal(self._ledger(), current_scope(), request, error, patience=patience)
             raise
 

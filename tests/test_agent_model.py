@@ -366,7 +366,7 @@ def test_conversations_do_not_mix(hosted: Double, ledger: Ledger) -> None:
 def test_what_openai_keeps_is_refused(hosted: Double, kept: dict[str, Any]) -> None:
     """A turn that would go on from what OpenAI keeps is refused unsent, since the rest of it would be lost."""
     turn: list[Any] = [None, "go", ModelSettings(), [], None, [], ModelTracing.DISABLED]
-    with pytest.raises(InvalidRequest, match="cannot go on"):
+    with pytest.raises(InvalidRequest, match="cannot use what is stored at OpenAI"):
         asyncio.run(budgeted(MINI).get_response(*turn, **{**_NOTHING_KEPT, **kept}))
     assert hosted.requests == []
 
@@ -392,7 +392,7 @@ def test_settings_that_are_refused(hosted: Double, settings: dict[str, Any]) -> 
 @pytest.mark.parametrize("names", [("", None), (None, None), (MINI, HAIKU), (MINI, [""]), (MINI, [1])])
 def test_names_that_are_none(names: tuple[Any, Any]) -> None:
     """What is no name of a model is refused when the agent is made."""
-    with pytest.raises(ConfigurationError, match="takes the name of a model"):
+    with pytest.raises(ConfigurationError, match="takes a model name and a list of model names"):
         budgeted(*names)
 
 

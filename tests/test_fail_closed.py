@@ -23,7 +23,7 @@ from tests.support.asking import HELLO, MINI, Way
 from tests.support.provider_double import Double
 
 FAULTS: dict[str, tuple[type[LLMError], str]] = {
-    "ledger": (StoreError, "no budget can be kept"),
+    "ledger": (StoreError, "no budget can be enforced"),
     "price": (BudgetExceeded, "is unknown, and a budget applies"),
     "tracking": (ConfigurationError, "needs cost tracking"),
     "clock": (BudgetExceeded, "clock is 3[56].. s behind"),

@@ -136,7 +136,7 @@ def test_models_are_a_list(models: Any) -> None:
 def test_what_was_given_to_one_customer_is_not_used_for_another(given: dict[str, Any]) -> None:
     """A worker that was started inside one customer's request fails loudly when it opens another customer's scope."""
     with scope(customer="acme", **given) as acme, scope(step="one"):
-        with pytest.raises(ConfigurationError, match="customer was given a budget or keys") as refused:
+        with pytest.raises(ConfigurationError, match="The label customer has a budget or keys") as refused:
             scope(customer="bolt").__enter__()
         assert "bolt" not in str(refused.value)
         assert "acme" not in str(refused.value)

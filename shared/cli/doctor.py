@@ -117,6 +117,7 @@ def _names() -> Iterator[Finding]:
     tools = importlib.util.find_spec("tools")
     shared = importlib.util.find_spec("shared")
     found = shared is not None and shared.origin is not None and tools is not None and tools.origin is not None
+    # mypy cannot see that `found` excludes None.
     if found and tools.origin.rsplit("/", 2)[0] == shared.origin.rsplit("/", 2)[0]:  # type: ignore[union-attr]
         yield Finding("names", "ok", "tools and shared are this checkout's")
     else:

@@ -98,7 +98,7 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
     with no_hints():
         try:
             config: Any = ProviderConfigManager.get_provider_chat_config(wire_model, known)
-        except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names that it does not know
+        except Exception:  # noqa: BLE001 - a config may need an optional package that is not installed
             return None
         wire = _wire(name, wire_model, config)
         if wire is None:

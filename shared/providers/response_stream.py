@@ -104,7 +104,12 @@ class ResponseStream[R: Outgoing | Request](AsyncGenerator[str | Answer, None]):
         """The next piece; nothing can be sent to the provider meanwhile."""
         return await self.__anext__()
 
-    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> str | Answer:  # noqa: ARG002
+    async def athrow(
+        self,
+        kind: Any,
+        value: Any = None,
+        trace: Any = None,  # noqa: ARG002 - part of AsyncGenerator's signature
+    ) -> str | Answer:
         """Close the stream and raise."""
         await self.aclose()
         raise kind if value is None else value

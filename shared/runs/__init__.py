@@ -1,4 +1,4 @@
-"""What tools and agent model share: runs and their loops, JSON Schema answers, image results."""
+"""What the tools and the agent model share: runs and their loops, JSON Schema answers, image results."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from shared.runs.loops import Caller as Caller, Watch as Watch, caller_of as caller_of, watch_of as watch_of
 else:
-    # jsonschema takes time to import.
+    # Lazy, because jsonschema is slow to import.
     __getattr__ = lazy_exports(
         __name__,
         {

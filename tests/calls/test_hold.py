@@ -233,7 +233,7 @@ def test_a_ledger_that_cannot_be_written(hosted: Double, tmp_path: Path, monkeyp
     path = tmp_path / "broken.sqlite3"
     path.write_text("This is no database. " * 100)
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{path}")
-    with pytest.raises(StoreError, match="no budget can be kept"):
+    with pytest.raises(StoreError, match="no budget can be enforced"):
         LLMClient(budget=Budget(5)).chat_completion(HELLO, model=MINI)
     assert hosted.requests == []
     assert LLMClient().chat_completion(HELLO, model=MINI).content

@@ -222,7 +222,7 @@ def test_what_is_no_window_is_an_invalid_request(wrong: dict[str, Any]) -> None:
 
 def test_an_unknown_zone_and_switched_off_tracking_are_configuration_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a zone or a ledger there is no report, and that is said."""
-    with pytest.raises(ConfigurationError, match="time zone is not known"):
+    with pytest.raises(ConfigurationError, match="time zone is unknown"):
         get_llm_costs(tz="Mars/Olympus")
     monkeypatch.setenv("LITELLM_COST_TRACKING", "false")
     with pytest.raises(ConfigurationError, match="Cost tracking is off"):

@@ -181,5 +181,5 @@ def test_a_left_over_answer_fails(tmp_path: Path) -> None:
     options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "1 scripted answers were never asked for" in done.stdout
-    assert "agentswarm-tools: models were scripted in 1 tests, no provider was asked" in done.stdout
+    assert "1 scripted answers were not used" in done.stdout
+    assert "agentswarm-tools: models were scripted in 1 tests, no provider was called" in done.stdout

@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "a refused record keeps others back",
         "shared/ledger/store.py",
-        "            if not _is_refusal(error):\n",
+        "            if not _is_invalid_entry(error):\n",
         "            if error:\n",
         "tests/ledger/test_spool.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[unknown-column]",
     ),
