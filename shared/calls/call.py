@@ -93,7 +93,7 @@ class Call:
     # The largest context window, in tokens, that turned out to be too small for the input.
     too_small: int = 0
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline_at - time.monotonic()
 

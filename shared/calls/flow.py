@@ -104,7 +104,7 @@ async def refuse_call(call: Call, error: LLMError) -> None:
         call_id=call.call_id,
         attempt_number=call.progress.next_attempt(),
         failed_calls=failed,
-        patience=max(call.left(), GRACE_S),
+        patience=max(call.seconds_left(), GRACE_S),
     )
 
 
@@ -189,10 +189,10 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         cooldowns.failed(state.candidate, error)
         if attempt is not None:
             attempt.outcome = error.outcome
-        may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.left()
+        may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
         schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=seconds_left)
         is_over = _is_over(call, schedule, error)
-        is_late = not is_over and schedule.wait() >= call.left()
+        is_late = not is_over and schedule.wait() >= call.seconds_left()
         if attempt is not None:
             await _settle_failed(call, attempt, error, ends_call=is_over or is_late)
             schedule.rest(state)
@@ -276,9 +276,9 @@ async def _check_room(call: Call, candidate: Candidate) -> None:
 async def _prepare(call: Call, candidate: Candidate) -> Candidate:
     """Prepare an attempt: check that the input fits, import LiteLLM, check permission, resize pictures."""
     await _check_room(call, candidate)
-    if call.left() <= 0:
+    if call.seconds_left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
-    ready = await _ready(call, candidate)
+    ready = await _make_ready(call, candidate)
     if call.scope.from_agent and not (ready.guarded or ready.listed):
         raise ModelNotAllowed(
             f"{candidate.requested} is not a model that agents may choose",
@@ -292,7 +292,7 @@ async def _prepare(call: Call, candidate: Candidate) -> Candidate:
 async def _begin(call: Call, candidate: Candidate) -> Attempt:
     """A new attempt, once a connection is free for it."""
     release = await acquire_slot(
-        candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left())
+        candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.seconds_left())
     )
     attempt = Attempt(candidate, call.request, start_row(call, candidate), release, Exchange(call.network))
     call.attempts.append(attempt)
@@ -302,23 +302,23 @@ async def _begin(call: Call, candidate: Candidate) -> Attempt:
 async def _send(call: Call, attempt: Attempt) -> str | Answer:
     """Send the request, and wait for the first item of its response."""
     attempt.began = time.monotonic()
-    limit = max(min(call.timeout, call.left()), GRACE_S)
+    limit = max(min(call.timeout, call.seconds_left()), GRACE_S)
     attempt.items = open_response(attempt.candidate, attempt.request, exchange=attempt.exchange, timeout=limit)
-    return await _next(call, attempt, attempt.items, limit)
+    return await _next_item(call, attempt, attempt.items, limit)
 
 
-async def _written(call: Call, write: Future[Admission]) -> Admission:
+async def _wait_for_commit(call: Call, write: Future[Admission]) -> Admission:
     """Wait until a settled row is committed; the deadline ends the wait, but the row is still written."""
     try:
-        return await committed(write, patience=max(call.left(), GRACE_S))
+        return await committed(write, patience=max(call.seconds_left(), GRACE_S))
     except TimeoutError:
         return Admission()
 
 
-async def _ready(call: Call, candidate: Candidate) -> Candidate:
+async def _make_ready(call: Call, candidate: Candidate) -> Candidate:
     """Do what is slow before the first request (import LiteLLM, start the local model), within the deadline."""
     try:
-        with anyio.fail_after(call.left()):
+        with anyio.fail_after(call.seconds_left()):
             return await make_ready(candidate, call.request.task)
     except TimeoutError:
         raise DeadlineExceeded(
@@ -326,13 +326,13 @@ async def _ready(call: Call, candidate: Candidate) -> Candidate:
         ) from None
 
 
-async def _next(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
+async def _next_item(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
     """The next item within `limit` seconds, and within the deadline."""
     try:
-        with anyio.fail_after(min(limit, call.left())):
+        with anyio.fail_after(min(limit, call.seconds_left())):
             return await anext(items)
     except TimeoutError:
-        kind = DeadlineExceeded if call.left() <= 0 else ProviderTimeout
+        kind = DeadlineExceeded if call.seconds_left() <= 0 else ProviderTimeout
         raise kind(
             f"{attempt.candidate.provider} did not answer in {time.monotonic() - attempt.began:.1f} s",
             provider=attempt.candidate.provider,
@@ -350,7 +350,7 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
         while isinstance(item, str):
             attempt.text.append(item)
             yield item
-            item = await _next(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
+            item = await _next_item(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
     except BaseException as error:
         interrupted = await _settle_interrupted(call, attempt, error)
         if interrupted is error:
@@ -375,10 +375,10 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
     admission = await _settle(call, attempt, with_statuses=True)
     if problem is not None:
         raise problem
-    return response_of(call, attempt, answer, _left_nano(call, admission))
+    return response_of(call, attempt, answer, _visible_budget_left(call, admission))
 
 
-def _left_nano(call: Call, admission: Admission) -> int | None:
+def _visible_budget_left(call: Call, admission: Admission) -> int | None:
     """Nano-dollars left of the tightest budget that the caller may see; None when there is none."""
     warn_when_near(admission.statuses)
     return min((each.left_nano for each in admission.statuses if call.scope.may_see(each.limit)), default=None)
@@ -490,4 +490,4 @@ async def _settle(call: Call, attempt: Attempt, *, with_statuses: bool = False) 
     """Write the attempt's final row to the ledger, and wait until it is committed."""
     if call.ledger is None:
         return Admission()
-    return await _written(call, call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses))
+    return await _wait_for_commit(call, call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses))

@@ -83,7 +83,7 @@ async def _start(call: Call, attempt: Attempt, least: LeastBound | None, is_last
         return Admission()
     write = call.ledger.start(attempt.row, call.limits, least=least, is_last=is_last, is_part=call.is_part)
     try:
-        return await committed(write, patience=max(call.left(), GRACE_S))
+        return await committed(write, patience=max(call.seconds_left(), GRACE_S))
     except TimeoutError:
         raise DeadlineExceeded(
             "The deadline passed while the ledger was busy",

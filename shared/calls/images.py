@@ -99,13 +99,13 @@ async def make_images(call: Call, options: ImageOptions, settings: Settings) -> 
     sizes = [min(per, count - done) for done in range(0, count, per)]
     call.progress.open_parts = len(sizes)
     parts = [call] if len(sizes) == 1 else [_part(call, n) for n in sizes]
-    results = await _together(parts)
+    results = await _run_parts(parts)
     answered = [found for found in results if isinstance(found, LLMResponse)]
     failures = [found for found in results if isinstance(found, LLMError)]
     if not answered:
         failures[0].cost = to_usd(_spent(parts)) if len(parts) > 1 else failures[0].cost
         raise failures[0]
-    response = _joined(call, parts, answered)
+    response = _combined(call, parts, answered)
     made = [image for part in parts if part.attempts for image in _images(part)]
     link = next((image.url for image in made if image.picture and image.url), None)
     response.content = link or response.images[0]["url"]
@@ -163,7 +163,7 @@ def _part(call: Call, n: int) -> Call:
     return replace(call, request=request, attempts=[], is_part=True)
 
 
-async def _together(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
+async def _run_parts(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
     """The response to each part, or its error, in order."""
     results = await gather(*(partial(answer_of, part) for part in parts))
     for result in results:
@@ -183,7 +183,7 @@ def _images(part: Call) -> tuple[MadeImage, ...]:
     return () if answer is None else answer.images
 
 
-def _joined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> LLMResponse:
+def _combined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> LLMResponse:
     """One response for the call, made of the responses to its parts."""
     first = found[0]
     if len(parts) == 1:
@@ -261,7 +261,7 @@ async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_th
         await refuse_call(call, error)
         raise
     call.finish = partial(_count_savings, call)
-    [result] = await _together([call])
+    [result] = await _run_parts([call])
     if isinstance(result, LLMError):
         raise result
     attempt = call.attempts[-1]

@@ -247,16 +247,16 @@ def failure(failures: Sequence[LLMError]) -> AllModelsFailed:
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or "://" in name or ".." in name or not _MODEL_NAME.fullmatch(name):
-        shown = "".join(c for c in str(name)[:60] if c.isprintable())
-        raise ModelNotAllowed(f"{shown!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
+        printable = "".join(c for c in str(name)[:60] if c.isprintable())
+        raise ModelNotAllowed(f"{printable!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
 
 
 def _check_described(candidate: Candidate, config: ModelConfig, task: TaskType) -> None:
     """
-    Hold a model of the user's own to what its ModelConfig says it does.
+    Check the task of a user-defined model against its ModelConfig.
 
     Raises:
-        InvalidRequest: It makes images and is asked for text, or the other way round.
+        InvalidRequest: It makes images and is used for text, or the other way round.
     """
     makes_images = config.task_type is TaskType.IMAGE_GENERATION
     if "task_type" in config.model_fields_set and makes_images is not (task is TaskType.IMAGE_GENERATION):

@@ -162,7 +162,9 @@ def test_what_may_be_paid_is_not_asked_for_again(
 ) -> None:
     """After a request whose outcome is unknown there is no retry and no fallback; its upper bound is recorded."""
     hosted.reply("openai", **reply)
-    with pytest.raises(kind, match="may have been made and charged") as caught:
+    with pytest.raises(
+        kind, match="may have been made, so the request is not retried: a retry would be charged again"
+    ) as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI], timeout=0.5)
     assert len(hosted.requests) == 1
     [row] = records(ledger)
