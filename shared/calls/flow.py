@@ -378,7 +378,7 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
         call.is_counted = True
     failed = call.progress.part_failed() if ends_call else 0
     if attempt.row.status == "refused":  # the ledger has recorded that itself
-        if call.is_part and failed:
+        if failed > attempt.row.failed_calls:
             attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
             await _settle(call, attempt)
         return
