@@ -70,6 +70,11 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
         if not call.is_counted:
             await refuse_call(call, final)
         raise final from None
+    except BaseException as error:
+        # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
+        if not call.is_counted and (call.attempts or call.is_part):
+            await refuse_call(call, error)
+        raise
     try:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
@@ -93,7 +98,7 @@ def _final_error(failures: Sequence[LLMError]) -> LLMError:
     return failures[0] if alone else failure(failures)
 
 
-async def refuse_call(call: Call, error: LLMError) -> None:
+async def refuse_call(call: Call, error: BaseException) -> None:
     """Record the end of a call that no attempt's row counts."""
     call.is_counted = True
     failed = call.progress.part_failed()
@@ -113,7 +118,7 @@ async def record_refusal(
     ledger: Ledger | None,
     scope: Scope,
     request: Request,
-    error: LLMError,
+    error: BaseException,
     *,
     call_id: uuid.UUID | None = None,
     attempt_number: int = 1,
@@ -123,9 +128,10 @@ async def record_refusal(
     """Record that a call, or one more attempt of it, was refused before anything was sent."""
     if ledger is None:
         return
-    model = error.model or "(refused)"
+    known = error if isinstance(error, LLMError) else LLMError()
+    model = known.model or "(refused)"
     row = AttemptRow.started(
-        Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN),
+        Candidate(model, model, known.provider or "(none)", model, rates=UNKNOWN),
         scope,
         call_id=call_id or new_id(),
         attempt_number=attempt_number,
@@ -135,7 +141,7 @@ async def record_refusal(
         lease_s=0,
     )
     with suppress(TimeoutError):
-        await committed(ledger.settle(row.refused(error.error_type, failed_calls=failed_calls)), patience)
+        await committed(ledger.settle(row.refused(type(error).__name__, failed_calls=failed_calls)), patience)
 
 
 async def _first_item(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str | Answer]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +45,58 @@ def test_a_deadline_that_passes_during_a_refusal(
     with pytest.raises(errors.DeadlineExceeded):
         client.chat_completion(HELLO, model=MINI, fallback_models=[NANO], deadline=60)
     assert counts(ledger) == (0, 1)
+
+
+async def cancelled(work: Any, when: asyncio.Event) -> None:
+    """Cancel a call at a moment of its own."""
+    task = asyncio.create_task(work)
+    await when.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_call_that_is_cancelled_during_a_pause(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while it waits to ask a model again, a call has failed."""
+    hosted.always("openai", status=503)
+
+    async def run() -> None:
+        pausing = asyncio.Event()
+
+        async def pause(_seconds: float) -> None:
+            pausing.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(flow, "_sleep", pause)
+        await cancelled(LLMClient().achat_completion(HELLO, model=MINI), pausing)
+
+    asyncio.run(run())
+    assert counts(ledger) == (0, 1)
+
+
+@pytest.mark.parametrize("at_once", ["1", "2", "3"])
+def test_a_call_for_images_that_is_cancelled(
+    at_once: str, hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many of its requests were under way when it was cancelled, a call for images has failed once."""
+    monkeypatch.setenv("AGENTSWARM_OUTPUT_DIR", str(tmp_path / "out"))
+    monkeypatch.setenv("AGENTSWARM_MAX_CONCURRENCY", at_once)
+
+    async def run() -> None:
+        all_sent, sent = asyncio.Event(), []
+
+        async def send(_call: Any, attempt: Any) -> None:
+            attempt.exchange.sent = True
+            sent.append(attempt)
+            if len(sent) == int(at_once):
+                all_sent.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(flow, "_send", send)
+        await cancelled(LLMClient().agenerate_image("a cat", model=GEMINI, n=3), all_sent)
+
+    asyncio.run(run())
+    assert counts(ledger) == (0, 1)
+    assert all(row["status"] != "started" for row in rows(ledger))
