@@ -351,12 +351,16 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    problem: BaseException | None = None
     if answer.usage.source != "provider" and not answer.images:
         messages = with_pictures(attempt.candidate, call.request)
-        usage = await anyio.to_thread.run_sync(count_tokens, attempt.candidate, messages, answer.text)
-        answer = replace(answer, usage=usage)
+        loop = asyncio.get_running_loop()
+        counting = loop.run_in_executor(None, count_tokens, attempt.candidate, messages, answer.text)
+        if await wait_shielded(counting):
+            problem = asyncio.CancelledError()
+        answer = replace(answer, usage=counting.result())
     attempt.answer = answer
-    metadata, problem = None, None
+    metadata = None
     try:
         metadata = await call.finish(attempt, answer) if call.finish is not None else None
     except BaseException as error:  # noqa: BLE001 - the answer is paid, whatever becomes of it; raised again below

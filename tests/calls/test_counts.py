@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from shared.calls import flow
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from tests.support.asking import HELLO, MINI, NANO
-from tests.support.ledger_rows import assert_exact, rows
-from tests.support.provider_double import Double
+from tests.support.ledger_rows import assert_exact, only, rows
+from tests.support.provider_double import Double, Fault
 
 GEMINI = "gemini/gemini-3.1-flash-image"
 
@@ -100,3 +101,33 @@ def test_a_call_for_images_that_is_cancelled(
     asyncio.run(run())
     assert counts(ledger) == (0, 1)
     assert all(row["status"] != "started" for row in rows(ledger))
+
+
+def test_an_answer_that_is_cancelled_while_it_is_counted(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the tokens of an answer without usage are counted, a call is settled as answered."""
+    hosted.always("openai", fault=Fault.USAGE_MISSING)
+    count = flow.count_tokens
+
+    async def run() -> None:
+        loop, counting, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def slow(*given: Any) -> Any:
+            loop.call_soon_threadsafe(counting.set)
+            go_on.wait(30)
+            return count(*given)
+
+        monkeypatch.setattr(flow, "count_tokens", slow)
+        task = asyncio.create_task(LLMClient().achat_completion(HELLO, model=MINI))
+        await counting.wait()
+        task.cancel()
+        loop.call_soon(go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert counts(ledger) == (1, 0)
+    row = only(ledger)
+    assert (row["status"], row["usage_source"]) == ("ok", "counted")
+    assert row["cost_nano"] > 0
