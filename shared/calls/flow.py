@@ -69,6 +69,11 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
         if not call.is_counted:
             await refuse_call(call, final)
         raise final from None
+    except BaseException as error:
+        # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
+        if not call.is_counted and (call.attempts or call.is_part):
+            await refuse_call(call, error)
+        raise
     try:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
@@ -92,7 +97,7 @@ def _final_error(failures: Sequence[LLMError]) -> LLMError:
     return failures[0] if first_is_enough else failure(failures)
 
 
-async def refuse_call(call: Call, error: LLMError) -> None:
+async def refuse_call(call: Call, error: BaseException) -> None:
     """Record the failure of a call that no attempt's row has counted yet."""
     call.is_counted = True
     failed = call.progress.part_failed()
@@ -112,7 +117,7 @@ async def record_refusal(
     ledger: Ledger | None,
     scope: Scope,
     request: Request,
-    error: LLMError,
+    error: BaseException,
     *,
     call_id: uuid.UUID | None = None,
     attempt_number: int = 1,
@@ -122,9 +127,10 @@ async def record_refusal(
     """Record that a call, or one more attempt of it, was refused before anything was sent."""
     if ledger is None:
         return
-    model = error.model or "(refused)"
+    known = error if isinstance(error, LLMError) else LLMError()
+    model = known.model or "(refused)"
     row = AttemptRow.started(
-        Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN),
+        Candidate(model, model, known.provider or "(none)", model, rates=UNKNOWN),
         scope,
         call_id=call_id or new_id(),
         attempt_number=attempt_number,
@@ -134,7 +140,7 @@ async def record_refusal(
         lease_s=0,
     )
     with suppress(TimeoutError):
-        await committed(ledger.settle(row.refused(error.error_type, failed_calls=failed_calls)), patience)
+        await committed(ledger.settle(row.refused(type(error).__name__, failed_calls=failed_calls)), patience)
 
 
 async def _first_item(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str | Answer]:
@@ -360,12 +366,16 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    problem: BaseException | None = None
     if answer.usage.source != "provider" and not answer.images:
         messages = with_pictures(attempt.candidate, call.request)
-        usage = await anyio.to_thread.run_sync(count_tokens, attempt.candidate, messages, answer.text)
-        answer = replace(answer, usage=usage)
+        loop = asyncio.get_running_loop()
+        counting = loop.run_in_executor(None, count_tokens, attempt.candidate, messages, answer.text)
+        if await wait_shielded(counting):
+            problem = asyncio.CancelledError()
+        answer = replace(answer, usage=counting.result())
     attempt.answer = answer
-    metadata, problem = None, None
+    metadata = None
     try:
         metadata = await call.finish(attempt, answer) if call.finish is not None else None
     except BaseException as error:  # noqa: BLE001 - the answer was paid for and must be settled first; raised below
@@ -393,7 +403,7 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
         call.is_counted = True
     failed = call.progress.part_failed() if ends_call else 0
     if attempt.row.status == "refused":  # the ledger has already recorded the refusal
-        if call.is_part and failed:
+        if failed > attempt.row.failed_calls:
             attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
             await _settle(call, attempt)
         return

@@ -137,7 +137,7 @@ def test_command_line(project: Project) -> None:
 def test_pytest_plugin(project: Project) -> None:
     """pytest finds our fixtures where the wheel is installed, and the example of docs/testing.md passes there."""
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    example, settings, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    _, example, settings = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (project.folder / "test_writer.py").write_text(example)
     (project.folder / "conftest.py").write_text(settings)
     said = project.run(sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "test_writer.py")
