@@ -396,3 +396,14 @@ def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) 
     ledger = Ledger(url)
     assert len(rows(ledger)) == 2
     ledger.close()
+
+
+def test_settling_again_keeps_what_an_event_has_added(store: Ledger) -> None:
+    """An entry that is replayed after it was committed takes no metadata away."""
+    row = settled(metadata={"images": ["a.png"]})
+    write(store, "settle", row)
+    write(store, "metadata", {"attempt_id": row["attempt_id"], "metadata": {"note": "kept"}})
+    write(store, "settle", row)
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
+    write(store, "settle", row | {"metadata": None})
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
