@@ -7,6 +7,7 @@ import atexit
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import uuid
@@ -147,6 +148,9 @@ class Ledger:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
                 self._writer.start()
                 atexit.register(_flush_at_exit, self, os.getpid())
+                # Its processes end without atexit.
+                if (util := sys.modules.get("multiprocessing.util")) is not None:
+                    util.Finalize(None, _flush_at_exit, (self, os.getpid()), exitpriority=0)
         return done
 
     def _work(self) -> None:
