@@ -170,10 +170,11 @@ class Ledger:
         while True:
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            if any(item.is_urgent for item in batch):
+            left = until - time.monotonic()
+            if left <= 0 or any(item.is_urgent for item in batch):
                 return batch
             try:
-                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+                batch.append(self._queue.get(timeout=left))
             except Empty:
                 return batch
 
