@@ -7,6 +7,7 @@ import atexit
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import uuid
@@ -152,6 +153,9 @@ class Ledger:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
                 self._writer.start()
                 atexit.register(_flush_at_exit, self, os.getpid())
+                # Its processes end without atexit.
+                if (util := sys.modules.get("multiprocessing.util")) is not None:
+                    util.Finalize(None, _flush_at_exit, (self, os.getpid()), exitpriority=0)
         return done
 
     def _work(self) -> None:
@@ -174,10 +178,11 @@ class Ledger:
         while True:
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            if any(item.is_urgent for item in batch):
+            left = until - time.monotonic()
+            if left <= 0 or any(item.is_urgent for item in batch):
                 return batch
             try:
-                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+                batch.append(self._queue.get(timeout=left))
             except Empty:
                 return batch
 

@@ -170,3 +170,20 @@ def test_no_exception_group_leaves_a_call(
     monkeypatch.setattr("shared.calls.images.load_picture", break_down)
     with pytest.raises(RuntimeError, match="out of memory"):
         LLMClient().vision_completion(HELLO, ["a.png", "b.png"])
+
+
+def test_events_of_a_worker_process_are_written_at_its_end(ledger: Ledger) -> None:
+    """A process of multiprocessing that ends right after an event has written it, as its parent has."""
+    code = (
+        "import multiprocessing\n"
+        "from shared.analytics import AnalyticsEvent, EventType, record_event\n"
+        "def record(name):\n"
+        "    record_event(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name=name))\n"
+        "record('Parent')\n"
+        "child = multiprocessing.get_context('fork').Process(target=record, args=('Child',))\n"
+        "child.start()\n"
+        "child.join()\n"
+    )
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    subprocess.run(command, cwd=ROOT, env=dict(os.environ), timeout=60, check=True)
+    assert sorted(row["tool"] for row in rows(ledger, event)) == ["Child", "Parent"]

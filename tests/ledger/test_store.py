@@ -8,8 +8,9 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,7 +23,8 @@ from shared.internal.clock import new_id
 from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
-from shared.ledger.store import Ledger
+from shared.ledger.store import Ledger, _Item
+from shared.ledger.writes import Event
 from tests.support.ledger_rows import (
     NOON_US,
     assert_exact,
@@ -396,3 +398,35 @@ def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) 
     ledger = Ledger(url)
     assert len(rows(ledger)) == 2
     ledger.close()
+
+
+def test_settling_again_keeps_what_an_event_has_added(store: Ledger) -> None:
+    """An entry that is replayed after it was committed takes no metadata away."""
+    row = settled(metadata={"images": ["a.png"]})
+    write(store, "settle", row)
+    write(store, "metadata", {"attempt_id": row["attempt_id"], "metadata": {"note": "kept"}})
+    write(store, "settle", row)
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
+    write(store, "settle", row | {"metadata": None})
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
+
+
+class _Endless(SimpleQueue[_Item]):
+    """A queue that gets one more event each time it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def get(self, block: bool = True, timeout: float | None = None) -> _Item:
+        self.waits += 1
+        assert self.waits < 1000, "the batch never ends"
+        return _Item(Event({}), Future())
+
+
+def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that never stop coming are committed after a second all the same."""
+    monkeypatch.setattr("shared.ledger.store._RIDE_S", 0.0)
+    store = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    store._queue = _Endless()
+    assert len(store._next_batch()) < 10
