@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -30,6 +31,10 @@ app.add_typer(prices, name="prices", help="What models cost by the price table, 
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
 
 
+# How hints name the arguments of Python functions that are options here.
+_ARGUMENT = re.compile(r"\b(days|since|until|tz|by)=")
+
+
 @app.callback(invoke_without_command=True)
 def main_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
@@ -46,7 +51,7 @@ def _errors_as_text() -> Iterator[None]:
     try:
         yield
     except LLMError as error:
-        err.print(f"Error: {printable_lines(str(error))}")
+        err.print(f"Error: {_ARGUMENT.sub(r'--\1 ', printable_lines(str(error)))}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

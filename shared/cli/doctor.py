@@ -149,7 +149,7 @@ def _retiring(settings: Settings) -> Iterator[Finding]:
     except LLMError:
         return  # the store's own finding says so
     for retirement, named_by in soon:
-        text = f"{retirement.model} {retirement_text(retirement)} (in {', '.join(named_by)})"
+        text = f"{retirement.model}, {retirement_text(retirement)} (in {', '.join(named_by)})"
         yield Finding("retiring", "note", text)
 
 

@@ -44,7 +44,7 @@ def models(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models with known names and their prices (US$ per million tokens, or for one image)."""
+    """List the known models and their prices (US$ per million tokens or per image)."""
     wanted = [word.lower() for word in words or ()]
     if retiring_within is not None:
         _show_retiring(_days(retiring_within), wanted, as_json)

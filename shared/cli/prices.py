@@ -38,7 +38,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 @prices.command()
 def show(model: Annotated[str, typer.Argument(help="The model's name.")], as_json: AsJson = False) -> None:
-    """Show what is known about a model: every price with its source, limits, abilities, retirement."""
+    """Show every price of a model, with its source, limits, abilities and retirement."""
     catalogue = Catalogue.load(load_settings())
     retirement = retirement_of(model, catalogue)
     known = known_model(model, catalogue)
@@ -171,7 +171,7 @@ def retirement_text(retirement: Retirement) -> str:
     if retirement.successor is None:
         return f"{day}{when}; no successor is known"
     changes = [
-        f"{name} {change:+g} %"
+        f"{name} {change:+g} %" if change else f"{name} unchanged"
         for name, change in (
             ("input", retirement.input_change_percent),
             ("output", retirement.output_change_percent),
