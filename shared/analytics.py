@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -36,6 +36,7 @@ from shared.ledger import (
     uuid_of,
     window,
 )
+from shared.prices import price_table
 from shared.reports import render
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
@@ -102,8 +103,9 @@ def get_llm_costs(
         turns were not tracked, so that no total includes those), budgets (those that apply here now: limit, used and
         left in US$, with running calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at
         the rate of the last 24 hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by
-        scaling images down before they were sent; US$), since, until, timezone, store, and waiting_records (records
-        that could not be written yet, and are in no figure).
+        scaling images down before they were sent; US$), since, until, timezone, store, waiting_records (records that
+        could not be written yet, and are in no figure), and price_table (date and version of the built-in prices, and
+        age_days).
 
     Raises:
         InvalidRequest: The window is not a span of time.
@@ -133,7 +135,15 @@ def costs_of(
     costs |= image_savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
+    costs["price_table"] = price_table_age()
     return costs
+
+
+def price_table_age() -> dict[str, Any]:
+    """The date and version of the built-in price table, and its age in days."""
+    table = price_table()
+    age = datetime.now(UTC).date() - date.fromisoformat(table.date)
+    return {"date": table.date, "version": table.version, "age_days": max(age.days, 0)}
 
 
 def _budgets(ledger: Ledger) -> list[dict[str, Any]]:

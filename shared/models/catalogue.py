@@ -34,7 +34,7 @@ PROXY_PROVIDERS = frozenset({"github_copilot", "chatgpt", "litellm_proxy", "ooba
 ENDPOINT_OF_NOBODY = frozenset({"custom", "custom_openai"})
 PROVIDER_NAMES = {"cohere_chat": "cohere", "text-completion-openai": "openai", "vertex_ai_beta": "vertex_ai"}
 # What an entry of the user's prices says about money: the table's own is left out where there is any.
-_MONEY = frozenset({"prices", "above", "times", "changes", "disputed", "sizes", "free"})
+MONEY = frozenset({"prices", "above", "times", "changes", "disputed", "sizes", "free"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def look_up(
     """
     provider, wire_model, entry = _look_up(name, task)
     own = (
-        next((overrides[key] for key in _keys(name, provider, wire_model) if key in overrides), None)
+        next((overrides[key] for key in keys_of(name, provider, wire_model) if key in overrides), None)
         if overrides
         else None
     )
@@ -174,14 +174,14 @@ def look_up(
     return provider, wire_model, _overlaid(entry or {}, own)
 
 
-def _keys(name: str, provider: str | None, wire_model: str) -> tuple[str, ...]:
+def keys_of(name: str, provider: str | None, wire_model: str) -> tuple[str, ...]:
     """The names by which the user's file may price a model."""
     return name, f"{provider}/{wire_model}", wire_model
 
 
 def _overlaid(entry: TableEntry, own: TableEntry) -> TableEntry:
-    if not _MONEY.isdisjoint(own):
-        entry = {key: value for key, value in entry.items() if key not in _MONEY}
+    if not MONEY.isdisjoint(own):
+        entry = {key: value for key, value in entry.items() if key not in MONEY}
     return {**entry, **own}
 
 
@@ -244,8 +244,8 @@ def _rates(
     own_endpoint: bool,
 ) -> Rates:
     """The user's price first, then the table's; a model at somebody's own endpoint has no price in the table."""
-    for key in _keys(name, provider, wire_model):
-        if entry is not None and not _MONEY.isdisjoint(catalogue.overrides.get(key, ())):
+    for key in keys_of(name, provider, wire_model):
+        if entry is not None and not MONEY.isdisjoint(catalogue.overrides.get(key, ())):
             return rates_of(entry, service_tier=service_tier, version=catalogue.overrides_version)
     if provider in KEYLESS_PROVIDERS:
         return FREE
@@ -256,13 +256,13 @@ def _rates(
 
 def retirement(provider: str | None, wire_model: str) -> Mapping[str, Any] | None:
     """What is known of a model that is shut down by today; None when it is alive."""
-    found = _retired(f"{provider}/{wire_model}")
+    found = announced_retirement(f"{provider}/{wire_model}")
     if found is None or (found["date"] and date.fromisoformat(found["date"]) > datetime.now(UTC).date()):
         return None
     return found
 
 
-def _retired(name: str) -> Mapping[str, Any] | None:
+def announced_retirement(name: str) -> Mapping[str, Any] | None:
     """
     The end of a model, past or announced, with `date` (None: not verified), `successor` and `source`.
 
@@ -336,11 +336,25 @@ def chat_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
     ]
 
 
+def image_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
+    """Known models that make images, as `chat_models` has those of chat."""
+    table, values = price_table(), environment()
+    names = [*table.in_mode("image_generation"), *table.in_mode("image_edit")]
+    return [
+        (rest if table.bare.get(rest) == full else full, provider, rates_of(table[full]))
+        for full, (provider, rest) in ((full, _split(full)) for full in names)
+        if "vanished" not in table[full]
+        and (not usable or any(variable in values for variable in key_variables(provider)))
+    ]
+
+
 def retired_models() -> dict[str, str]:
     """What to say of each model that its provider has shut down, or will."""
     names = sorted({*model_facts()["retired"], *price_table().naming("retires")})
-    found = {name: facts for name in names if (facts := _retired(name)) is not None}
+    found = {name: facts for name in names if (facts := announced_retirement(name)) is not None}
+    today = datetime.now(UTC).date().isoformat()
     return {
-        name: f"{name}: shut down {facts['date'] or '(day not verified)'}, use {facts['successor']} ({facts['source']})"
+        name: f"{name}: {'retires' if (facts['date'] or '') > today else 'shut down'} "
+        f"{facts['date'] or '(day not verified)'}, use {facts['successor']} ({facts['source']})"
         for name, facts in found.items()
     }

@@ -4,9 +4,11 @@ from shared.prices.bound import affordable_output, max_prompt_tokens, only_text,
 from shared.prices.cost import price, token_cost
 from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
+from shared.prices.units import TOKENS
 
 __all__ = [
     "FREE",
+    "TOKENS",
     "UNKNOWN",
     "PriceTable",
     "TableEntry",
