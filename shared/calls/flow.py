@@ -187,6 +187,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         if attempt is not None:
             await _settle_failed(call, attempt, error, ends_call=over or late)
             schedule.rest(state)
+            late = late or (not over and schedule.wait() >= call.left())  # settling takes time too
         if late:
             raise _too_late(schedule) from None
         raise

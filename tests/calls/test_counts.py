@@ -131,3 +131,27 @@ def test_an_answer_that_is_cancelled_while_it_is_counted(
     row = only(ledger)
     assert (row["status"], row["usage_source"]) == ("ok", "counted")
     assert row["cost_nano"] > 0
+
+
+def test_a_pause_that_no_longer_fits_is_not_begun(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When settling an attempt has taken what the deadline left for the pause, the call ends at once and has failed."""
+    hosted.always("openai", status=503, headers={"retry-after": "20"})
+    settle, pauses = flow._settle, []
+
+    async def slow(call: Any, attempt: Any) -> Any:
+        admission = await settle(call, attempt)
+        call.deadline_at = time.monotonic() + 10
+        return admission
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(flow, "_settle", slow)
+    monkeypatch.setattr(flow, "_sleep", pause)
+    with pytest.raises(errors.DeadlineExceeded):
+        LLMClient().chat_completion(HELLO, model=MINI, deadline=60)
+    assert pauses == []
+    assert len(hosted.requests) == 1
+    assert counts(ledger) == (0, 1)
