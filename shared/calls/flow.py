@@ -369,6 +369,8 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
     admission = await _settle(call, attempt, call.limits)
+    if isinstance(problem, LLMError):
+        problem.cost = to_usd(attempt.row.cost_nano)
     if problem is not None:
         raise problem
     return response_of(call, attempt, answer, _left_nano(call, admission))

@@ -155,3 +155,19 @@ def test_a_pause_that_no_longer_fits_is_not_begun(
     assert pauses == []
     assert len(hosted.requests) == 1
     assert counts(ledger) == (0, 1)
+
+
+def test_an_image_that_cannot_be_saved_has_its_cost(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error of an image that was made and could be saved nowhere says what was charged for it."""
+    monkeypatch.setenv("AGENTSWARM_OUTPUT_DIR", str(tmp_path / "out"))
+
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise errors.StoreError("The image could not be saved")
+
+    monkeypatch.setattr("shared.calls.images.save_picture", fail)
+    with pytest.raises(errors.StoreError, match="Charged") as caught:
+        LLMClient().generate_image("a cat")
+    assert caught.value.cost == only(ledger)["cost_nano"] / 1e9 > 0
+    assert counts(ledger) == (1, 0)
