@@ -23,7 +23,13 @@ HELLO: list[dict[str, Any]] = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": [{"type": "text", "text": "Hello you"}]},
 ]
-MODELS = ["openai/gpt-5.4-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-3.5-flash", "watsonx/x"]
+MODELS = [
+    "openai/gpt-5.4-mini",
+    "anthropic/claude-haiku-4-5",
+    "gemini/gemini-3.5-flash",
+    "openai/gpt-5.4-pro",
+    "watsonx/x",
+]
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, id=name) for name, way in WAYS.items()])

@@ -202,6 +202,8 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         if attempt is not None:
             await _settle_failed(call, attempt, error, ends_call=is_over or is_late)
             schedule.rest(state)
+            # Settling takes time too.
+            is_late = is_late or (not is_over and schedule.wait() >= call.seconds_left())
         if is_late:
             raise _too_late(schedule) from None
         raise
@@ -383,6 +385,8 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
     admission = await _settle(call, attempt, with_statuses=True)
+    if isinstance(problem, LLMError):
+        problem.cost = to_usd(attempt.row.cost_nano)
     if problem is not None:
         raise problem
     return response_of(call, attempt, answer, _visible_budget_left(call, admission))

@@ -45,8 +45,8 @@ def _prepare(candidate: Candidate, task: TaskType) -> Candidate:
 
 def _with_guarded(candidate: Candidate, task: TaskType) -> Candidate:
     """The candidate with `guarded` as its requests will be sent."""
-    if task is TaskType.IMAGE_GENERATION:
-        return replace(candidate, guarded=True)  # image requests always use our transport
+    if task is TaskType.IMAGE_GENERATION or candidate.answered_at is not None:
+        return replace(candidate, guarded=True)  # these always use our transport
     is_guarded = candidate.guarded and endpoint_of(candidate) is not None
     return candidate if is_guarded == candidate.guarded else replace(candidate, guarded=is_guarded)
 

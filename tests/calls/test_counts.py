@@ -131,3 +131,43 @@ def test_an_answer_that_is_cancelled_while_it_is_counted(
     row = only(ledger)
     assert (row["status"], row["usage_source"]) == ("ok", "counted")
     assert row["cost_nano"] > 0
+
+
+def test_a_pause_that_no_longer_fits_is_not_begun(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When settling an attempt has taken what the deadline left for the pause, the call ends at once and has failed."""
+    hosted.always("openai", status=503, headers={"retry-after": "20"})
+    settle, pauses = flow._settle, []
+
+    async def slow(call: Any, attempt: Any) -> Any:
+        admission = await settle(call, attempt)
+        call.deadline_at = time.monotonic() + 10
+        return admission
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(flow, "_settle", slow)
+    monkeypatch.setattr(flow, "_sleep", pause)
+    with pytest.raises(errors.DeadlineExceeded):
+        LLMClient().chat_completion(HELLO, model=MINI, deadline=60)
+    assert pauses == []
+    assert len(hosted.requests) == 1
+    assert counts(ledger) == (0, 1)
+
+
+def test_an_image_that_cannot_be_saved_has_its_cost(
+    hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error of an image that was made and could be saved nowhere says what was charged for it."""
+    monkeypatch.setenv("AGENTSWARM_OUTPUT_DIR", str(tmp_path / "out"))
+
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise errors.StoreError("The image could not be saved")
+
+    monkeypatch.setattr("shared.calls.images.save_picture", fail)
+    with pytest.raises(errors.StoreError, match="Charged") as caught:
+        LLMClient().generate_image("a cat")
+    assert caught.value.cost == only(ledger)["cost_nano"] / 1e9 > 0
+    assert counts(ledger) == (1, 0)
