@@ -158,7 +158,7 @@ def test_pictures_are_seen(hosted: Double, ask: Ask) -> None:
     assert {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}} in messages_of(hosted)[-1]["content"]
 
 
-class Verdict(BaseModel):
+class Review(BaseModel):
     """A structured answer."""
 
     good: bool
@@ -171,8 +171,8 @@ def test_structured_output(hosted: Double, ask: Ask, model: str) -> None:
     """An output_type is asked for as a JSON Schema, and the answer is of that type."""
     hosted.always("openai", text='{"good": true, "why": "it works"}')
     hosted.always("anthropic", text='{"good": true, "why": "it works"}')
-    told = ask(Agency(agent("A", budgeted(model, []), output_type=Verdict)))
-    assert told.output == Verdict(good=True, why="it works")
+    told = ask(Agency(agent("A", budgeted(model, []), output_type=Review)))
+    assert told.output == Review(good=True, why="it works")
     assert '"why"' in json.dumps(hosted.requests[0].body)
 
 

@@ -66,7 +66,7 @@ def test_the_length_is_always_sent_under_a_budget(hosted: Double) -> None:
 
 
 def test_each_fallback_is_held_anew(hosted: Double, ledger: Ledger) -> None:
-    """A fallback that is dearer than what is left is refused, though the model before it fitted."""
+    """A fallback that could cost more than is left is refused, although the model before it fitted."""
     hosted.always("openai", status=503)
     client = LLMClient(budget=Budget(0.0005, "total"), max_retries=0)
     with pytest.raises(BudgetExceeded, match=r"anthropic/claude-haiku-4-5 could cost"):
@@ -91,7 +91,7 @@ def test_downgrade_takes_the_model_that_fits(hosted: Double) -> None:
 
 
 def test_the_error_names_what_would_fit(hosted: Double) -> None:
-    """Refused, the caller is told the dearest of the models that it named that would still fit."""
+    """The refusal names the most expensive of the named models that would still fit."""
     with pytest.raises(BudgetExceeded, match=r"openai/gpt-5\.4-nano would fit\."):
         LLMClient(budget=Budget(0.002, "total")).chat_completion(
             HELLO, model=MINI, fallback_models=[NANO], max_tokens=1000

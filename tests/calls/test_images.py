@@ -160,7 +160,7 @@ def test_an_event_claims_the_whole_call(n: int, hosted: Double, out: Path) -> No
 def test_what_may_be_paid_is_not_asked_for_again(
     reply: dict[str, Any], kind: type[errors.LLMError], hosted: Double, out: Path, ledger: Ledger
 ) -> None:
-    """After a request whose end nobody knows there is no retry and no fallback; its upper bound is recorded."""
+    """After a request whose outcome is unknown there is no retry and no fallback; its upper bound is recorded."""
     hosted.reply("openai", **reply)
     with pytest.raises(kind, match="may have been made and charged") as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI], timeout=0.5)

@@ -196,7 +196,7 @@ maybe = st.none() | prices
 
 @st.composite
 def rates_with(draw: Callable[[Any], Any], *, tiers: bool = True) -> Rates:
-    """Rates as the table can have them: tiers may be cheaper, dearer or without some of their prices."""
+    """Rates as the table can have them: tiers may be cheaper, more expensive or without some of their prices."""
     base = {name: draw(maybe) for name in ("cached", "cache_write", "cache_write_1h", "reasoning", "per_request")}
     rates = Rates(input=draw(prices), output=draw(prices), source="table", **base)
     if not tiers:
@@ -315,8 +315,8 @@ def test_no_request_costs_more_than_its_bound(
         assert cost <= bound
 
 
-def test_a_bound_is_reached_by_the_dearest_answer() -> None:
-    """The bound is the dearest kind of input and of output for all that is allowed, and not more."""
+def test_a_bound_is_reached_by_the_most_expensive_answer() -> None:
+    """The bound is the most expensive kind of input and of output for all that is allowed, and not more."""
     asked = request([{"role": "user", "content": "Hello"}], {"max_tokens": 100, "n": 3})
     prompt = max_prompt_tokens(asked)
     assert upper_bound(candidate(RATES), asked) == prompt * 6000 + 300 * 20000  # No tier of 200k tokens in reach.

@@ -140,11 +140,11 @@ def test_no_size_costs_more_than_auto(width: int, height: int, quality: str) -> 
         return
     exact = output_tokens("gpt-image-2", ImageRequest(size=f"{width}x{height}", quality=quality))
     auto = output_tokens("gpt-image-2", ImageRequest(size="auto", quality=quality))
-    dearest = output_tokens("gpt-image-2", ImageRequest(size="auto", quality="auto"))
+    highest = output_tokens("gpt-image-2", ImageRequest(size="auto", quality="auto"))
     assert exact is not None
     assert auto is not None
-    assert dearest is not None
-    assert exact <= auto <= dearest
+    assert highest is not None
+    assert exact <= auto <= highest
 
 
 def test_the_bound_holds_input_and_output() -> None:
