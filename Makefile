@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test record record-live check soak bench docs lock clean
+.PHONY: help demo test record record-live check soak bench docs prices lock clean
 
 PY := .venv/bin/python
 PYTHON_VERSION := $(shell cat .python-version)
@@ -44,6 +44,9 @@ bench: .venv/.ready ## Measure the overhead of a call on top of the provider's o
 
 docs: .venv/.ready ## Regenerate the generated parts of README.md, docs/ and .env.example
 	$(PY) docs/generate.py
+
+prices: .venv/.ready ## Write the price table anew from its two sources, and show what changed
+	$(PY) -m shared.prices.make_table
 
 COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version $(PYTHON_VERSION) \
   --no-header --no-annotate -q $(if $(UPGRADE),--upgrade)

@@ -2,7 +2,7 @@
 
 Run with: make docs (or: uv run docs/generate.py); --check changes nothing and fails when something is stale.
 
-A block stands between `<!-- generated: name -->` and `<!-- end of name -->`.
+A block is the text between `<!-- generated: name -->` and `<!-- end of name -->`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,13 @@ from shared.config import Settings
 from shared.errors import LLMError
 from shared.internal.money import to_usd
 from shared.ledger import schema
-from shared.models.catalogue import chat_models
 from shared.models.image_options import IMAGE_MODELS
 from shared.models.keys import KEY_VARIABLES, key_variables
-from shared.prices.cost import token_cost
-from shared.prices.table import UNKNOWN, model_facts, table_version
+from shared.models.names import model_facts
+from shared.prices import UNKNOWN, TableEntry, price_table, rates_of, token_cost
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
-from shared.types import Candidate, Rates, Usage
+from shared.types import Candidate, Rates, Unit, Usage
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
 
@@ -51,13 +51,15 @@ CALLS, PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 2_000, 300
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Write what is stale, or with --check only show it.
+    Write everything that is out of date, or only show it with --check.
 
     Returns:
-        1 when --check found something stale, else 0.
+        1 if --check found something out of date, else 0.
     """
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail with a diff when something is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail with a diff if something is out of date"
+    )
     check = parser.parse_args(arguments).check
     stale = False
     for path in documents():
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(after, encoding="utf-8")
             print(f"{name} written")  # noqa: T201 - a script's progress
     if check and stale:
-        print("Stale; `make docs` updates them.")  # noqa: T201
+        print("Out of date; `make docs` updates them.")  # noqa: T201
     return int(check and stale)
 
 
@@ -91,7 +93,7 @@ def fill(text: str) -> str:
 
 
 def settings_fields() -> Iterator[tuple[str, str, str]]:
-    """Each setting as (variable, default, description); the default is "" where unset is the default."""
+    """Each setting as (variable, default, description); the default is "" if the setting is unset by default."""
     for field in Settings.model_fields.values():
         yield str(field.validation_alias), _default(field), " ".join((field.description or "").split())
 
@@ -105,12 +107,12 @@ def _default(field: FieldInfo) -> str:
 
 def settings_table() -> str:
     """Every environment variable of Settings."""
-    rows = [(f"`{name}`", f"`{default}`" if default else "", said) for name, default, said in settings_fields()]
+    rows = [(f"`{name}`", f"`{default}`" if default else "", meaning) for name, default, meaning in settings_fields()]
     return _table(("Variable", "Default", "Meaning"), rows)
 
 
 def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Provider, variables that may hold its key, and one model of it ("" where none is suggested)."""
+    """Each provider, the variables for its key, and one of its models ("" if none is suggested)."""
     suggested: Mapping[str, str] = model_facts()["suggested"]
     for provider in (*suggested, *(name for name in ("azure", *KEY_VARIABLES) if name not in suggested)):
         if provider != "cohere_chat":
@@ -118,16 +120,16 @@ def key_rows() -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def keys_table() -> str:
-    """Every provider whose key variable is worth naming."""
+    """Every provider whose key has a documented variable."""
     rows = [
         (f"`{provider}`", " or ".join(f"`{name}`" for name in names), f"`{model}`" if model else "")
         for provider, names, model in key_rows()
     ]
-    return _table(("Provider", "Key", "A model of it"), rows)
+    return _table(("Provider", "Key", "Example model"), rows)
 
 
 def env_example() -> str:
-    """The whole of .env.example: everything that may be set, commented out."""
+    """The content of .env.example: everything that can be set, commented out."""
     lines = [
         "# Copy to .env and uncomment what you need. The environment wins over .env; empty values are ignored.",
         "# Written by docs/generate.py (make docs).",
@@ -145,8 +147,8 @@ def env_example() -> str:
         "",
         "# --- Settings, with their defaults ---",
     ]
-    for name, default, said in settings_fields():
-        lines += ["", f"# {said}", f"# {name}={default}"]
+    for name, default, meaning in settings_fields():
+        lines += ["", f"# {meaning}", f"# {name}={default}"]
     return "\n".join(lines) + "\n"
 
 
@@ -155,7 +157,7 @@ def env_example() -> str:
 
 def tools_table() -> str:
     """Every tool, what it is for, and its arguments."""
-    from tools import ALL_TOOLS  # takes seconds, as agency-swarm does
+    from tools import ALL_TOOLS  # slow, because it imports agency-swarm
 
     rows = []
     for tool in ALL_TOOLS:
@@ -189,7 +191,7 @@ def help_text(*command: str) -> str:
 
 
 def commands() -> list[tuple[str, ...]]:
-    """Every command of the CLI, groups' own included, as its words."""
+    """Every command of the CLI, including the groups, as a tuple of words."""
     return [words for words, _ in _walk(typer.main.get_command(cli.app), ())]
 
 
@@ -228,7 +230,7 @@ def _columns(table: sa.Table) -> str:
 
 # Errors
 
-# What the flow and the client raise themselves, beside the errors of providers' answers. `completed` is billed.
+# Errors that the flow and the client raise themselves, in addition to those of providers' answers.
 _RAISED_BY_US: Mapping[str, frozenset[str]] = {
     "AuthenticationError": frozenset({"not_sent"}),
     "BadResponse": frozenset({"completed"}),
@@ -267,14 +269,14 @@ _REPLIES: Sequence[tuple[str, int, str]] = (
 _FAULTS: Sequence[tuple[str, Exception, Exchange]] = (
     ("No connection (refused, DNS, TLS)", httpx.ConnectError(""), Exchange()),
     ("No free connection in this process", httpx.PoolTimeout(""), Exchange()),
-    ("No answer in time", httpx.ReadTimeout(""), Exchange(sent=True, connected=True)),
-    ("Connection lost before the answer", httpx.ReadError(""), Exchange(sent=True, connected=True)),
-    ("Answer cut short", httpx.RemoteProtocolError(""), Exchange(sent=True, connected=True, status=200)),
+    ("No answer in time", httpx.ReadTimeout(""), Exchange(sent=True)),
+    ("Connection lost before the answer", httpx.ReadError(""), Exchange(sent=True)),
+    ("Answer cut short", httpx.RemoteProtocolError(""), Exchange(sent=True, status=200)),
 )
 
 
 def _events() -> Iterator[tuple[str, LLMError]]:
-    """What happens on the wire, and the error that it becomes."""
+    """Each event on the wire, and the error that it becomes."""
     for what, status, words in _REPLIES:
         body = b'{"error": {"message": "%s"}}' % words.encode()
         yield f"HTTP {what}", provider_errors.from_response(_CANDIDATE, status, {}, body)
@@ -332,7 +334,7 @@ def _charged(outcomes: Iterable[str]) -> str:
 
 
 def fault_tables() -> str:
-    """Every fault of the matrix, and its result."""
+    """Every fault of the matrix, and its outcome."""
     head = ("Fault", "In", "The caller gets", ">Attempts", "Next model?", "Recorded", "Cost", "In time")
     return "\n\n".join(f"### {name}\n\n{_table(head, map(_fault_row, cases))}" for name, cases in _faults())
 
@@ -373,44 +375,61 @@ def _time_bound(case: FaultCase) -> str:
 # Prices
 
 
+# Models that people ask for, beside those that this package suggests; the first is agency-swarm's default.
+_ASKED_FOR = (
+    "openai/gpt-5.6-luna",
+    "openai/gpt-6-luna",
+    "openai/gpt-6-sol",
+    "anthropic/claude-sonnet-5-5",
+    "anthropic/claude-haiku-5-5",
+)
+
+
 def priced_models() -> dict[str, Rates]:
-    """Current chat models that this package suggests, upgrades to or prices itself, the most expensive output first."""
-    facts = model_facts()
-    names = [
-        *facts["suggested"].values(),
-        *(retired["successor"] for retired in facts["retired"].values()),
-        *(f"{entry['litellm_provider']}/{name}" for name, entry in facts["prices"].items()),
-    ]
-    known = {name: rates for name, _, rates in chat_models()}
-    found = {name: known.get(name) or known.get(name.split("/", 1)[1]) for name in names}
-    priced = {name: rates for name, rates in found.items() if rates is not None and rates.output is not None}
-    return dict(sorted(priced.items(), key=lambda item: (-(item[1].output or 0), -(item[1].input or 0), item[0])))
+    """
+    Today's chat models that this package suggests or falls forward to, most expensive output first.
+
+    Prices are those of the table's day; where they depend on the hour, or the sources differ, the most expensive.
+    """
+    table, facts = price_table(), model_facts()
+    successors = (retired["successor"] for retired in facts["retired"].values())
+    names = {*facts["suggested"].values(), *successors, *_ASKED_FOR}
+    day = datetime.fromisoformat(table.date).replace(tzinfo=UTC)
+    found = {name: rates_of(table[name], now=day) for name in names if table[name]["mode"] == "chat"}
+    most = {name: rates.held or rates for name, rates in found.items() if "output" in rates.prices}
+    return dict(sorted(most.items(), key=lambda item: (*(-item[1].prices[of] for of in _IN_AND_OUT), item[0])))
+
+
+_IN_AND_OUT: tuple[Unit, ...] = ("output", "input")
 
 
 def prices_table() -> str:
     """Prices of those models, with their source."""
-    facts = model_facts()["prices"]
-    rows = []
-    for name, rates in priced_models().items():
-        entry = facts.get(name.split("/", 1)[1])
-        rows.append(
-            (
-                f"`{name}`",
-                *(_per_million(rates, kind) for kind in ("input", "cached", "output")),
-                entry["source"] if entry else f"LiteLLM {table_version().partition(':')[2]}",
-            )
-        )
+    units: tuple[Unit, ...] = ("input", "cached", "output")
+    rows = [
+        (f"`{name}`", *(_per_million(rates, unit) for unit in units), _source(price_table()[name]))
+        for name, rates in priced_models().items()
+    ]
     return _table(("Model", ">Input", ">Cached input", ">Output", "Source"), rows)
 
 
-def _per_million(rates: Rates, kind: str) -> str:
-    value: Decimal | None = getattr(rates, kind)
-    if value is None:
+def _source(entry: TableEntry) -> str:
+    if "corrected" in entry:
+        return str(entry["corrected"]["source"])
+    from_both = "disputed" in entry or "only_in" not in entry
+    return " and ".join(
+        f"{'LiteLLM' if name == 'litellm' else name} {said['version']}"
+        for name, said in sorted(price_table().sources.items(), reverse=True)
+        if from_both or name == entry["only_in"]
+    )
+
+
+def _per_million(rates: Rates, unit: Unit) -> str:
+    if unit not in rates.prices:
         return ""
-    text = _dollars(value * 1_000_000)
-    for above, tier in rates.tiers:
-        then = getattr(tier, kind)
-        text += "" if then is None else f" ({_dollars(then * 1_000_000)} above {above // 1000}k)"
+    text = _dollars(rates.prices[unit] * 1_000_000)
+    for above, prices in rates.above:
+        text += f" ({_dollars(prices[unit] * 1_000_000)} above {round(above, -3) // 1000}k)" if unit in prices else ""
     return text
 
 

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from openai.types.responses import (
 
 from shared.analytics import image_lineages, print_llm_costs
 from shared.models.catalogue import usable_models
-from shared.providers import transport
+from shared.providers import use_transport
 from shared.types import TaskType
 from tools import ImageGeneration, UnderstandImages
 
@@ -100,8 +101,8 @@ class Replay(httpx.AsyncBaseTransport):
         return httpx.Response(answer["status"]["code"], headers=headers, content=answer["body"].encode())
 
 
-def replay() -> None:
-    """Answer every request of this process from the cassette."""
+def replay() -> AbstractContextManager[None]:
+    """Answers every request of this process from the cassette, while it is entered."""
     cassette = yaml.safe_load(CASSETTE.read_text(encoding="utf-8"))
     console.print(
         "No key is set: the agent's turns are SCRIPTED, and the answers to its tools are REPLAYED from\n"
@@ -109,8 +110,8 @@ def replay() -> None:
         f"{cassette['recorded_on']}).\nThe images are plain colours; everything in between is real."
     )
     interactions = list(cassette["interactions"])
-    transport.network = lambda: Replay(interactions)
     os.environ["OPENAI_API_KEY"] = "replayed"
+    return use_transport(lambda: Replay(interactions))
 
 
 async def make_look_fix(model: Any) -> list[str]:
@@ -146,15 +147,16 @@ def main() -> None:
     set_tracing_disabled(True)
     makers, lookers = usable_models(TaskType.IMAGE_GENERATION), usable_models(TaskType.VISION)
     model: Any
+    network: AbstractContextManager[None] = nullcontext()
     if makers and lookers:
         model = f"litellm/{usable_models()[0]}"
         os.environ |= {"LITELLM_DEFAULT_IMAGE_MODEL": makers[0], "LITELLM_DEFAULT_VISION_MODEL": lookers[0]}
         console.print(f"A key is set: {makers[0]} makes the images and {lookers[0]} looks at them.")
     else:
-        replay()
+        network = replay()
         model = ScriptedTurns()
     os.environ.setdefault("AGENTSWARM_OUTPUT_DIR", tempfile.mkdtemp(prefix="agentswarm-images-"))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, network:
         os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'example.sqlite3'}"
         asyncio.run(make_look_fix(model))
         show_bill()

@@ -20,7 +20,6 @@ from shared.analytics import get_llm_costs
 from shared.ledger.query import attempt_records
 from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
-from shared.providers import transport
 from tests.support.provider_double import Double, dial, running
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -29,7 +28,7 @@ MODELS = (
     "openai/gpt-5.4-mini",
     "anthropic/claude-haiku-4-5",
     "mistral/mistral-small-latest",
-    "gemini/gemini-2.5-flash",
+    "gemini/gemini-3.5-flash",
 )
 CALLS = 5
 
@@ -81,10 +80,9 @@ def main() -> None:
     for model in MODELS:
         os.environ[f"{model.partition('/')[0].upper()}_API_KEY"] = "sk-scripted-0123456789"
     with tempfile.TemporaryDirectory() as folder, running() as double:
-        transport.network = lambda: dial.async_transport(double.address)
         url = os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'demo.sqlite3'}"
         script_outage(double)
-        ask(LLMClient(max_retries=0))
+        ask(LLMClient(max_retries=0, transport=lambda: dial.async_transport(double.address)))
         explain(url)
         get_ledger(url).close()
 

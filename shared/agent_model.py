@@ -1,4 +1,4 @@
-"""The agent's own turns as calls like any other: planned, recorded, fallen back, refused before they are sent."""
+"""The agent's own turns as calls of the client: with fallback, recorded, and refused before they break a budget."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from shared.runs import Caller, Watch, caller_of, watch_of
 from shared.scope import Scope, current_scope, scope
 from shared.types import Answer, Candidate, LLMResponse, TaskType, Usage as Counts
 
-# The settings of an agent that are parameters of a chat completion under the same name.
+# Settings of an agent that are parameters of a chat completion with the same name.
 _SETTINGS = (
     "temperature",
     "top_p",
@@ -66,40 +66,41 @@ _SETTINGS = (
     "extra_body",
     "extra_query",
 )
-# What the client takes beside the parameters of a chat completion.
+# Arguments of the client that are not parameters of a chat completion.
 _NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "timeout"})
-# The place in a streamed turn of thoughts that come when its text has begun: the text has place 0, and the SDK's
-# handler then counts tool calls from 2.
-_THOUGHTS_AFTER_TEXT = 1
+# The output index of reasoning that arrives after the text of a streamed turn has begun: the text has index 0, and the
+# SDK's handler then numbers tool calls from 2.
+_LATE_REASONING_INDEX = 1
 
 
 def budgeted(model: str, fallback_models: Sequence[str] | None = None, *, client: LLMClient | None = None) -> Model:
     """
-    A model for `Agent(model=...)` whose every turn is one call of the client.
+    A model for `Agent(model=...)` that makes each turn one call of the client.
 
     Args:
         model: Name such as "openai/gpt-5.4-mini".
 
-        fallback_models: What to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: nothing.
+        fallback_models: Models to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: none.
 
-        client: Makes the calls. None: the one that this process shares.
+        client: Makes the calls. None: this process's shared client.
 
     Raises:
-        ConfigurationError: One of the names is no text.
+        ConfigurationError: A name is not a text.
     """
     names = [model, *(fallback_models or ())]
     if isinstance(fallback_models, str) or not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError(
-            "budgeted() takes the name of a model and a list of names",
+            "budgeted() takes a model name and a list of model names",
             hint='Give budgeted("openai/gpt-5.4-mini", ["anthropic/claude-haiku-4-5"]).',
         )
     return BudgetedModel(model, None if fallback_models is None else tuple(fallback_models), client)
 
 
 class BudgetedModel(Model):
-    """What `budgeted` makes; `model` is the name by which agency-swarm prices its own figures."""
+    """The model that `budgeted` returns; agency-swarm uses `model` to price its own figures."""
 
-    # By this name agency-swarm looks up settings for agents that chose none; those of some models no fallback takes.
+    # agency-swarm looks up default settings by this name. Not the real name: the defaults of some models are settings
+    # that fallback models reject.
     _agency_swarm_default_model_name = "agentswarm-tools"
 
     def __init__(self, model: str, fallback_models: tuple[str, ...] | None, client: LLMClient | None) -> None:
@@ -107,8 +108,8 @@ class BudgetedModel(Model):
         self._fallback_models = fallback_models
         self._client = client
 
-    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice:  # noqa: ARG002 - the SDK's name
-        """Never: the client has retried what costs nothing, and anything more could be paid twice."""
+    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice:  # noqa: ARG002 - the SDK's signature
+        """Never retry: the client has already retried what is free, and anything more could be charged twice."""
         return ModelRetryAdvice(suggested=False, replay_safety="unsafe", reason="the client has retried it")
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
@@ -116,49 +117,49 @@ class BudgetedModel(Model):
         One turn; the arguments are those of `agents.Model.get_response`.
 
         Raises:
-            LLMError: The call failed, or was refused before it was sent; the run ends with it.
+            LLMError: The call failed, or was refused before it was sent; the run ends with this error.
         """
         turn = _turn(self.model, *args, **kwargs)
         with generation_span(model=self.model, disabled=turn.tracing.is_disabled()) as span:
-            said = self._said(turn, await self._ask(turn, stream=False))
-            _trace(span, turn, said)
-        usage = said.usage
+            answer = self._answer(turn, await self._call(turn, stream=False))
+            _trace(span, turn, answer)
+        usage = answer.usage
         counts = Usage(
             requests=1,
             input_tokens=usage.prompt_tokens,
             output_tokens=usage.completion_tokens,
             total_tokens=usage.total_tokens,
-            input_tokens_details=usage.prompt_tokens_details,  # type: ignore[arg-type]  # Usage converts it
-            output_tokens_details=usage.completion_tokens_details,  # type: ignore[arg-type]  # likewise
+            input_tokens_details=usage.prompt_tokens_details,  # type: ignore[arg-type]  # the SDK's Usage converts it
+            output_tokens_details=usage.completion_tokens_details,  # type: ignore[arg-type]  # the SDK's Usage converts it
         )
-        return ModelResponse(output=said.items, usage=counts, response_id=None)
+        return ModelResponse(output=answer.items, usage=counts, response_id=None)
 
     async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
         """
-        One turn as events: text as it comes, thoughts and tool calls when the answer is whole.
+        One turn as events: text as it arrives, reasoning and tool calls when the answer is complete.
 
         Raises:
-            LLMError: As `get_response`; StreamInterrupted when the text had begun.
+            LLMError: As `get_response`; StreamInterrupted if text had already arrived.
         """
         turn = _turn(self.model, *args, **kwargs)
         with generation_span(model=self.model, disabled=turn.tracing.is_disabled()) as span:
-            stream: LLMStream = await self._ask(turn, stream=True)
-            said: list[_Said] = []
-            chunks: Any = self._chunks(turn, stream, said)
-            events: Any = ChatCmplStreamHandler.handle_stream(self._begun(), chunks)
+            stream: LLMStream = await self._call(turn, stream=True)
+            answers: list[_Answer] = []  # filled by `_chunks` when the stream ends
+            chunks: Any = self._chunks(turn, stream, answers)
+            events: Any = ChatCmplStreamHandler.handle_stream(self._empty_response(), chunks)
             async with stream, aclosing(chunks), aclosing(events):
                 async for event in events:
-                    yield _placed(event, stream, said)
-            _trace(span, turn, said[0])
+                    yield _corrected(event, stream, answers)
+            _trace(span, turn, answers[0])
 
-    async def _ask(self, turn: _Turn, *, stream: bool) -> Any:
-        """An LLMResponse, or an LLMStream that is sent when it is first read."""
+    async def _call(self, turn: _Turn, *, stream: bool) -> Any:
+        """An LLMResponse, or an LLMStream whose request is sent when it is first read."""
         if turn.watch is not None:
             turn.watch.check()
         client = self._client or get_llm_client()
-        who = turn.caller
-        # The operator named the model, whoever wrote the messages.
-        with scope(agent=who.agent, run=who.run, conversation=who.conversation, from_agent=False):
+        caller = turn.caller
+        # Not `from_agent`: the operator chose the model, even though an agent wrote the messages.
+        with scope(agent=caller.agent, run=caller.run, conversation=caller.conversation, from_agent=False):
             params = {
                 **turn.params,
                 "model": self.model,
@@ -167,7 +168,7 @@ class BudgetedModel(Model):
             }
             return await client.achat_completion(turn.messages, **params)
 
-    def _said(self, turn: _Turn, response: LLMResponse) -> _Said:
+    def _answer(self, turn: _Turn, response: LLMResponse) -> _Answer:
         calls = [_tool_call(call, turn.call_ids) for call in response.metadata.get("tool_calls", ())]
         if turn.watch is not None:
             for call in calls:
@@ -178,27 +179,28 @@ class BudgetedModel(Model):
             "tool_calls": calls or None,
         }
         message |= {k: response.metadata[k] for k in ("reasoning_content", "thinking_blocks") if k in response.metadata}
-        # A successor or another spelling of the model asked for is that model, to whom its own thoughts are given back.
-        answered = response.model if response.metadata["fallback_used"] else self.model
-        return _Said(response, ChatCompletionMessage.model_validate(message), answered)
+        # A successor or another spelling of the requested model counts as that model, so that it gets its own
+        # reasoning back in the next turn.
+        answered_by = response.model if response.metadata["fallback_used"] else self.model
+        return _Answer(response, ChatCompletionMessage.model_validate(message), answered_by)
 
     async def _chunks(
-        self, turn: _Turn, stream: LLMStream, said: list[_Said]
+        self, turn: _Turn, stream: LLMStream, answers: list[_Answer]
     ) -> AsyncGenerator[ChatCompletionChunk, None]:
-        """The stream as OpenAI's chunks; what is more than text comes in the last ones."""
+        """The stream as OpenAI's chunks; everything besides text is in the last ones."""
         async for text in stream:
             yield _chunk(self.model, {"content": text})
         assert stream.response is not None, "a stream ends with its response or an error"  # noqa: S101
-        done = self._said(turn, stream.response)
-        said.append(done)
-        message = done.message.model_dump(exclude_none=True)
+        answer = self._answer(turn, stream.response)
+        answers.append(answer)
+        message = answer.message.model_dump(exclude_none=True)
         if "reasoning_content" in message:
-            yield _chunk(done.answered, {"reasoning_content": message["reasoning_content"]})
+            yield _chunk(answer.answered_by, {"reasoning_content": message["reasoning_content"]})
         calls = [{**call, "index": number} for number, call in enumerate(message.get("tool_calls", ()))]
-        yield _chunk(done.answered, {"tool_calls": calls} if calls else {}, done.usage)
+        yield _chunk(answer.answered_by, {"tool_calls": calls} if calls else {}, answer.usage)
 
-    def _begun(self) -> Response:
-        """The answer before anything of it has come."""
+    def _empty_response(self) -> Response:
+        """The response before any of it has arrived."""
         return Response(
             id=FAKE_RESPONSES_ID,
             created_at=time.time(),
@@ -212,7 +214,7 @@ class BudgetedModel(Model):
 
 
 class _Turn(NamedTuple):
-    """What the SDK wants answered, and for whom."""
+    """The SDK's request for one turn, and who makes it."""
 
     messages: list[Any]
     params: dict[str, Any]
@@ -222,20 +224,20 @@ class _Turn(NamedTuple):
     watch: Watch | None
 
 
-class _Said(NamedTuple):
-    """An answer as OpenAI has it, and the model that gave it."""
+class _Answer(NamedTuple):
+    """An answer in OpenAI's format, and the model that gave it."""
 
     response: LLMResponse
     message: ChatCompletionMessage
-    answered: str
+    answered_by: str
 
     @property
     def items(self) -> list[TResponseOutputItem]:
-        return Converter.message_to_output_items(self.message, provider_data={"model": self.answered})
+        return Converter.message_to_output_items(self.message, provider_data={"model": self.answered_by})
 
     @property
     def usage(self) -> CompletionUsage:
-        """The counts; the SDK has no word for unknown, so an unknown one is 0 there."""
+        """The counts; the SDK cannot represent an unknown count, so it is 0 here."""
         counts = self.response.usage
         return CompletionUsage.model_validate(
             {
@@ -254,7 +256,7 @@ class _Said(NamedTuple):
 def _turn(
     model: str,
     system_instructions: str | None,
-    input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
+    input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's keyword
     model_settings: ModelSettings,
     tools: list[Tool],
     output_schema: AgentOutputSchemaBase | None,
@@ -266,27 +268,27 @@ def _turn(
     prompt: Any = None,
 ) -> _Turn:
     """
-    The SDK's arguments as a chat completion's.
+    The SDK's arguments as those of a chat completion.
 
     Raises:
-        InvalidRequest: The conversation or the prompt lies with OpenAI, or log probabilities are wanted.
+        InvalidRequest: The conversation or the prompt is stored at OpenAI, or log probabilities are requested.
     """
     if previous_response_id or conversation_id or prompt:
         raise InvalidRequest(
-            f"{model} cannot go on from what OpenAI keeps (previous_response_id, conversation_id, prompt)",
+            f"{model} cannot use what is stored at OpenAI (previous_response_id, conversation_id, prompt)",
             model=model,
-            hint="Give the whole conversation, and instructions instead of a prompt.",
+            hint="Send the whole conversation, and instructions instead of a prompt.",
         )
     if model_settings.top_logprobs is not None:
-        raise InvalidRequest(f"{model} gives no log probabilities here", model=model, hint="Leave out top_logprobs.")
+        raise InvalidRequest(f"{model} returns no log probabilities here", model=model, hint="Leave out top_logprobs.")
     messages: list[Any] = Converter.items_to_messages(
         input,
         model=model,
-        # Anthropic wants its thoughts back while it thinks, and only then.
+        # Anthropic needs its thinking blocks back while thinking is on, and only then.
         preserve_thinking_blocks=_effort(model_settings) not in (None, "none"),
         preserve_tool_output_all_content=True,
     )
-    _give_signatures_back(messages)
+    _restore_signatures(messages)
     if system_instructions:
         messages.insert(0, {"role": "system", "content": system_instructions})
     context, agent = _host()
@@ -302,13 +304,14 @@ def _turn(
 
 def _host() -> tuple[MasterContext | None, str | None]:
     """
-    The host's record of the run, and the agent whose turn it is; the SDK gives a model neither.
+    The host's record of the run, and the agent whose turn it is; the SDK passes neither to a model.
 
-    agency-swarm keeps the record in a ContextVar of its own, and the SDK the agent's name in the span of the turn,
-    also where tracing is off (agency-swarm 1.11.0, openai-agents 0.18.1, read 2026-11-25).
+    agency-swarm keeps the record in a ContextVar of its own. The SDK keeps the agent's name in the span of the turn,
+    even if tracing is off (agency-swarm 1.11.0, openai-agents 0.18.1, read 2026-11-25).
     """
-    theirs = (held for held in contextvars.copy_context().values() if type(held).__module__.startswith("agency_swarm."))
-    records = (getattr(held, "context", None) for held in theirs)
+    values = (value for value in contextvars.copy_context().values())
+    of_host = (value for value in values if type(value).__module__.startswith("agency_swarm."))
+    records = (getattr(value, "context", None) for value in of_host)
     context = next((record for record in records if isinstance(record, MasterContext)), None)
     span = get_current_span()
     return context, getattr(span.span_data, "agent_name", None) if span else None
@@ -321,7 +324,7 @@ def _params(
     The parameters of the chat completion.
 
     Raises:
-        InvalidRequest: extra_args hold what is none.
+        InvalidRequest: extra_args contains an argument of the client.
     """
     offered: list[Any] = [Converter.tool_to_openai(tool) for tool in tools]
     offered += [Converter.convert_handoff_tool(handoff) for handoff in handoffs]
@@ -336,10 +339,10 @@ def _params(
         "reasoning_effort": _effort(settings),
     }
     extra = settings.extra_args or {}
-    # agency-swarm's server lets its callers set them, who must not choose where the conversation goes.
+    # Callers of agency-swarm's server can set extra_args; they must not choose where the conversation is sent.
     if refused := sorted(_NOT_FOR_AGENTS & extra.keys()):
         raise InvalidRequest(
-            f"extra_args may not hold {', '.join(refused)}", hint="Give them to LLMClient, or to the environment."
+            f"extra_args must not contain {', '.join(refused)}", hint="Set them in LLMClient or in the environment."
         )
     return {**extra, **{name: value for name, value in params.items() if value is not None}}
 
@@ -348,12 +351,12 @@ def _effort(settings: ModelSettings) -> str | None:
     return settings.reasoning.effort if settings.reasoning else None
 
 
-def _function_calls(input: str | list[TResponseInputItem]) -> Iterator[Any]:  # noqa: A002 - the SDK's name
+def _function_calls(input: str | list[TResponseInputItem]) -> Iterator[Any]:  # noqa: A002 - as in `_turn`
     return (item for item in input if isinstance(item, dict) and item.get("type") == "function_call")
 
 
-def _give_signatures_back(messages: list[Any]) -> None:
-    """Gemini's signatures, from where the SDK keeps them to where LiteLLM looks for them."""
+def _restore_signatures(messages: list[Any]) -> None:
+    """Move Gemini's thought signatures from where the SDK keeps them to where LiteLLM reads them."""
     for message in messages:
         for call in message.get("tool_calls", ()):
             google = call.pop("extra_content", {}).get("google", {})
@@ -362,14 +365,14 @@ def _give_signatures_back(messages: list[Any]) -> None:
 
 
 def _tool_call(call: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """A tool call as OpenAI has it, under an id that no earlier call has; Ollama starts anew with each answer."""
-    ident = ChatCmplHelpers.clean_gemini_tool_call_id(call["id"], "gemini")
-    if not ident or ident in known:
-        ident = f"call_{uuid.uuid4().hex}"
-    made: dict[str, Any] = {"id": ident, "type": "function", "function": call["function"]}
+    """A tool call in OpenAI's format, with a new id if an earlier call has it: Ollama's ids repeat in each answer."""
+    call_id = ChatCmplHelpers.clean_gemini_tool_call_id(call["id"], "gemini")
+    if not call_id or call_id in known:
+        call_id = f"call_{uuid.uuid4().hex}"
+    result: dict[str, Any] = {"id": call_id, "type": "function", "function": call["function"]}
     if signature := call.get("provider_specific_fields", {}).get("thought_signature"):
-        made["extra_content"] = {"google": {"thought_signature": signature}}
-    return made
+        result["extra_content"] = {"google": {"thought_signature": signature}}
+    return result
 
 
 def _chunk(model: str, delta: dict[str, Any], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
@@ -385,20 +388,20 @@ def _chunk(model: str, delta: dict[str, Any], usage: CompletionUsage | None = No
     )
 
 
-def _placed(event: TResponseStreamEvent, stream: LLMStream, said: list[_Said]) -> TResponseStreamEvent:
-    """The event with late thoughts at a place of their own, and at the end the same items as of a plain turn."""
+def _corrected(event: TResponseStreamEvent, stream: LLMStream, answers: list[_Answer]) -> TResponseStreamEvent:
+    """The event with late reasoning at its own index; the last event with the same items as a plain turn."""
     if isinstance(event, ResponseCompletedEvent):
-        event.response.output = said[0].items
+        event.response.output = answers[0].items
     kind = getattr(getattr(event, "item", None), "type", event.type)
     if stream.text and kind.removeprefix("response.").startswith("reasoning"):
-        return event.model_copy(update={"output_index": _THOUGHTS_AFTER_TEXT})
+        return event.model_copy(update={"output_index": _LATE_REASONING_INDEX})
     return event
 
 
-def _trace(span: Any, turn: _Turn, said: _Said) -> None:
+def _trace(span: Any, turn: _Turn, answer: _Answer) -> None:
     if turn.tracing.include_data():
-        span.span_data.input, span.span_data.output = turn.messages, [said.message.model_dump()]
-    usage = said.usage
+        span.span_data.input, span.span_data.output = turn.messages, [answer.message.model_dump()]
+    usage = answer.usage
     span.span_data.usage = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
 
 
@@ -407,30 +410,30 @@ logger = logging.getLogger("agentswarm_tools")
 
 def track_agency(agency: Agency) -> None:
     """
-    Record every turn of every agent of an agency, priced where the price of the agent's model is known.
+    Record every turn of every agent of an agency, with its cost if the price of the agent's model is known.
 
-    It cannot refuse a turn, retry it or fall back, and does not see one that fails or is cut off; `budgeted` does all
-    that, and its turns are not recorded here again. Doing it twice counts once.
+    It cannot refuse a turn, retry it or fall back, and it does not see turns that fail or are cut off. `budgeted` does
+    all of that, and its turns are not recorded twice. Calling it again for the same agency changes nothing.
     """
     for agent in agency.agents.values():
         hooks = agent.hooks
         if hooks is None:
             agent.hooks = _TurnRecorder()
         elif not _records(hooks):
-            # The host's own composite, in which it looks for hooks of its own.
+            # The host's own composite class, because the host searches it for its own hooks.
             agent.hooks = CompositeAgentHooks([hooks, _TurnRecorder()])
 
 
 class _TurnRecorder(AgentHooks[Any]):
-    """Records what the SDK says when a turn has been answered."""
+    """Records the usage that the SDK reports for each answered turn."""
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
-        """One turn, plain or streamed."""
+        """Record one turn, plain or streamed."""
         if isinstance(agent.model, BudgetedModel):
             return
-        who = caller_of(context.context, agent.name)
+        caller = caller_of(context.context, agent.name)
         try:
-            with scope(agent=who.agent, run=who.run, conversation=who.conversation) as inside:
+            with scope(agent=caller.agent, run=caller.run, conversation=caller.conversation) as inside:
                 await _record(get_usage_tracking_model_name(agent.model) or "", response.usage, inside)
         except LLMError as error:
             logger.warning("A turn of %s was not recorded: %s", agent.name, error)
@@ -460,7 +463,7 @@ async def _record(model: str, usage: Usage, inside: Scope) -> None:
 
 
 def _candidate(name: str, settings: Settings) -> Candidate:
-    """The model with its price; without one where nobody knows the name, or its provider has shut it down."""
+    """The model with its price; the price is unknown if the name is unknown or the provider has shut it down."""
     unknown = Candidate(name or "(unknown)", name or "(unknown)", "(unknown)", name, rates=UNKNOWN)
     if not name:
         return unknown
@@ -472,7 +475,7 @@ def _candidate(name: str, settings: Settings) -> Candidate:
 
 
 def _counts(usage: Usage) -> Counts:
-    """The SDK's counts; it has no word for unknown, so a turn without tokens is one that nobody counted."""
+    """The SDK's counts; it reports unknown counts as 0, so a turn without any tokens has unknown usage."""
     if not usage.total_tokens:
         return Counts()
     return Counts(

@@ -1,10 +1,10 @@
-"""What was spent, for code and people: events in, sums out."""
+"""What was spent: events in, sums out."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -36,6 +36,7 @@ from shared.ledger import (
     uuid_of,
     window,
 )
+from shared.prices import price_table
 from shared.reports import render
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
@@ -47,12 +48,12 @@ def record_event(event: AnalyticsEvent) -> None:
     """
     Record an event in the ledger.
 
-    The client records every call's cost by itself. An LLM_COST event that speaks of such a call (by `call_id`, else
-    by `model` and `cost`) adds its metadata to it and counts nothing; any other counts as a call of its own.
+    The client already records the cost of every call. An LLM_COST event that matches such a call (by `call_id`, else
+    by `model` and `cost`) only adds its metadata to it; any other LLM_COST event counts as a call of its own.
 
     Args:
-        event: Its `metadata` may hold model, provider, cost (US$), prompt_tokens, completion_tokens or
-            total_tokens, call_id, and more of your own; never put prompts or keys there.
+        event: Its `metadata` may contain model, provider, cost (US$), prompt_tokens, completion_tokens or
+            total_tokens, call_id, and entries of your own; never put prompts or keys there.
     """
     ledger = _ledger()
     if ledger is None:
@@ -69,7 +70,7 @@ def record_event(event: AnalyticsEvent) -> None:
     except RuntimeError:
         write.result()
     else:
-        scope.pending.owe(write)
+        scope.pending.add_write(write)
 
 
 def get_llm_costs(
@@ -81,34 +82,35 @@ def get_llm_costs(
     by: str | None = None,
 ) -> dict[str, Any]:
     """
-    What was spent, from the ledger (of the scope, inside one with labels).
+    What was spent, according to the ledger; inside a scope with labels, only what those labels spent.
 
     Args:
-        days: The last so many times 24 hours, when `since` is not given.
+        days: Days to look back (periods of 24 hours), when `since` is not given.
 
         since: First moment or day; text is ISO 8601.
 
         until: Last moment, exclusive; a day is inclusive.
 
-        tz: IANA time zone whose days count. None: AGENTSWARM_TIMEZONE, else the system's.
+        tz: IANA time zone that defines days. None: AGENTSWARM_TIMEZONE, else the system's.
 
         by: model, provider, tool, agent, day, or a label such as "customer": adds "groups".
 
     Returns:
-        total_cost (US$ known to be spent), total_cost_nano (the same, exact, in nano-dollars), total_tokens,
-        total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
-        knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
-        (dearest first), cost_by_day, agent_turns (answered turns of agents themselves; None when agents used tools
-        and nobody tracked their turns, whose cost is then in no total), budgets (those that hold here now: limit, used
-        and left in US$, calls under way counted at their most, and lasts_s, the seconds that the rest lasts at the rate
-        of the last day, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down
-        before models looked at them; US$), since, until, timezone, store, and waiting_records
-        (that could not be written yet, and are in no figure).
+        total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
+        total_calls (answered calls), avg_cost_per_call, failed_calls, unpriced_calls (whose cost is unknown; not in
+        the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (highest cost first),
+        cost_by_day, agent_turns (answered turns of the agents themselves; None when agents used tools but their own
+        turns were not tracked, so that no total includes those), budgets (those that apply here now: limit, used and
+        left in US$, with running calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at
+        the rate of the last 24 hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by
+        scaling images down before they were sent; US$), since, until, timezone, store, waiting_records (records that
+        could not be written yet, and are in no figure), and price_table (date and version of the built-in prices, and
+        age_days).
 
     Raises:
         InvalidRequest: The window is not a span of time.
 
-        ConfigurationError: The zone is not known, or cost tracking is off.
+        ConfigurationError: The time zone is unknown, or cost tracking is off.
 
         StoreError: The ledger cannot be read.
     """
@@ -124,8 +126,8 @@ def costs_of(
     tz: str | None = None,
     by: str | None = None,
 ) -> dict[str, Any]:
-    """The same as `get_llm_costs`, of the attempts that `which` lets through."""
-    ledger = _needed_ledger()
+    """The same as `get_llm_costs`, for the attempts that match `which`."""
+    ledger = _required_ledger()
     span = window(days, since=since, until=until, zone=zone(tz))
     ledger.flush()
     ledger.settle_expired()
@@ -133,46 +135,54 @@ def costs_of(
     costs |= image_savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
+    costs["price_table"] = price_table_age()
     return costs
 
 
+def price_table_age() -> dict[str, Any]:
+    """The date and version of the built-in price table, and its age in days."""
+    table = price_table()
+    age = datetime.now(UTC).date() - date.fromisoformat(table.date)
+    return {"date": table.date, "version": table.version, "age_days": max(age.days, 0)}
+
+
 def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
-    """How the budgets stand that hold here: of the settings, of the scope and of the ledger."""
+    """The status of the budgets that apply here: those of the settings, of the scope and of the ledger."""
     scope, settings = current_scope(), load_settings()
     limits = [*([] if settings.budget is None else [Limit(settings.budget)]), *scope.limits]
     here = {"ts_us": now_us(), "agent": scope.agent, "tool": scope.tool, "run": scope.run or run_of_process()}
-    found = budget_forecasts(ledger, limits, here, scope.labels)
-    mine = [each for each in found if any(each.status.whose) or not each.status.limit.dimensions]
-    return [_as_dict(each) for each in mine if scope.may_see(each.status.limit)]
+    forecasts = budget_forecasts(ledger, limits, here, scope.labels)
+    applicable = [each for each in forecasts if any(each.status.whose) or not each.status.limit.dimensions]
+    return [_as_dict(each) for each in applicable if scope.may_see(each.status.limit)]
 
 
 def set_budget(name: str, budget: Budget) -> None:
     """
-    Keep a budget in the ledger, where it holds at once for every program that uses it.
+    Store a budget in the ledger, where it applies immediately to every program that uses this ledger.
 
     Raises:
         StoreError: The ledger cannot be written.
     """
-    with _needed_ledger().changing() as connection:
+    with _required_ledger().changing() as connection:
         store_budget(connection, name, budget)
 
 
 def remove_budget(name: str) -> bool:
-    """Remove a budget from the ledger; whether it was there."""
-    with _needed_ledger().changing() as connection:
+    """Remove a budget from the ledger; returns whether it existed."""
+    with _required_ledger().changing() as connection:
         return forget_budget(connection, name)
 
 
 def all_budgets() -> list[dict[str, Any]]:
-    """Every budget of the settings and of the ledger, for each whose spending it counts: name, and as in `budgets`."""
+    """Every budget of the settings and of the ledger, once for each group it counts: its name, and as in `budgets`."""
     settings = load_settings()
-    own = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
-    ledger = _needed_ledger()
+    from_settings = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
+    ledger = _required_ledger()
     ledger.flush()
-    return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, own, now_us())]
+    return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
 
 
-def _needed_ledger() -> Ledger:
+def _required_ledger() -> Ledger:
     ledger = _ledger()
     if ledger is None:
         raise ConfigurationError("Cost tracking is off", hint="Set LITELLM_COST_TRACKING=true.")
@@ -193,24 +203,24 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
 
 def image_lineages(which: Filter | None = None) -> list[ImageLineage]:
     """
-    The images that were made, each with what it was made from and its edits.
+    The images that were made, each with the images it was made from and its edits.
 
     Args:
-        which: Calls to look at. None: those of the scope, inside one with labels.
+        which: Calls to include. None: inside a scope with labels, the calls of those labels; else all.
 
     Raises:
         ConfigurationError: Cost tracking is off.
 
         StoreError: The ledger cannot be read.
     """
-    ledger = _needed_ledger()
+    ledger = _required_ledger()
     ledger.flush()
     return lineages_of(ledger, which or Filter(labels=current_scope().labels))
 
 
 def print_llm_costs(days: float = 7) -> None:
-    """Print what was spent in the last `days` times 24 hours."""
-    print(render(get_llm_costs(days), "text"))  # noqa: T201 - printing is what it is for
+    """Print what was spent in the last `days` days (periods of 24 hours)."""
+    print(render(get_llm_costs(days), "text"))  # noqa: T201 - printing is this function's purpose
 
 
 def zone(name: str | None = None) -> ZoneInfo:
@@ -218,13 +228,13 @@ def zone(name: str | None = None) -> ZoneInfo:
     The time zone of reports.
 
     Raises:
-        ConfigurationError: There is no such zone.
+        ConfigurationError: The time zone is unknown.
     """
     name = name or load_settings().timezone
     try:
         return ZoneInfo(name or tzlocal.get_localzone_name() or "UTC")
     except (KeyError, ValueError, OSError):
-        raise ConfigurationError("The time zone is not known", hint="Give a name such as Europe/Berlin.") from None
+        raise ConfigurationError("The time zone is unknown", hint="Give a name such as Europe/Berlin.") from None
 
 
 def _ledger() -> Ledger | None:
@@ -233,7 +243,7 @@ def _ledger() -> Ledger | None:
 
 
 def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:
-    """Add the event's metadata to the call that it speaks of; record it as a call of its own where there is none."""
+    """Add the event's metadata to the call that it matches; without a match, record it as a call of its own."""
     cost = cost_nano_of(event.metadata.get("cost"))
     model = event.metadata.get("model")
     recorded = scope.pending.claim(model, cost, uuid_of(event.metadata.get("call_id")))

@@ -8,7 +8,7 @@ import inspect
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import anyio.to_thread
@@ -35,7 +35,7 @@ class BaseTool(AgencySwarmTool):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # The host sends the docstring to the model as it stands, indentation included.
+        # The host sends the docstring to the model unchanged, including its indentation.
         cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")
 
     @property
@@ -57,7 +57,7 @@ class BaseTool(AgencySwarmTool):
             Text, agency-swarm's structured outputs, or anything that has a JSON form.
 
         Raises:
-            LLMError: It failed; the agent is told what failed, what it cost and what to do next.
+            LLMError: It failed; the agent gets a text with what failed, what it cost and what to do next.
         """
 
     async def run(self) -> Any:
@@ -95,10 +95,10 @@ class BaseTool(AgencySwarmTool):
                 raise
             return _failure(error)
         except ValidationError as error:
-            # The host would tell the agent that its own arguments were wrong.
+            # The host would report a ValidationError to the agent as a mistake in the agent's own arguments.
             failed = error
             raise RuntimeError(
-                f"{self.tool_name} failed inside: {error.error_count()} values were not valid"
+                f"{self.tool_name} failed internally: {error.error_count()} values were not valid"
             ) from error
         except BaseException as error:
             failed = error
@@ -113,23 +113,42 @@ class BaseTool(AgencySwarmTool):
         try:
             return await anyio.to_thread.run_sync(self._process, abandon_on_cancel=True)
         except BaseException:
-            # The thread cannot be stopped, but the calls that it waits for can.
+            # The thread cannot be stopped, but the calls that it is waiting for can.
             inside.pending.cancel()
             raise
 
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        """Say what to send instead, without repeating what was sent."""
+        """Raise errors that say what to send instead, without repeating what was sent."""
         try:
+            _refuse_booleans(cls, values)
             return handler(values)
         except ValidationError as error:
             details = [_explained(cls, each) for each in error.errors(include_input=False, include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
 
 
+def _refuse_booleans(cls: type[BaseTool], values: Any) -> None:
+    """
+    Refuse true and false for numbers; pydantic would convert them to 1 and 0.
+
+    Raises:
+        ValidationError: Names the arguments.
+    """
+    fields = cls.model_fields.items() if isinstance(values, Mapping) else ()
+    details: list[InitErrorDetails] = []
+    for name, field in fields:
+        types = (field.annotation, *get_args(field.annotation))
+        if isinstance(values.get(name), bool) and bool not in types and (int in types or float in types):
+            kind = "float_type" if float in types else "int_type"
+            details.append(InitErrorDetails(type=kind, loc=(name,), input=None))
+    if details:
+        raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True)
+
+
 def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
-    """One problem as a sentence; the type "value_error" makes the host pass it on as it is."""
+    """One problem as a sentence; with the type "value_error" the host passes it on unchanged."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         text = f"there is no argument {place[:60]}; the arguments are {', '.join(cls.model_fields)}"
@@ -143,7 +162,7 @@ def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
 
 
 def _for_agent(result: Any) -> Any:
-    """Text as it is, the host's structured outputs as they are, anything else as JSON text."""
+    """Text and the host's structured outputs unchanged, anything else as JSON text."""
     if isinstance(result, str | _STRUCTURED):
         return result
     if isinstance(result, list) and result and all(isinstance(part, _STRUCTURED) for part in result):
@@ -152,14 +171,14 @@ def _for_agent(result: Any) -> Any:
 
 
 def as_outputs(result: Mapping[str, Any], previews: Sequence[bytes]) -> list[Any]:
-    """A result as JSON text, then JPEGs for the agent to look at; some models get the text alone."""
+    """A result as JSON text, followed by JPEG previews for the agent; some models get only the text."""
     images = (f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}" for data in previews)
-    shown = [ToolOutputImage(image_url=image, detail="low") for image in images]
-    return [ToolOutputText(text=to_json(result)), *shown]
+    parts = [ToolOutputImage(image_url=image, detail="low") for image in images]
+    return [ToolOutputText(text=to_json(result)), *parts]
 
 
 def _failure(error: LLMError) -> str:
-    """A failure that asking again does not heal; raised, the host would tell the agent to try again."""
+    """A failure that a retry cannot fix, as text: if it were raised, the host would ask the agent to try again."""
     return to_json(
         {
             "error": redact(str(error), limit=1000),
@@ -179,8 +198,8 @@ def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEv
 
 
 async def _settle_writes(inside: Scope) -> None:
-    """Everything that was recorded is in the ledger when the tool returns."""
-    writes = [asyncio.wrap_future(write) for write in inside.pending.owed()]
+    """Wait until everything that was recorded is in the ledger, so that it is there when the tool returns."""
+    writes = [asyncio.wrap_future(write) for write in inside.pending.take_writes()]
     if writes:
         with anyio.CancelScope(shield=True):
             await asyncio.wait(writes)

@@ -135,7 +135,9 @@ def budgets_of(given: Budget | Sequence[Budget] | None) -> tuple[Budget, ...]:
     Raises:
         ConfigurationError: `given` is anything else.
     """
-    found = () if given is None else (given,) if isinstance(given, Budget) else given
+    if given is None:
+        return ()
+    found = (given,) if isinstance(given, Budget) else given
     if not isinstance(found, list | tuple) or not all(isinstance(each, Budget) for each in found):
         raise ConfigurationError("budget must be a Budget, or a list of them", hint="Give Budget(5.0).")
     return tuple(found)

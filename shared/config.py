@@ -32,7 +32,7 @@ _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)(?!.*_(DIR|PAT
 class Settings(BaseSettings):
     """Settings from the environment and .env; the environment takes precedence."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True, frozen=True)
 
     fallback_enabled: bool = Field(
         True, validation_alias="LITELLM_FALLBACK_ENABLED", description="Try the fallback models when a model fails."
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     prices: Path | None = Field(
         None,
         validation_alias="AGENTSWARM_PRICES",
-        description="JSON file with prices that override the built-in table, in the same format.",
+        description="JSON file with prices that override the built-in table, in its format or in LiteLLM's.",
     )
     max_refusals: int = Field(
         3,
@@ -197,11 +197,17 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """
-    Load the current settings.
+    Load the current settings; they are read anew only when the environment or .env has changed.
 
     Raises:
         ConfigurationError: A variable has an invalid value; the message does not repeat the value.
     """
+    values = environment()
+    return _settings(tuple(values.get(str(field.validation_alias)) for field in Settings.model_fields.values()))
+
+
+@lru_cache(maxsize=8)
+def _settings(_values: tuple[str | None, ...]) -> Settings:
     try:
         return Settings()
     except ValidationError as error:
@@ -212,7 +218,7 @@ def load_settings() -> Settings:
 def environment() -> dict[str, str]:
     """The nearest .env, overridden by the process environment; empty values are left out."""
     values = _dotenv()[1]
-    values.update((name, value) for name, value in os.environ.items() if value)
+    values.update({name: value for name, value in os.environ.items() if value})
     return values
 
 

@@ -1,4 +1,4 @@
-"""The client: one call to any of 100+ providers, with fallback, retries, streaming and an exact bill."""
+"""The client: one call to any of 100+ providers, with fallback, retries, streaming and exact costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -28,15 +29,15 @@ from shared.calls import (
     run_call,
     warn_untracked,
 )
-from shared.config import Settings, database_url, load_settings
+from shared.config import Settings, database_url, environment, load_settings
 from shared.errors import ConfigurationError, LLMError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
 from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, make_plan
+from shared.models import Catalogue, OwnEndpoint, Plan, Planner
 from shared.prices import token_cost
-from shared.providers import count_tokens
-from shared.scope import current_scope
+from shared.providers import Network, Transport, count_tokens, current_network
+from shared.scope import Scope, current_scope
 from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
 __all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
@@ -44,13 +45,14 @@ __all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "
 logger = logging.getLogger("agentswarm_tools")
 
 Messages = Sequence[Mapping[str, Any]]
-# Making an image takes minutes where a text takes seconds, and one that comes too late has been paid for.
-_IMAGE_PATIENCE = 5
+# Making an image takes minutes where a text takes seconds, and an image that arrives too late was paid for.
+_IMAGE_TIMEOUT_FACTOR = 5
+_MAX_PLANS = 256
 
 
 class LLMClient:
     """
-    One way to any model; safe to share between threads, tasks and processes.
+    One client for every model; safe to share between threads, tasks and processes.
 
     Args:
         model_configs: Models of your own by name, added to the catalogue.
@@ -59,16 +61,19 @@ class LLMClient:
 
         enable_cost_tracking: Whether to record calls in the ledger. None: LITELLM_COST_TRACKING.
 
-        max_retries: How often one model is asked again after a fault that a retry may heal, 0 to 10.
+        max_retries: Maximum retries for each model after a failure that a retry may fix, 0 to 10.
 
         timeout: Seconds for one attempt to answer, or to begin its stream; making images may take five times as long.
 
-        deadline: Seconds for a whole call over all its attempts; None for no limit of its own.
+        deadline: Seconds for a whole call, over all its attempts; None for no limit.
 
-        budget: What may be spent, one Budget or several, beside those of Settings, of the scope and of the ledger.
+        budget: What may be spent: one Budget or several, in addition to those of Settings, the scope and the ledger.
+
+        transport: Sends the requests, for tests: an httpx transport, or a function that makes one for each event loop.
+            If it has a `base_url`, it answers every model there, in OpenAI's format and without a key.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is invalid.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class LLMClient:
         timeout: float = 60.0,
         deadline: float | None = None,
         budget: Budget | Sequence[Budget] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         settings = load_settings()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
@@ -100,6 +106,8 @@ class LLMClient:
         self._timeout = check_seconds("timeout", timeout)
         self._deadline = None if deadline is None else check_seconds("deadline", deadline)
         self._spend_counter = SpendCounter()
+        self._network = None if transport is None else Network(transport)
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         if settings.verbose:
             _be_verbose()
 
@@ -150,7 +158,7 @@ class LLMClient:
         stream: bool = False,
         **kw: Any,
     ) -> LLMResponse | LLMStream:
-        """The same as `chat_completion`, awaitable; with `stream` iterate over the result with `async for`."""
+        """The awaitable version of `chat_completion`; with `stream`, iterate over the result with `async for`."""
         params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
         call = await self._prepare(TaskType.CHAT_COMPLETION, messages, model, fallback_models, params, stream=stream)
         return LLMStream(run_call(call)) if stream else await answer_of(call)
@@ -197,20 +205,20 @@ class LLMClient:
         Ask a chat model.
 
         Args:
-            messages: List of {"role": ..., "content": ...}, as OpenAI has them.
+            messages: List of {"role": ..., "content": ...}, in OpenAI's format.
 
             model: Name such as "openai/gpt-5.4-mini". None: LITELLM_DEFAULT_TEXT_MODEL.
 
-            fallback_models: What to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: nothing.
+            fallback_models: Models to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: none.
 
-            temperature: 0 to 2; None leaves it to the provider, as reasoning models need.
+            temperature: 0 to 2; None leaves it to the provider, which reasoning models require.
 
             max_tokens: Maximum tokens of the answer; None leaves it to the provider.
 
             stream: Return an LLMStream of text chunks instead; the request is sent at its first `next()`.
 
-            kw: More of OpenAI's chat parameters (tools, response_format, ...); `timeout` and `deadline` (seconds) for
-                this call; `api_base` and `api_key` of an endpoint of your own for `model`.
+            kw: Other chat parameters of OpenAI's API (tools, response_format, ...); `timeout` and `deadline` (seconds)
+                for this call; `api_base` and `api_key` of your own endpoint for `model`.
 
         Raises:
             LLMError: The only model's own error, or AllModelsFailed when several were tried.
@@ -232,13 +240,15 @@ class LLMClient:
             messages, model, fallback_models, max_tokens, kw: As for `chat_completion`.
 
         Returns:
-            One Estimate a model, in the order in which they would be asked.
+            One Estimate per model, in the order in which they would be tried.
 
         Raises:
-            LLMError: As `chat_completion`, before it sends anything.
+            LLMError: As `chat_completion` before it sends anything.
         """
-        request, endpoint, limits = self._request(TaskType.CHAT_COMPLETION, messages, {"max_tokens": max_tokens, **kw})
-        call = self._plan(request, model, fallback_models, endpoint, limits)
+        request, endpoint, time_limits = self._request(
+            TaskType.CHAT_COMPLETION, messages, {"max_tokens": max_tokens, **kw}
+        )
+        call = self._plan(request, model, fallback_models, endpoint, time_limits)
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
     async def agenerate_image(
@@ -253,41 +263,42 @@ class LLMClient:
         **kw: Any,
     ) -> LLMResponse:
         """
-        Make images, save them under AGENTSWARM_OUTPUT_DIR, and say where they are.
+        Make images, and save them in AGENTSWARM_OUTPUT_DIR.
 
-        What may have been paid for is never asked for again by itself, neither of this model nor of the next.
+        A request that may have been charged is not retried, neither on this model nor on the next: a retry would be
+        charged again.
 
         Args:
-            prompt: What is to be seen.
+            prompt: Description of the image.
 
             model: Name such as "openai/gpt-image-2". None: LITELLM_DEFAULT_IMAGE_MODEL.
 
-            fallback_models: What to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that make images.
+            fallback_models: Models to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that make images.
 
-            size: "1024x1024", an aspect ratio such as "16:9", or "auto". None: 1024x1024 or the like; with reference
-                images, theirs.
+            size: "1024x1024", an aspect ratio such as "16:9", or "auto". None: 1024x1024 or similar; with reference
+                images, their size.
 
-            quality: low, medium, high, auto, standard or hd, as the model has it. None: medium where it has that.
+            quality: low, medium, high, auto, standard or hd, if the model supports it. None: medium if supported.
 
-            n: How many images, 1 to 10; made at once where one request gives fewer.
+            n: Number of images, 1 to 10; requested in parallel if one request returns fewer.
 
             kw: `reference_images` (paths or URLs to start from), `mask` (path or URL; its transparent parts may
                 change), `background` (transparent, opaque, auto), `output_format` (png, jpeg, webp), `file_name`,
-                `response_format="b64_json"` (to have the bytes as well); what else the model takes; `timeout`,
+                `response_format="b64_json"` (to get the bytes as well); other parameters of the model; `timeout`,
                 `deadline`, `api_base` and `api_key` as in `chat_completion`.
 
         Returns:
-            `images` is a list of {path, url, width, height, format, bytes, revised_prompt}, `content` the provider's
-            URL of the first where it gave one, else ours. What could not be had is explained in
-            `metadata["images_failed"]`.
+            `images` is a list of {path, url, width, height, format, bytes, revised_prompt}. `content` is the
+            provider's URL of the first image, or ours if the provider gave none. `metadata["images_failed"]` says why
+            images are missing.
 
         Raises:
-            InvalidRequest: A model does not take what is asked for; nothing was sent.
+            InvalidRequest: A model does not support the request; nothing was sent.
 
-            LLMError: No image came.
+            LLMError: No image was made.
         """
         options = image_options(kw, own_fallbacks=fallback_models is not None)
-        params = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_PATIENCE, **kw}
+        params = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_TIMEOUT_FACTOR, **kw}
         messages = [{"role": "user", "content": prompt}]
         call = await self._prepare(TaskType.IMAGE_GENERATION, messages, model, fallback_models, params)
         return await make_images(call, options, self._settings)
@@ -306,30 +317,30 @@ class LLMClient:
         **kw: Any,
     ) -> LLMResponse:
         """
-        Ask a model about images, which stand in the last of the user's messages.
+        Ask a model about images, which are added to the last user message.
 
         Args:
             messages: As in `chat_completion`.
 
-            image_urls: 1 to 16 URLs, paths or data URIs. They are fetched by us, scaled down to what the model makes
-                use of, and sent as data.
+            image_urls: 1 to 16 URLs, paths or data URIs. The client fetches them, scales them down to the largest size
+                that the model uses, and sends them as data.
 
             model: Name such as "openai/gpt-5.4-mini". None: LITELLM_DEFAULT_VISION_MODEL.
 
-            fallback_models: What to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that look at images.
+            fallback_models: Models to try next. None: those of LITELLM_DEFAULT_FALLBACK_MODELS that accept images.
 
-            max_tokens: Most tokens that the answer may have.
+            max_tokens: Maximum tokens of the answer.
 
-            detail: "low" is small and cheap. None: what the model makes use of.
+            detail: "low" is small and cheap. None: the best that the model uses.
 
-            kw: As in `chat_completion`; `pass_through=True` leaves https URLs to the provider to fetch.
+            kw: As in `chat_completion`; with `pass_through=True` the provider fetches https URLs itself.
 
         Returns:
-            The answer; `metadata["images"]` says what was sent, `image_tokens_saved` and `image_cost_saved` (US$) what
-            scaling down has saved, by the provider's own formula.
+            The answer. `metadata["images"]` says what was sent, `image_tokens_saved` and `image_cost_saved` (US$) what
+            scaling down saved, by the provider's own formula.
 
         Raises:
-            InvalidRequest: A model does not look at images, or an image is refused; nothing was sent.
+            InvalidRequest: A model does not accept images, or an image is refused; nothing was sent.
 
             LLMError: As in `chat_completion`.
         """
@@ -341,21 +352,21 @@ class LLMClient:
     vision_completion = blocking(avision_completion)
 
     def get_total_cost(self) -> float:
-        """US$ known to be spent by this client, streams when they end; inside labels: theirs, since the scope began."""
+        """US$ known to be spent by this client (a stream counts when it ends); in a scope with labels, only in it."""
         return to_usd(self._spend_counter.nano(current_scope().spend))
 
     def export_cost_records(self, path: str | Path) -> int:
         """
-        Write every attempt in the ledger (of the scope, inside one with labels) to a file, at once or not at all.
+        Write the attempts in the ledger to a file, completely or not at all; in a scope with labels, only theirs.
 
         Args:
-            path: File to write; its ending says how: .json, .jsonl or .csv.
+            path: File to write; its extension determines the format: .json, .jsonl or .csv.
 
         Returns:
-            How many records were written.
+            Number of records written.
 
         Raises:
-            ConfigurationError: The ending is another one, or cost tracking is off.
+            ConfigurationError: The extension is a different one, or cost tracking is off.
 
             StoreError: The ledger cannot be read, or the file cannot be written.
         """
@@ -379,88 +390,103 @@ class LLMClient:
         stream: bool = False,
     ) -> Call:
         """
-        A call that is ready to be carried out.
+        A planned call.
 
         Raises:
-            LLMError: It is refused before any model is asked; that is recorded.
+            LLMError: The call is refused before anything is sent; the refusal is recorded.
         """
-        request, endpoint, limits = self._request(task, messages, params, stream=stream)
+        request, endpoint, time_limits = self._request(task, messages, params, stream=stream)
         try:
-            return self._plan(request, model, fallback_models, endpoint, limits)
+            return self._plan(request, model, fallback_models, endpoint, time_limits)
         except LLMError as error:
-            await record_refusal(self._ledger(), current_scope(), request, error)
+            patience = math.inf if time_limits.deadline_s is None else time_limits.deadline_s
+            await record_refusal(self._ledger(), current_scope(), request, error, patience=patience)
             raise
 
     def _request(
         self, task: TaskType, messages: Messages, params: dict[str, Any], *, stream: bool = False
-    ) -> tuple[Request, _Endpoint, _Time]:
+    ) -> tuple[Request, OwnEndpoint, _TimeLimits]:
         """
-        What is asked of a provider, the endpoint to ask, and how long that may take.
+        The request, the caller's own endpoint, and the time limits, out of the parameters of a call.
 
         Raises:
-            ConfigurationError: A time is not a number of seconds.
+            ConfigurationError: A time limit is not a number of seconds.
         """
-        given = {name: value for name, value in params.items() if value is not None}
-        endpoint = _Endpoint(given.pop("api_base", None), given.pop("api_key", None))
-        timeout = check_seconds("timeout", given.pop("timeout", self._timeout))
-        deadline = given.pop("deadline", self._deadline)
-        time_ = _Time(timeout, None if deadline is None else check_seconds("deadline", deadline))
-        return Request(task, messages, given, stream=stream), endpoint, time_
+        params = {name: value for name, value in params.items() if value is not None}
+        endpoint = OwnEndpoint(params.pop("api_base", None), params.pop("api_key", None))
+        timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
+        deadline = params.pop("deadline", self._deadline)
+        limits = _TimeLimits(timeout, None if deadline is None else check_seconds("deadline", deadline))
+        return Request(task, messages, params, stream=stream), endpoint, limits
 
     def _plan(
         self,
         request: Request,
         model: str | None,
         fallback_models: Sequence[str] | None,
-        endpoint: _Endpoint,
-        allowed: _Time,
+        endpoint: OwnEndpoint,
+        time_limits: _TimeLimits,
     ) -> Call:
         """
-        The call with the models that may answer it.
+        The call with its plan.
 
         Raises:
-            LLMError: It is refused.
+            LLMError: The call is refused.
         """
         inside, ledger = current_scope(), self._ledger()
         limits = (*self._limits, *inside.limits)
         check_request(request, fallback_models)
         if limits and ledger is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
-        plan = make_plan(
-            model,
-            fallback_models,
-            catalogue=self._catalogue,
-            settings=self._settings,
-            scope=inside,
-            enable_fallback=self._fallback,
-            service_tier=request.params.get("service_tier"),
-            task=request.task,
-            api_base=endpoint.api_base,
-            api_key=endpoint.api_key,
-        )
+        network = self._network or current_network()
+        plan = self._planned(inside, request, model, fallback_models, endpoint, network.base_url)
         return Call(
             request=request,
             plan=plan,
             scope=inside,
             ledger=ledger,
-            timeout=allowed.timeout_s,
+            timeout=time_limits.timeout_s,
             max_retries=self._max_retries,
             spend_counter=self._spend_counter,
+            network=network,
             limits=limits,
             max_concurrency=self._settings.max_concurrency,
-            deadline_at=math.inf if allowed.deadline_s is None else time.monotonic() + allowed.deadline_s,
+            deadline_at=math.inf if time_limits.deadline_s is None else time.monotonic() + time_limits.deadline_s,
         )
 
+    def _planned(
+        self,
+        inside: Scope,
+        request: Request,
+        model: str | None,
+        fallback_models: Sequence[str] | None,
+        endpoint: OwnEndpoint,
+        answered_at: str | None,
+    ) -> Plan:
+        """
+        The plan of a call, from a cache.
 
-class _Endpoint(NamedTuple):
-    """The caller's own endpoint for the first model."""
+        The cache's key holds everything that a plan depends on, except the API keys of a scope or a call. So a plan
+        that was made with those is neither cached nor looked up: one customer's key must never serve another.
+        """
+        tier = request.params.get("service_tier")
+        has_own_keys = bool(inside.keys) or endpoint != OwnEndpoint()
+        inputs = (request.task, model, fallback_models, tier, inside.models, inside.from_agent, answered_at)
+        # The day is part of it because models retire on a date.
+        key = repr(inputs), datetime.now(UTC).date(), frozenset(environment().items())
+        plan = None if has_own_keys else self._plans.get(key)
+        if plan is None:
+            planner = Planner(self._catalogue, self._settings, inside, request.task, answered_at)
+            plan = planner.plan(model, fallback_models, endpoint, enable_fallback=self._fallback, service_tier=tier)
+            if not has_own_keys:
+                if len(self._plans) >= _MAX_PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
+        return plan
 
-    api_base: str | None
-    api_key: str | None
 
-
-class _Time(NamedTuple):
-    """Seconds that an attempt and the whole call may take."""
+class _TimeLimits(NamedTuple):
+    """Seconds that one attempt, and the whole call, may take."""
 
     timeout_s: float
     deadline_s: float | None
@@ -471,12 +497,12 @@ _TRACKING_HINT = "Set LITELLM_COST_TRACKING=true, or leave out the budget."
 
 def _limits(settings: Settings, budget: Budget | Sequence[Budget] | None) -> tuple[Limit, ...]:
     """The budget of Settings, and the client's own."""
-    own = () if settings.budget is None else (settings.budget,)
-    return tuple(Limit(each) for each in (*own, *budgets_of(budget)))
+    from_settings = () if settings.budget is None else (settings.budget,)
+    return tuple(Limit(each) for each in (*from_settings, *budgets_of(budget)))
 
 
 def _be_verbose() -> None:
-    """LITELLM_VERBOSE: our own log lines on stderr; the host program's logging stays as it is."""
+    """LITELLM_VERBOSE: log to stderr; only our own logger changes, not the host program's logging."""
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -488,12 +514,19 @@ _shared: LLMClient | None = None
 _lock = threading.Lock()
 
 
+def reset_llm_client() -> None:
+    """Forget this process's shared client; the next `get_llm_client()` makes one with the settings at that time."""
+    global _shared
+    with _lock:
+        _shared = None
+
+
 def get_llm_client(**overrides: Any) -> LLMClient:
     """
-    The client that this process shares.
+    The client that is shared within this process.
 
     Args:
-        overrides: Arguments of LLMClient; with any, a client of your own, and the shared one stays as it is.
+        overrides: Arguments of LLMClient. With any of them, a new client is returned, and the shared one is unchanged.
     """
     global _shared
     if overrides:
@@ -504,28 +537,28 @@ def get_llm_client(**overrides: Any) -> LLMClient:
         return _shared
 
 
-_DAYS_US = 30 * 86_400 * 1_000_000
+_ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000
 
 
 def estimate(call: Call, candidate: Candidate) -> Estimate:
-    """The most that one attempt costs, and what it costs when its answer is as long as the last month's were."""
-    counted = count_tokens(candidate, call.request.messages, "").prompt_tokens
-    asked = [call.request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
+    """The most that one attempt can cost, and its cost if the answer is as long as the average of the last 30 days."""
+    prompt_tokens = count_tokens(candidate, call.request.messages, "").prompt_tokens
+    limits = [call.request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
     output = _usual_output(call, candidate)
     if output is not None:
-        output = min([output, *(most for most in asked if isinstance(most, int))])
-    expected = token_cost(Usage(prompt_tokens=counted, completion_tokens=output), candidate.rates)
+        output = min([output, *(limit for limit in limits if isinstance(limit, int))])
+    expected = token_cost(Usage(prompt_tokens=prompt_tokens, completion_tokens=output), candidate.rates)
     return Estimate(
         model=candidate.requested,
         upper_bound=to_usd(bound_of(candidate, call.request)),
         expected=to_usd(expected),
-        prompt_tokens=counted,
+        prompt_tokens=prompt_tokens,
         completion_tokens=output,
     )
 
 
 def _usual_output(call: Call, candidate: Candidate) -> int | None:
-    """Output tokens of the model's answers in the last 30 days, on average; None where the ledger has none."""
+    """Average output tokens of the model's answers in the last 30 days; None if the ledger has none."""
     if call.ledger is None:
         return None
-    return average_output(call.ledger, candidate.model, time.time_ns() // 1000 - _DAYS_US)
+    return average_output(call.ledger, candidate.model, time.time_ns() // 1000 - _ESTIMATE_WINDOW_US)

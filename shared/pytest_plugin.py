@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    import asyncio
-
     import httpx
 
     from shared.ledger import Ledger
-    from shared.types import Candidate
 
 SECRET_HEADERS = (
     "authorization",
@@ -39,10 +36,10 @@ _SCRIPTED = ("agentswarm_tools", "scripted")
 
 
 def scrub_request(request: Any) -> Any:
-    """A vcrpy request without keys, cookies and organisations, in its headers and in its address."""
+    """A vcrpy request without keys, cookies and organisations in its headers and its URL."""
     request.headers = {name: value for name, value in request.headers.items() if name.lower() not in SECRET_HEADERS}
-    address = _QUERY.sub(r"\1", request.uri)
-    request.uri = re.sub(r"([?&])&+", r"\1", address).rstrip("?&")
+    url = _QUERY.sub(r"\1", request.uri)
+    request.uri = re.sub(r"([?&])&+", r"\1", url).rstrip("?&")
     return request
 
 
@@ -55,7 +52,7 @@ def scrub_response(response: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def agentswarm_vcr_config() -> dict[str, Any]:
     """
-    Settings for pytest-recording under which no secret reaches a cassette.
+    Settings for pytest-recording that keep secrets out of cassettes.
 
     Use it as your own `vcr_config`: `def vcr_config(agentswarm_vcr_config): return agentswarm_vcr_config`.
     """
@@ -69,21 +66,22 @@ def agentswarm_vcr_config() -> dict[str, Any]:
 
 @pytest.fixture
 def agentswarm_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    """A SQLite ledger of this test's own; the shared client is made anew, and both are gone after the test."""
-    from shared import llm_client
+    """A SQLite ledger and a new shared client for this test only."""
     from shared.ledger import get_ledger
+    from shared.llm_client import reset_llm_client
 
     url = f"sqlite:///{tmp_path / 'agentswarm-ledger.sqlite3'}"
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
-    monkeypatch.setattr(llm_client, "_shared", None)
+    reset_llm_client()
     ledger = get_ledger(url)
     yield ledger
     ledger.flush()
+    reset_llm_client()
 
 
 class Script:
     """
-    Answers for every model that a test asks, in order; `asked` holds the requests, as OpenAI's API has them.
+    Answers for the requests of a test, in order, whatever their model; `asked` has the requests in OpenAI's format.
 
     A text is a whole answer; a dict is a whole chat completion, or {"error": {...}} with an optional "status".
     """
@@ -105,7 +103,7 @@ class Script:
         return self({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
 
     def http_client(self) -> httpx.AsyncClient:
-        """An httpx client that is answered from here: `AsyncOpenAI(http_client=...)`."""
+        """An httpx client that gets its answers from this script, for `AsyncOpenAI(http_client=...)`."""
         import httpx
 
         return httpx.AsyncClient(transport=_transport(self))
@@ -113,8 +111,8 @@ class Script:
     def respond(self, body: dict[str, Any]) -> tuple[int, str, bytes]:
         """Status, content type and body for one request."""
         self.asked.append(body)
-        nothing = {"error": {"message": "The script of this test has no answer left"}, "status": 400}
-        answer: Any = self.left.pop(0) if self.left else nothing
+        exhausted = {"error": {"message": "The script of this test has no answer left"}, "status": 400}
+        answer: Any = self.left.pop(0) if self.left else exhausted
         if not isinstance(answer, str) and "error" in answer:
             return int(answer.get("status", 500)), "application/json", json.dumps(answer).encode()
         whole = _completion(body, answer)
@@ -126,61 +124,26 @@ class Script:
 
 @pytest.fixture
 def agentswarm_script(
-    agentswarm_ledger: Ledger,  # noqa: ARG001 - asked for to be there
-    monkeypatch: pytest.MonkeyPatch,
+    agentswarm_ledger: Ledger,  # noqa: ARG001 - requested for its effect: calls go to a ledger of this test
     record_property: Callable[[str, object], None],
 ) -> Iterator[Script]:
-    """A scripted endpoint under every model name, without key or network: `agentswarm_script("Hello", ...)`."""
-    from shared.models import plan
-    from shared.providers import request, response_stream, send
-    from shared.providers.endpoints import Endpoint, find_endpoint
+    """Scripted answers for every model name, without key or network: `agentswarm_script("Hello", ...)`."""
+    from shared.providers import use_transport
 
     script = Script()
-
-    def target(_provider: str, wire_model: str) -> Endpoint | None:
-        return find_endpoint("custom", wire_model)
-
-    def keyless(candidate: Candidate, *_: Any, **__: Any) -> Candidate:
-        return candidate
-
-    for module in (send, request):
-        monkeypatch.setattr(module, "find_endpoint", target)
-    monkeypatch.setattr(plan, "_with_key", keyless)
-    monkeypatch.setattr(request, "base_url", lambda *_: "http://scripted.invalid/v1")
-    monkeypatch.setattr(request, "check_key", lambda _: None)
-    monkeypatch.setattr(response_stream, "http_client", clients_over(lambda: _transport(script)))
     record_property(*_SCRIPTED)
-    yield script
+    with use_transport(_transport(script)):
+        yield script
     if script.left:
-        pytest.fail(f"{len(script.left)} scripted answers were never asked for")
+        pytest.fail(f"{len(script.left)} scripted answers were not used")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say that models were scripted, so that nobody takes their answers for a provider's."""
+    """Add to the summary that models were scripted, so that their answers are not mistaken for a provider's."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     count = sum(_SCRIPTED in getattr(r, "user_properties", ()) and r.when == "call" for r in reports)
     if count:
-        terminalreporter.write_line(f"agentswarm-tools: models were scripted in {count} tests, no provider was asked")
-
-
-def clients_over(network: Callable[[], httpx.AsyncBaseTransport]) -> Callable[[], Any]:
-    """A stand-in for `shared.transport.http_client`: a guarded client per event loop over another network."""
-    import asyncio
-    from weakref import WeakKeyDictionary
-
-    import httpx
-
-    from shared.providers import GuardedTransport
-
-    clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
-
-    async def http_client() -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in clients:
-            clients[loop] = httpx.AsyncClient(transport=GuardedTransport(network()), trust_env=False)
-        return clients[loop]
-
-    return http_client
+        terminalreporter.write_line(f"agentswarm-tools: models were scripted in {count} tests, no provider was called")
 
 
 def _transport(script: Script) -> httpx.AsyncBaseTransport:
@@ -193,16 +156,19 @@ def _transport(script: Script) -> httpx.AsyncBaseTransport:
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield self._content
 
-    class Transport(httpx.AsyncBaseTransport):
+    class Scripted(httpx.AsyncBaseTransport):
+        # With a base_url, the client sends requests for every model here, in OpenAI's format and without a key.
+        base_url = "http://scripted.invalid/v1"
+
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             status, kind, content = script.respond(json.loads(await request.aread()))
             return httpx.Response(status, headers={"content-type": kind}, stream=Body(content))
 
-    return Transport()
+    return Scripted()
 
 
 def _completion(body: Mapping[str, Any], answer: Scripted) -> dict[str, Any]:
-    """An answer as OpenAI's API would give it, with counts that tell words where it has none."""
+    """An answer in the format of OpenAI's API; without usage of its own, its counts are words."""
     if isinstance(answer, str):
         message = {"role": "assistant", "content": answer}
         answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
@@ -220,7 +186,7 @@ def _words(content: Any) -> int:
 
 
 def _chunks(whole: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A chat completion as the chunks of a stream: a word each, the end, then the usage."""
+    """A chat completion as the chunks of a stream: one word each, then the finish reason, then the usage."""
     head = {**{key: whole.get(key) for key in ("id", "created", "model")}, "object": "chat.completion.chunk"}
     for choice in list(whole.get("choices", ()))[:1]:
         message = dict(choice.get("message", {}))

@@ -1,4 +1,4 @@
-"""Who is calling: tool, agent, run and labels, with the models and keys they may use."""
+"""Who is calling: tool, agent, run and labels, and the models, keys and budgets that apply to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_KEYS: Mapping[str, SecretStr] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Who is calling; every attempt that the ledger records carries it."""
+    """Who is calling; recorded with every attempt in the ledger."""
 
     tool: str | None = None
     agent: str | None = None
@@ -33,22 +33,22 @@ class Scope:
     labels: Mapping[str, str] = _NO_LABELS
     models: tuple[str, ...] | None = None
     keys: Mapping[str, SecretStr] = field(default=_NO_KEYS, repr=False)
-    # By provider, whose key it is: the labels of the scope that brought it.
+    # By provider: the labels of the scope that supplied its key.
     key_aliases: Mapping[str, str] = _NO_LABELS
     limits: tuple[Limit, ...] = ()
     from_agent: bool = False
-    # Labels that budgets or keys were given to, and that stay as they are inside.
+    # Labels that have a budget or keys, and therefore cannot change in scopes inside.
     bound: frozenset[str] = frozenset()
     pending: PendingCalls = field(default_factory=PendingCalls, repr=False, compare=False)
-    # Of the labels in force, the narrowest last.
+    # The spending of each enclosing set of labels, the narrowest last.
     spend: tuple[ScopeSpend, ...] = field(default=(), repr=False, compare=False)
-    # What entered this scope and those around it, the innermost last.
+    # The managers that entered this scope and those around it, the innermost last.
     managers: tuple[_ScopeManager, ...] = field(default=(), repr=False, compare=False)
 
     def may_see(self, limit: Limit) -> bool:
-        """Whether what a limit has left may be told here: agents inside labels learn nothing of what others spend."""
-        own = any(dimension.removeprefix("label:") in self.labels for dimension in limit.dimensions)
-        return own or not (self.labels and (self.from_agent or self.agent))
+        """Whether this scope may see what a limit has left: agents under labels must not learn what others spend."""
+        is_own = any(dimension.removeprefix("label:") in self.labels for dimension in limit.dimensions)
+        return is_own or not (self.labels and (self.from_agent or self.agent))
 
 
 _ROOT = Scope()
@@ -62,11 +62,15 @@ def current_scope() -> Scope:
 
 class _ScopeManager:
     """
-    Enters a scope derived from the one it is entered in, and leaves it again; once.
+    Enters a scope derived from the current one, and leaves it again; usable once.
 
-    Web frameworks close generators late, out of order or in another request's context. So leaving a scope leaves all
-    that were entered inside it, leaving one that was left with another does nothing, and a context that is not inside
-    the scope stays as it is.
+    `with` blocks normally nest, but a generator that opens a scope may be closed late, out of order, or in the context
+    of another request, as web frameworks do. Restoring the outer scope blindly would then put one customer's scope
+    around another customer's code. Hence three rules:
+
+    - Leaving a scope also leaves every scope that was entered inside it.
+    - Leaving a scope that was already left together with an outer one does nothing.
+    - Leaving does nothing in a context that is not inside the scope.
     """
 
     def __init__(self, terms: _Terms) -> None:
@@ -76,7 +80,7 @@ class _ScopeManager:
 
     @property
     def is_left(self) -> bool:
-        """Whether it was entered and left."""
+        """Whether the scope was entered and has been left."""
         return self._is_entered and self._outer is None
 
     def __enter__(self) -> Scope:
@@ -84,16 +88,18 @@ class _ScopeManager:
             raise ConfigurationError("A scope can be entered only once", hint="Write `with scope(...)` each time.")
         self._is_entered, self._outer = True, _current.get()
         inner = _narrowed(self._outer, self._terms)
-        # Without those that were left: a job that schedules itself inside would carry more of them each time.
-        around = (each for each in self._outer.managers if not each.is_left)
-        inner = replace(inner, managers=(*around, self))
+        # Managers that were left are dropped. Otherwise a job that schedules its next run from inside its scope would
+        # collect one more manager with every run.
+        enclosing = (each for each in self._outer.managers if not each.is_left)
+        inner = replace(inner, managers=(*enclosing, self))
         _current.set(inner)
         return inner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Let go of: what a job that schedules itself leaves behind must not lead back to all that it left before.
+        # Drop the reference: the contexts of a job that schedules itself would otherwise form an ever longer chain of
+        # scopes that cannot be freed.
         outer, self._outer = self._outer, None
         if outer is not None and self in _current.get().managers:
             _current.set(outer)
@@ -118,16 +124,16 @@ class _Terms:
 
 def _narrowed(outer: Scope, terms: _Terms) -> Scope:
     """
-    The scope inside `outer`.
+    The scope that results from entering `terms` inside `outer`.
 
     Raises:
-        ConfigurationError: It changes a label that something was given to, or its budget is for a label that is absent.
+        ConfigurationError: A label that has a budget or keys would change, or a budget names a label that is missing.
     """
     changed = [name for name in sorted(outer.bound & terms.labels.keys()) if outer.labels[name] != terms.labels[name]]
     if changed:
         raise ConfigurationError(
-            f"The label {changed[0]} was given a budget or keys, and cannot change inside",
-            hint="Open the scope beside the other one; a worker that serves everybody starts outside of all.",
+            f"The label {changed[0]} has a budget or keys, so it cannot change inside that scope",
+            hint="Open the scope outside of the other one; start a worker that serves everybody outside of all scopes.",
         )
     labels = MappingProxyType({**outer.labels, **terms.labels})
     models = terms.models
@@ -143,14 +149,14 @@ def _narrowed(outer: Scope, terms: _Terms) -> Scope:
         key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(terms.keys, alias)}),
         limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in terms.budgets)))),
         bound=outer.bound | labels.keys() if terms.budgets or terms.keys else outer.bound,
-        # What a tool waits for, claims and cancels includes the scopes that it opens itself.
+        # A tool has its own pending calls, shared with the scopes it opens: it waits for and cancels those as well.
         pending=outer.pending if outer.tool and "tool" not in terms.attribution else PendingCalls(),
         spend=outer.spend if labels == outer.labels else _scope_spend(outer, labels),
     )
 
 
 def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:
-    """A budget for everything with these labels, unless it names the one label that it is for."""
+    """A limit for everything with these labels, or with the single label that the budget names."""
     named = [dimension.removeprefix("label:") for dimension in budget.dimensions if dimension.startswith("label:")]
     if named and named[0] not in labels:
         raise ConfigurationError(f"A budget for each {named[0]} needs a scope with the label {named[0]}")
@@ -158,7 +164,7 @@ def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:
 
 
 def _scope_spend(outer: Scope, labels: Mapping[str, str]) -> tuple[ScopeSpend, ...]:
-    """Those around whose labels still hold, and a new one."""
+    """The spending of the enclosing scopes whose labels still apply, and a new one for these labels."""
     return (*(each for each in outer.spend if each.labels.items() <= labels.items()), ScopeSpend(labels))
 
 
@@ -175,28 +181,27 @@ def scope(
     **labels: str,
 ) -> _ScopeManager:
     """
-    Say who is calling, for everything inside `with` or `async with`; nested scopes narrow.
+    Set who is calling, for everything inside `with` or `async with`; nested scopes can only narrow.
 
     Args:
-        budget: What everything with this scope's labels, those around it included, may cost together, also in other
-            scopes, threads and processes; one that names a label, as in Budget(5, scope="customer"), counts by that
-            label alone. Budgets of the scopes around it go on to hold.
+        budget: What everything with this scope's labels (including those of enclosing scopes) may cost together, also
+            in other scopes, threads and processes. A budget that names a label, as in Budget(5, scope="customer"),
+            counts by that label alone. Budgets of enclosing scopes still apply.
 
-        models: The only models that may be called inside, fallbacks included. None: as outside.
+        models: The only models that may be called inside, including fallbacks. None: as outside.
 
-        keys: Provider keys to use inside, by provider name; a provider without one here uses what is outside. They are
-            never recorded.
+        keys: Provider keys to use inside, by provider name; other providers use the keys from outside. Keys are never
+            recorded.
 
         tool, agent, run, conversation: Attribution of every call inside. None: as outside.
 
-        from_agent: True when the arguments of the calls inside come from an agent, and so are not trusted.
+        from_agent: True if the arguments of the calls inside come from an agent, and so are not trusted.
 
-        labels: Names of your own, such as customer="acme". Inside a scope that gave them a budget or keys they cannot
-            change.
+        labels: Names of your own, such as customer="acme". A label that has a budget or keys cannot change inside.
 
     Raises:
-        ConfigurationError: A label is not a short, non-empty text, a key is empty, or `models` is no list of names.
-            When it is entered: a label changes that cannot, or a budget is for a label that is not there.
+        ConfigurationError: A label is not a short, non-empty text, a key is empty, or `models` is not a list of names.
+            On entering: a label that has a budget or keys would change, or a budget names a label that is missing.
     """
     for name, value in labels.items():
         if not isinstance(value, str) or not value or len(value) > 200 or len(name) > 60:
@@ -218,16 +223,16 @@ def scope(
 def _secret(provider: str, key: SecretStr | str) -> SecretStr:
     secret = key if isinstance(key, SecretStr) else SecretStr(key)
     if not isinstance(secret.get_secret_value(), str) or not secret.get_secret_value():
-        # Without one the operator's own would be used, and the operator would pay.
+        # An empty key would fall back to the operator's key, and the operator would pay.
         raise ConfigurationError(f"The key for {provider[:60]} is empty", hint="Leave the provider out of keys.")
     return secret
 
 
 def run_of_process() -> str:
-    """The run of what no agent's run called for: one for each process."""
+    """The run of calls outside of any agent's run: one for each process."""
     return _run_of(os.getpid())
 
 
 @lru_cache(maxsize=1)
-def _run_of(pid: int) -> str:  # noqa: ARG001 - a forked process is another run
+def _run_of(pid: int) -> str:  # noqa: ARG001 - the cache's key: a forked process is another run
     return f"process_{uuid.uuid4().hex}"

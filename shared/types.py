@@ -16,6 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 UsageSource = Literal["provider", "counted", "unknown"]
 PictureFormat = Literal["png", "jpeg", "webp", "gif"]
 CostSource = Literal["provider", "table", "config", "counted", "bound", "reported", "free", "unknown"]
+# What providers bill. Input includes cached and written to a cache (for 5 minutes, 1 hour, 12 hours), output includes
+# reasoning; a kind of token without a price of its own is billed as the plainer one. `search_low` to `search_high` are
+# web searches by the context that is asked for, `request` is the request itself.
+Unit = Literal[
+    "input", "cached", "cache_write", "cache_write_1h", "cache_write_12h", "output", "reasoning",
+    "input_audio", "cached_audio", "output_audio", "input_image", "cached_image", "output_image",
+    "input_video", "output_video", "citation", "input_character", "output_character",
+    "second", "audio_second", "video_second", "image", "image_512", "image_1k", "image_2k", "image_4k", "pixel",
+    "request", "search", "search_low", "search_medium", "search_high", "file_search", "maps", "code_session", "page",
+]  # fmt: skip
 
 
 class TaskType(StrEnum):
@@ -81,26 +91,26 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class Rates:
     """
-    A model's prices, in US$ per single unit; None means that the price is unknown.
+    What a model costs, in US$ for one of each unit; a unit that is absent has no known price.
 
-    `tiers` are pairs (threshold in prompt tokens, rates for the whole request above it), lowest threshold first.
-    Images are charged by their tokens (`image_input`, `image_output`), else by `sizes` (quality or "", "1024x1024",
-    US$ per image), else by `per_image` or `per_pixel`.
+    Args:
+        prices: By unit. `image` is one image that is made, `pixel` one of its pixels; of an image that is made,
+            `output_image` are its tokens.
+
+        above: (above how many input tokens, the prices that then hold for the whole request), lowest first.
+
+        held: What to hold before a request where that is more: the more expensive figures of sources that differ, or
+            of another hour of the day. None where these rates are the most.
+
+        sizes: Prices of one image as (quality or "", "1024x1024", US$).
+
+        version: The table that they are from.
     """
 
-    input: Decimal | None = None
-    output: Decimal | None = None
-    cached: Decimal | None = None
-    cache_write: Decimal | None = None
-    cache_write_1h: Decimal | None = None
-    reasoning: Decimal | None = None
-    per_request: Decimal | None = None
-    image_input: Decimal | None = None
-    image_output: Decimal | None = None
-    per_image: Decimal | None = None
-    per_pixel: Decimal | None = None
+    prices: Mapping[Unit, Decimal] = field(default_factory=dict)
+    above: tuple[tuple[int, Mapping[Unit, Decimal]], ...] = ()
+    held: Rates | None = None
     sizes: tuple[tuple[str, str, Decimal], ...] = ()
-    tiers: tuple[tuple[int, Rates], ...] = ()
     source: CostSource = "unknown"
     version: str | None = None
 
@@ -122,6 +132,8 @@ class Candidate:
     max_input_tokens: int | None = None
     api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    # Where a transport of the client's own answers every model, in OpenAI's format and without a key.
+    answered_at: str | None = None
     key_alias: str | None = None
     guarded: bool = True
     listed: bool = False

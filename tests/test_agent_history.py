@@ -71,7 +71,7 @@ def test_a_tools_picture(hosted: Double, ask: Ask, model: str, shown: bool) -> N
 def test_deepseek_gets_its_thoughts_back(hosted: Double, ask: Ask) -> None:
     """DeepSeek's reasoning_content goes back with its tool call."""
     hosted.reply("deepseek", reasoning="Hm.", tool_calls=[ToolCall("Weather", {"place": "Rome"})])
-    ask(Agency(agent("A", budgeted("deepseek/deepseek-chat", []), tools=[Weather])))
+    ask(Agency(agent("A", budgeted("deepseek/deepseek-v4-flash", []), tools=[Weather])))
     assert messages_of(hosted)[-2]["reasoning_content"] == "Hm."
 
 

@@ -158,7 +158,7 @@ def test_pictures_are_seen(hosted: Double, ask: Ask) -> None:
     assert {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}} in messages_of(hosted)[-1]["content"]
 
 
-class Review(BaseModel):
+class Judgement(BaseModel):
     """A structured answer."""
 
     good: bool
@@ -171,8 +171,8 @@ def test_structured_output(hosted: Double, ask: Ask, model: str) -> None:
     """An output_type is asked for as a JSON Schema, and the answer is of that type."""
     hosted.always("openai", text='{"good": true, "why": "it works"}')
     hosted.always("anthropic", text='{"good": true, "why": "it works"}')
-    told = ask(Agency(agent("A", budgeted(model, []), output_type=Review)))
-    assert told.output == Review(good=True, why="it works")
+    told = ask(Agency(agent("A", budgeted(model, []), output_type=Judgement)))
+    assert told.output == Judgement(good=True, why="it works")
     assert '"why"' in json.dumps(hosted.requests[0].body)
 
 
@@ -196,7 +196,7 @@ def test_stream_is_what_the_plain_answer_is(hosted: Double) -> None:
     answer: dict[str, Any] = {"text": "Let me look.", "reasoning": "Hm.", "usage": counts}
     hosted.reply("deepseek", tool_calls=[ToolCall("Weather", {"place": "Rome"})], **answer)
     hosted.reply("deepseek", tool_calls=[ToolCall("Weather", {"place": "Rome"})], **answer)
-    model = budgeted("deepseek/deepseek-chat", [])
+    model = budgeted("deepseek/deepseek-v4-flash", [])
     turn: list[Any] = [None, "go", ModelSettings(), [], None, [], ModelTracing.DISABLED]
 
     async def both() -> tuple[Any, list[Any]]:
@@ -366,7 +366,7 @@ def test_conversations_do_not_mix(hosted: Double, ledger: Ledger) -> None:
 def test_what_openai_keeps_is_refused(hosted: Double, kept: dict[str, Any]) -> None:
     """A turn that would go on from what OpenAI keeps is refused unsent, since the rest of it would be lost."""
     turn: list[Any] = [None, "go", ModelSettings(), [], None, [], ModelTracing.DISABLED]
-    with pytest.raises(InvalidRequest, match="cannot go on"):
+    with pytest.raises(InvalidRequest, match="cannot use what is stored at OpenAI"):
         asyncio.run(budgeted(MINI).get_response(*turn, **{**_NOTHING_KEPT, **kept}))
     assert hosted.requests == []
 
@@ -392,7 +392,7 @@ def test_settings_that_are_refused(hosted: Double, settings: dict[str, Any]) -> 
 @pytest.mark.parametrize("names", [("", None), (None, None), (MINI, HAIKU), (MINI, [""]), (MINI, [1])])
 def test_names_that_are_none(names: tuple[Any, Any]) -> None:
     """What is no name of a model is refused when the agent is made."""
-    with pytest.raises(ConfigurationError, match="takes the name of a model"):
+    with pytest.raises(ConfigurationError, match="takes a model name and a list of model names"):
         budgeted(*names)
 
 

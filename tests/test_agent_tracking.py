@@ -126,7 +126,7 @@ def test_our_own_model_is_not_counted_again(hosted: Double, ledger: Ledger) -> N
 
 @pytest.mark.parametrize("name", ["no-such-model", "gpt-4-turbo"])
 def test_unknown_price_is_unpriced(hosted: Double, ledger: Ledger, name: str) -> None:
-    """A turn of a model without a known price is recorded with an unknown cost, never 0."""
+    """A turn of a model of unknown price is recorded with an unknown cost, never 0."""
     agency = Agency(agent("A", own_model(hosted, name)))
     track_agency(agency)
     assert ask_plain(agency).error == ""

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from shared.analytics import get_llm_costs, record_event
+from shared.analytics import get_llm_costs, record_event, set_budget
+from shared.budget import Budget
 from shared.internal.clock import now_us
 from shared.internal.money import to_nano, to_usd
 from shared.internal.pending import RecordedCall
@@ -292,8 +293,8 @@ def test_inside_asyncio_an_event_does_not_wait(ledger: Ledger, tmp_path: Path) -
                     record_event(cost_event(model="m", cost=1))
                 assert not any(write.done() for write in inside.pending._writes)
                 other.execute("ROLLBACK")
-                await asyncio.wait([asyncio.wrap_future(write) for write in inside.pending.owed()])
-        assert inside.pending.owed() == []
+                await asyncio.wait([asyncio.wrap_future(write) for write in inside.pending.take_writes()])
+        assert inside.pending.take_writes() == []
 
     asyncio.run(main())
     assert totals() == (3 * 10**9, 3, 0)
@@ -346,3 +347,13 @@ def test_a_tool_of_the_guide_counts_its_cost_once(run: Callable[..., None], host
     assert costs["total_calls"] == len(spent) == 8
     assert costs["total_cost_nano"] == sum(map(to_nano, spent)) > 0
     assert json.loads(json.dumps(costs)) == costs
+
+
+def test_an_event_of_any_time_does_not_stop_the_ledger(ledger: Ledger) -> None:
+    """A cost dated where no budget's window can end is stored like any other, and so is what comes after it."""
+    set_budget("all", Budget(5, "month"))
+    last = datetime(9999, 12, 31, 23, tzinfo=UTC)
+    record_event(AnalyticsEvent(event_type=EventType.LLM_COST, timestamp=last, metadata={"model": "x", "cost": 1}))
+    record_event(cost_event(model="x", cost=2))
+    assert ledger.waiting == 0
+    assert sorted(row["cost_nano"] for row in rows(ledger)) == [1_000_000_000, 2_000_000_000]

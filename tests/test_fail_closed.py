@@ -23,14 +23,14 @@ from tests.support.asking import HELLO, MINI, Way
 from tests.support.provider_double import Double
 
 FAULTS: dict[str, tuple[type[LLMError], str]] = {
-    "ledger": (StoreError, "no budget can be kept"),
-    "price": (BudgetExceeded, "Nobody knows the price"),
+    "ledger": (StoreError, "no budget can be enforced"),
+    "price": (BudgetExceeded, "is unknown, and a budget applies"),
     "tracking": (ConfigurationError, "needs cost tracking"),
     "clock": (BudgetExceeded, "clock is 3[56].. s behind"),
 }
 SAID = {
     "ledger": "cannot be written",
-    "price": "Nobody knows the price",
+    "price": "is unknown: its calls are recorded without a cost",
     "tracking": "Cost tracking is off",
     "clock": "clock is 3[56].. s behind",
 }

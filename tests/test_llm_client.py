@@ -285,6 +285,17 @@ def test_unknown_price_is_not_zero(hosted: Double, ledger: Ledger) -> None:
     assert (costs["total_cost"], costs["unpriced_calls"], costs["total_calls"]) == (0.0, 1, 1)
 
 
+def test_a_scopes_key_is_used_in_that_scope_only(hosted: Double) -> None:
+    """A customer's key is used inside the scope that supplied it, and never by the same client outside of it."""
+    client = LLMClient()
+    for keys in ({"openai": "sk-acme-42"}, {"openai": "sk-bolt-42"}, None):
+        with scope(keys=keys):
+            client.chat_completion(HELLO, model=MINI)
+    sent = [request.headers["authorization"] for request in hosted.requests]
+    assert sent[:2] == ["Bearer sk-acme-42", "Bearer sk-bolt-42"]
+    assert sent[2] not in sent[:2]
+
+
 def test_own_endpoint_never_gets_the_environment_key(hosted: Double) -> None:
     """An api_base in the call is sent only the api_key of the call."""
     with pytest.raises(AuthenticationError):

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from shared import llm_client
 from shared.analytics import get_llm_costs
 from shared.errors import InvalidRequest, RateLimitError
 from shared.ledger.store import Ledger
@@ -88,7 +87,6 @@ def test_its_http_client(agentswarm_script: Script) -> None:
 def test_ledger(agentswarm_ledger: Ledger) -> None:
     """The ledger is an empty file in the test's own folder, and the shared client is made for it."""
     assert get_llm_costs()["total_calls"] == 0
-    assert llm_client._shared is None
     assert get_llm_client()._ledger() is agentswarm_ledger
 
 

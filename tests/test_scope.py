@@ -136,7 +136,7 @@ def test_models_are_a_list(models: Any) -> None:
 def test_what_was_given_to_one_customer_is_not_used_for_another(given: dict[str, Any]) -> None:
     """A worker that was started inside one customer's request fails loudly when it opens another customer's scope."""
     with scope(customer="acme", **given) as acme, scope(step="one"):
-        with pytest.raises(ConfigurationError, match="customer was given a budget or keys") as refused:
+        with pytest.raises(ConfigurationError, match="The label customer has a budget or keys") as refused:
             scope(customer="bolt").__enter__()
         assert "bolt" not in str(refused.value)
         assert "acme" not in str(refused.value)
@@ -403,14 +403,14 @@ def test_owed_writes_are_handed_over_once() -> None:
     """Whoever asks for the writes that nobody waited for gets each of them once, from any thread."""
     pending = PendingCalls()
     writes = [Future[None]() for _ in range(40)]
-    threads = [threading.Thread(target=pending.owe, args=(write,)) for write in writes]
+    threads = [threading.Thread(target=pending.add_write, args=(write,)) for write in writes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(map(id, pending.owed())) == set(map(id, writes))
-    assert pending.owed() == []
+    assert set(map(id, pending.take_writes())) == set(map(id, writes))
+    assert pending.take_writes() == []
     for write in writes:
         write.set_result(None)
-        pending.owe(write)
-    assert pending.owed() == writes[-1:]  # What is done is not kept for ever.
+        pending.add_write(write)
+    assert pending.take_writes() == writes[-1:]  # What is done is not kept for ever.

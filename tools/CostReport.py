@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shared.analytics import costs_of
 from shared.base_tool import BaseTool
-from shared.ledger import Filter
+from shared.ledger import own_filter
 from shared.reports import render
 from shared.scope import current_scope
 
@@ -31,12 +31,7 @@ class CostReport(BaseTool):
     def _process(self) -> str:
         """The costs of this scope: those with its labels if it has any, else those of this conversation."""
         inside = current_scope()
-        own = Filter(
-            labels=inside.labels,
-            conversation=inside.conversation,
-            any_conversation=bool(inside.labels) or not inside.from_agent,
-        )
-        costs = costs_of(own, self.days, by=self.group_by)
+        costs = costs_of(own_filter(inside), self.days, by=self.group_by)
         if inside.labels and inside.from_agent:
             costs["store"] = "(the operator's)"  # a customer need not know the name of a server or a folder
         return render(costs, self.output_format)

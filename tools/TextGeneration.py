@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from shared.base_tool import BaseTool
-from shared.errors import BadResponse
 from shared.llm_client import get_llm_client
-from shared.runs import MAX_SCHEMA_CHARS, check_schema, match_schema, schema_correction, schema_instruction
+from shared.runs import MAX_SCHEMA_CHARS, Mismatch, ask_until_match, check_schema, schema_instruction
 from shared.types import LLMResponse
 
 _MAX_TEXT_CHARS = 100_000
@@ -55,44 +54,25 @@ class TextGeneration(BaseTool):
 
     async def _process(self) -> dict[str, Any]:
         """Ask the model; if its answer does not match a given schema, ask once more."""
-        messages = self._messages()
-        response = await self._ask(messages)
         if self.response_schema is None:
+            response = await self._ask()
             return _result(response, response.cost)
-        data, problem = match_schema(response.content, self.response_schema)
-        cost = response.cost
-        if problem:
-            messages += schema_correction(response.content, problem)
-            response = await self._ask(messages)
-            cost += response.cost
-            data, problem = match_schema(response.content, self.response_schema)
-        if problem:
-            raise BadResponse(
-                f"The answer does not match response_schema: {problem}",
-                provider=response.provider,
-                model=response.model,
-                outcome="completed",
-                cost=cost,
-                hint="Use a stronger model or a simpler schema.",
-            )
-        return _result(response, cost) | {"data": data}
+        matched = await ask_until_match(self._ask, self.response_schema)
+        return _result(matched.response, matched.cost) | {"data": matched.data}
 
-    def _messages(self) -> list[dict[str, str]]:
+    async def _ask(self, mismatch: Mismatch | None = None) -> LLMResponse:
         system = self.system_prompt or ""
         if self.response_schema is not None:
             system += f"\n\n{schema_instruction(self.response_schema)}"
-        first = [{"role": "system", "content": system.strip()}] if system.strip() else []
-        return [*first, {"role": "user", "content": self.prompt}]
-
-    async def _ask(self, messages: list[dict[str, str]]) -> LLMResponse:
-        response: LLMResponse = await get_llm_client().achat_completion(
-            messages,
+        messages = [{"role": "system", "content": system.strip()}] if system.strip() else []
+        messages.append({"role": "user", "content": self.prompt})
+        return await get_llm_client().achat_completion(
+            [*messages, *(mismatch.correction() if mismatch else ())],
             model=self.model,
             fallback_models=self.fallback_models,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
         )
-        return response
 
 
 def _result(response: LLMResponse, cost: float) -> dict[str, Any]:

@@ -7,9 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from shared.base_tool import BaseTool
-from shared.errors import BadResponse
 from shared.llm_client import get_llm_client
-from shared.runs import MAX_SCHEMA_CHARS, check_schema, is_source, match_schema, schema_instruction, total_cost
+from shared.runs import (
+    MAX_SCHEMA_CHARS,
+    Mismatch,
+    ask_until_match,
+    check_schema,
+    is_source,
+    schema_instruction,
+    total_cost,
+)
 from shared.types import LLMResponse
 
 _MAX_TEXT_CHARS = 100_000
@@ -76,25 +83,23 @@ class UnderstandImages(BaseTool):
 
     async def _process(self) -> dict[str, Any]:
         """Ask the model; if its answer does not match a given schema, ask once more."""
-        schema = self.response_schema
-        instruction = self.instruction if schema is None else f"{self.instruction}\n\n{schema_instruction(schema)}"
-        response = await self._ask(instruction)
-        cost, result = response.cost, _result(response)
-        if schema is not None:
-            data, problem = match_schema(response.content, schema)
-            if problem:
-                response = await self._ask(f"{instruction}\n\nYour last answer did not match: {problem}.")
-                cost, result = cost + response.cost, _result(response)
-                data, problem = match_schema(response.content, schema)
-            if problem:
-                raise _mismatch(response, problem, cost)
-            result["data"] = data
-        return result | {"cost": cost, "total_cost": await total_cost()}
+        if self.response_schema is None:
+            response = await self._ask()
+            result = _result(response) | {"cost": response.cost}
+        else:
+            matched = await ask_until_match(self._ask, self.response_schema)
+            result = _result(matched.response) | {"data": matched.data, "cost": matched.cost}
+        return result | {"total_cost": await total_cost()}
 
-    async def _ask(self, instruction: str) -> LLMResponse:
+    async def _ask(self, mismatch: Mismatch | None = None) -> LLMResponse:
+        parts = [self.instruction]
+        if self.response_schema is not None:
+            parts.append(schema_instruction(self.response_schema))
+        if mismatch is not None:
+            parts.append(f"Your last answer did not match: {mismatch.problem}.")
         sources = [self.media_url] if isinstance(self.media_url, str) else self.media_url
         return await get_llm_client().avision_completion(
-            [{"role": "user", "content": instruction}],
+            [{"role": "user", "content": "\n\n".join(parts)}],
             sources,
             model=self.model,
             fallback_models=self.fallback_models,
@@ -119,14 +124,3 @@ def _result(response: LLMResponse) -> dict[str, Any]:
         "saved_tokens": metadata["image_tokens_saved"],
         "saved_cost": metadata["image_cost_saved"],
     }
-
-
-def _mismatch(response: LLMResponse, problem: str, cost: float) -> BadResponse:
-    return BadResponse(
-        f"The answer does not match response_schema: {problem}",
-        provider=response.provider,
-        model=response.model,
-        outcome="completed",
-        cost=cost,
-        hint="Use a stronger model or a simpler schema.",
-    )

@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from shared.scope import current_scope
 
 # How long an interrupted call may take to close its connection and settle its row.
-_GRACE_S = 5.0
+_CLEANUP_S = 5.0
 
 
 class _Running(NamedTuple):
@@ -35,10 +35,11 @@ def run_blocking[T](function: Callable[..., Awaitable[T]], *args: Any) -> T:
     """
     Run a coroutine function on the background loop and wait for it.
 
-    An exception in the waiting thread, Ctrl-C among them, cancels the coroutine and lets it clean up first.
+    An exception in the waiting thread, such as Ctrl-C, cancels the coroutine; it is raised once the coroutine has
+    cleaned up.
 
     Raises:
-        RuntimeError: It was called on the background loop itself, which would wait for ever.
+        RuntimeError: It was called on the background loop itself, which would deadlock.
     """
     running = _start()
     if threading.get_ident() == running.thread:
@@ -57,12 +58,12 @@ def run_blocking[T](function: Callable[..., Awaitable[T]], *args: Any) -> T:
         return future.result()
     except BaseException:
         if future.cancel() or future.cancelled():
-            ended.wait(_GRACE_S)
+            ended.wait(_CLEANUP_S)
         raise
 
 
 def blocking[S, **P, T](method: Callable[Concatenate[S, P], Awaitable[T]]) -> Callable[Concatenate[S, P], T]:
-    """The synchronous twin of an asynchronous method, whose name is the same without its leading `a`."""
+    """The synchronous version of an asynchronous method, named the same without the leading `a`."""
 
     @wraps(method)
     def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -95,19 +96,24 @@ def _stop() -> None:
 
 
 def can_wait_for(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether this thread may wait for `loop`: it is the background loop, and neither it nor the ledger needs us."""
+    """
+    Whether this thread may wait for `loop` without a deadlock.
+
+    Only the background loop qualifies. A thread that runs an event loop must not block it, and the ledger's writer
+    thread must not wait for a loop that waits for the ledger.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        ledgers = threading.current_thread().name == "agentswarm-ledger"
-        return not ledgers and _running is not None and _running.loop is loop
+        is_ledger_thread = threading.current_thread().name == "agentswarm-ledger"
+        return not is_ledger_thread and _running is not None and _running.loop is loop
     return False
 
 
 def _forget() -> None:
-    """A forked process has the variable but not the thread."""
+    """Start afresh in a forked process, which inherits the variable but not the thread."""
     global _running, _lock
-    # Kept, because letting go of it would wait for the thread that is not there.
+    # Kept alive: its destructor would wait for the thread, which does not exist here.
     _abandoned.append(_running)
     _running, _lock = None, threading.Lock()
     atexit.unregister(_stop)

@@ -1,4 +1,4 @@
-"""One call and its attempts: what is known of each, and the answer that the caller gets."""
+"""One call and its attempts: their state, their rows, and the response that the caller gets."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from shared.internal.spend import SpendCounter
 from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
 from shared.prices import price, upper_bound
-from shared.providers import Exchange
+from shared.providers import Exchange, Network
 from shared.scope import Scope
 from shared.types import Answer, Candidate, CostSource, LLMResponse, Request, TaskType, Usage
 
-# How long after its own time-out an attempt counts as ended without a word.
+# How long after its time-out an attempt without an outcome is considered dead.
 _LEASE_S = 900
-# What an answer holds beside its text, for whoever carries the conversation on.
+# What an answer contains besides its text; continuing the conversation needs it.
 _BESIDE_TEXT = ("tool_calls", "reasoning_content", "thinking_blocks")
 
 
 @dataclass(slots=True)
 class Progress:
     """
-    What the requests of one call have come to so far; a call for images may make several at once.
+    The counts of one call, shared by its parts: a call for images may make several requests at once.
 
-    Rows are written one by one while others are still under way: each takes its share of the call's counts as it ends.
+    A call must be counted once, however many rows it has. Rows are written one by one while other parts are still
+    running, so each row takes its share of the call's counts when it ends.
     """
 
     attempts: int = 0
@@ -47,29 +48,29 @@ class Progress:
         return self.attempts
 
     def part_answered(self) -> int:
-        """End a request that was answered; its share of answered calls: the first has the whole call."""
+        """Count a part as answered; returns its share of answered calls: 1 for the first, else 0."""
         self.open_parts -= 1
         share, self.is_answered = int(not self.is_answered), True
         return share
 
     def part_failed(self) -> int:
-        """End a request without an answer; its share of failed calls: the last has the call when none was answered."""
+        """Count a part as failed; returns its share of failed calls: 1 for the last if none was answered, else 0."""
         self.open_parts -= 1
         return int(self.open_parts == 0 and not self.is_answered)
 
     def unpriced(self) -> int:
-        """An attempt of unknown cost; its share of unpriced calls: the first has the whole call."""
+        """Count an attempt of unknown cost; returns its share of unpriced calls: 1 for the first, else 0."""
         share, self.is_unpriced = int(not self.is_unpriced), True
         return share
 
 
-# What happens to an answer before its attempt is settled; returns metadata for the row.
+# Processes an answer before its attempt is settled; returns metadata for the row.
 type Finish = Callable[[Attempt, Answer], Awaitable[Mapping[str, Any] | None]]
 
 
 @dataclass(slots=True)
 class Call:
-    """One call under way, or one of the requests that a call for images makes at once."""
+    """One call in progress, or one of the parallel requests of a call for images."""
 
     request: Request
     plan: Plan
@@ -78,6 +79,7 @@ class Call:
     timeout: float
     max_retries: int
     spend_counter: SpendCounter
+    network: Network
     limits: tuple[Limit, ...] = ()
     max_concurrency: int | None = None
     deadline_at: float = math.inf
@@ -85,13 +87,13 @@ class Call:
     attempts: list[Attempt] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     is_part: bool = False
-    # Whether a row counts the call, or this part of it, as answered or failed.
+    # Whether a row already counts the call, or this part of it, as answered or failed.
     is_counted: bool = False
     finish: Finish | None = None
-    # The largest window, in tokens, that the input was found to be too long for.
+    # The largest context window, in tokens, that turned out to be too small for the input.
     too_small: int = 0
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline_at - time.monotonic()
 
@@ -103,15 +105,15 @@ class Call:
 
 @dataclass(slots=True)
 class Attempt:
-    """One request for the call: its row in the ledger, and the stream of what comes back."""
+    """One request for the call: its row in the ledger, and the stream of its response."""
 
     candidate: Candidate
     request: Request
     row: AttemptRow
     release: Callable[[], None]
-    exchange: Exchange = field(default_factory=Exchange)
+    exchange: Exchange
     items: AsyncGenerator[str | Answer] | None = None
-    # Output tokens that a budget has left room for, where that is less than the model would write.
+    # Output tokens that a budget can pay for, if that is less than the model could write.
     cut_to: int | None = None
     began: float = field(default_factory=time.monotonic)
     first_chunk_us: int | None = None
@@ -121,12 +123,12 @@ class Attempt:
     images: list[dict[str, Any]] = field(default_factory=list)
 
     def elapsed_us(self) -> int:
-        """Microseconds since it began."""
+        """Microseconds since the request was sent."""
         return round((time.monotonic() - self.began) * 1e6)
 
 
 def start_row(call: Call, candidate: Candidate) -> AttemptRow:
-    """The row of an attempt that is about to begin."""
+    """The row of an attempt that is about to start."""
     return AttemptRow.started(
         candidate,
         call.scope,
@@ -154,7 +156,7 @@ def settle_row(
     """Make the attempt's row final, with its price."""
     nano, source = _cost_of(call, attempt, status, answer)
     if call.request.task is TaskType.IMAGE_GENERATION and status == "failed" and attempt.outcome == "unknown":
-        status = "unsettled"  # the images may have been made
+        status = "unsettled"  # the provider may have made the images, and charged for them
     attempt.row = attempt.row.settled(
         status,
         cost_nano=nano,
@@ -176,7 +178,7 @@ def settle_row(
 
 
 def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None) -> tuple[int | None, CostSource]:
-    """Nano-dollars, and how they are known."""
+    """The attempt's cost in nano-dollars (None when unknown), and its source."""
     if attempt.outcome in ("not_sent", "rejected"):
         return 0, "free"
     nano, source = price(answer, attempt.candidate.rates) if answer is not None else (None, "unknown")
@@ -198,16 +200,16 @@ def bound_of(candidate: Candidate, request: Request) -> int | None:
 
 def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None = None) -> LLMResponse:
     """
-    What the caller gets.
+    The response that the caller gets.
 
     Args:
-        left_nano: Nano-dollars left of the tightest budget that the caller may know of; None where there is none.
+        left_nano: Nano-dollars left of the tightest budget that the caller may see; None when there is none.
     """
     row, candidate = attempt.row, attempt.candidate
     cost = to_usd(None if row.cost_nano is None else call.cost_nano)
     if call.ledger is not None and not call.is_part:
-        known = None if math.isnan(cost) else call.cost_nano
-        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, known))
+        total_nano = None if math.isnan(cost) else call.cost_nano
+        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, total_nano))
     requested = call.plan.requested
     metadata: dict[str, Any] = {
         "requested_model": requested,
@@ -242,7 +244,7 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
 
 
 def summary_of(attempt: Attempt) -> dict[str, Any]:
-    """The attempt as an answer's metadata shows it."""
+    """The attempt, for a response's metadata."""
     row = attempt.row
     return {
         "model": row.model,
@@ -256,7 +258,7 @@ def summary_of(attempt: Attempt) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
-    """The known counts, as plain integers."""
+    """The reported or counted numbers of tokens; unknown ones are left out."""
     counts = {name: count for name in COUNTS if (count := getattr(usage, name)) is not None}
     if {"prompt_tokens", "completion_tokens"} <= counts.keys():
         counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]

@@ -1,4 +1,4 @@
-"""What no provider could answer is refused before anything is planned."""
+"""Checks of a request that need no model: what no provider could answer is refused before planning."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 
 def check_request(request: Request, fallback_models: Sequence[str] | None) -> None:
     """
-    Refuse what no provider could answer.
+    Refuse a request that no provider could answer.
 
     Raises:
-        InvalidRequest: An argument is not what it must be.
+        InvalidRequest: An argument has the wrong type or is out of range.
     """
     if isinstance(request.messages, str) or not isinstance(request.messages, Sequence) or not request.messages:
         raise InvalidRequest("messages must be a list of at least one message", hint=_MESSAGE_HINT)
@@ -29,7 +29,7 @@ def check_request(request: Request, fallback_models: Sequence[str] | None) -> No
     if request.task is TaskType.IMAGE_GENERATION:
         prompt = request.messages[0]["content"]
         if not isinstance(prompt, str) or not prompt.strip():
-            raise InvalidRequest("prompt must be a text that says what is to be seen")
+            raise InvalidRequest("prompt must be a text that describes the image")
         check_values(request.params)
     if request.params.get("detail", "auto") not in ("low", "high", "auto"):
         raise InvalidRequest("detail must be low, high or auto")
@@ -50,6 +50,12 @@ def _within(value: Any, low: float, high: float) -> bool:
 
 
 def check_seconds(name: str, value: Any) -> float:
+    """
+    `value` as a float.
+
+    Raises:
+        ConfigurationError: It is not a number of seconds, more than 0 and at most a day.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 86_400:
-        raise ConfigurationError(f"{name} must be seconds, more than 0 and at most 86,400")
+        raise ConfigurationError(f"{name} must be a number of seconds, more than 0 and at most 86,400")
     return float(value)

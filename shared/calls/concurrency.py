@@ -1,4 +1,4 @@
-"""How many requests may be under way at once, in all and to one provider."""
+"""The concurrency limiter: how many requests may run at once, in total and per provider."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ _semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, async
 
 async def acquire_slot(provider: str, *, limit: int | None, patience: float) -> Callable[[], None]:
     """
-    Wait for a free connection, and for one of the provider's own where its number is limited.
+    Wait for a free connection, and for the provider's own limit if it has one.
 
     Args:
-        limit: How many requests to one provider one event loop may have under way; None for no limit.
+        limit: Maximum concurrent requests per provider and event loop; None for no limit.
 
-        patience: Seconds to wait at most.
+        patience: Maximum seconds to wait.
 
     Returns:
-        What to call, on the same event loop, when the request is over; again does no harm.
+        A function that releases the slot; call it on the same event loop. Calling it again does nothing.
 
     Raises:
-        LocalOverload: None was free in time.
+        LocalOverload: No slot became free in time.
     """
-    own = _semaphores.setdefault(asyncio.get_running_loop(), {})
-    wanted = [own.setdefault(None, asyncio.Semaphore(MAX_CONNECTIONS))]
+    semaphores = _semaphores.setdefault(asyncio.get_running_loop(), {})
+    needed = [semaphores.setdefault(None, asyncio.Semaphore(MAX_CONNECTIONS))]
     if limit is not None:
-        # The provider's own first: who waits for it must not keep a connection from others.
-        wanted.insert(0, own.setdefault(f"{provider} {limit}", asyncio.Semaphore(limit)))
+        # The provider's limit comes first: a call that waits for it must not occupy a connection meanwhile.
+        needed.insert(0, semaphores.setdefault(f"{provider} {limit}", asyncio.Semaphore(limit)))
     held: list[asyncio.Semaphore] = []
 
-    def leave() -> None:
+    def release() -> None:
         while held:
             held.pop().release()
 
     try:
         with anyio.fail_after(patience):
-            for slot in wanted:
-                await slot.acquire()
-                held.append(slot)
+            for semaphore in needed:
+                await semaphore.acquire()
+                held.append(semaphore)
     except BaseException as error:
-        leave()
+        release()
         if isinstance(error, TimeoutError):
             raise LocalOverload(
-                f"No request to {provider} ended within {patience:.1f} s, and no more may be under way at once",
+                f"Too many requests are running at once: no slot for {provider} became free within {patience:.1f} s",
                 provider=provider,
             ) from None
         raise
-    return leave
+    return release

@@ -1,4 +1,4 @@
-"""How endpoints have been doing lately: which are cooling down, and how often one may be asked again."""
+"""The recent health of endpoints: which are cooling down, and how many retries are still allowed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PROBE_S = 60.0
 _WINDOW_S = 60
 _MAX_ENDPOINTS = 1000
 
-# What says that the endpoint, or the key, is not well; other failures are the request's own.
+# Failures of the endpoint or the key; all others are the request's own fault.
 _ENDPOINT_FAILURES = (
     AuthenticationError,
     BadResponse,
@@ -54,66 +54,68 @@ class _State:
 
 class Cooldowns:
     """
-    What one process knows of the endpoints that it calls; safe to use from any thread.
+    The health of the endpoints that one process calls; thread-safe.
 
     An endpoint is a model at a provider's address with a key. It cools down after a failure that names a time to wait,
-    or after three in a row; when that is over, one request tries it out while others still stay away.
+    or after three failures in a row. After the cool-down a single request probes it, while other calls still avoid it.
 
     Args:
-        clock: Seconds that never go back.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._states: dict[_Key, _State] = {}
-        self._minutes: dict[str, deque[list[int]]] = {}
+        # By provider, for each second of the last minute: [second, first requests, retries].
+        self._seconds: dict[str, deque[list[int]]] = {}
 
     def cooling(self, candidate: Candidate) -> bool:
-        """Whether to stay away from the candidate while others remain."""
+        """Whether to avoid the candidate while others remain: it is cooling down, or being probed."""
         with self._lock:
             state = self._states.get(_key(candidate))
             return state is not None and self._clock() < max(state.cool_until, state.probe_until)
 
     def asks(self, candidate: Candidate, *, again: bool) -> bool:
         """
-        Count one request, before it is sent.
+        Count one request before it is sent.
 
         Args:
-            again: Whether the same call has asked the candidate before.
+            again: Whether it is a retry: the same call has tried the candidate before.
 
         Returns:
-            False when it must not be sent: retries are one in ten requests of the last minute, or three.
+            False if it must not be sent. Retries are limited to a tenth of the provider's requests in the last minute,
+            but at least three, so that an outage does not multiply the traffic.
         """
         with self._lock:
-            first, repeated = self._count(candidate.provider)
-            if again and repeated >= max(MIN_RETRIES, RETRY_SHARE * first):
+            first, retries = self._count(candidate.provider)
+            if again and retries >= max(MIN_RETRIES, RETRY_SHARE * first):
                 return False
-            self._minutes[candidate.provider][-1][2 if again else 1] += 1
+            self._seconds[candidate.provider][-1][2 if again else 1] += 1
             state = self._states.get(_key(candidate))
             if state is not None and state.cool_until:
                 state.probe_until = self._clock() + _PROBE_S
             return True
 
     def may_retry(self, candidate: Candidate) -> bool:
-        """Whether one more retry would still be within the ration: one in ten requests of the last minute, or three."""
+        """Whether one more retry would still be within the limit; see `asks`."""
         with self._lock:
-            first, repeated = self._count(candidate.provider)
-            return repeated < max(MIN_RETRIES, RETRY_SHARE * first)
+            first, retries = self._count(candidate.provider)
+            return retries < max(MIN_RETRIES, RETRY_SHARE * first)
 
     def answered(self, candidate: Candidate) -> None:
-        """The endpoint is well."""
+        """Record that the endpoint answered, which ends its cool-down."""
         with self._lock:
             self._states.pop(_key(candidate), None)
 
     def stopped(self, candidate: Candidate) -> None:
-        """The request ended without telling how the endpoint is; the next one tries it out."""
+        """Record that the request ended without saying anything about the endpoint; the next one may probe it."""
         with self._lock:
             if (state := self._states.get(_key(candidate))) is not None:
                 state.probe_until = 0.0
 
     def failed(self, candidate: Candidate, error: LLMError) -> None:
-        """Take note of a failure."""
+        """Record a failure; only failures of the endpoint or the key count."""
         if not isinstance(error, _ENDPOINT_FAILURES) or isinstance(error, RequestTooLarge):
             self.stopped(candidate)
             return
@@ -130,20 +132,20 @@ class Cooldowns:
                 state.cool_until = self._clock() + COOL_DOWN_S
 
     def reset(self) -> None:
-        """Forget everything, as a forked process does: its parent may have held the lock."""
+        """Forget everything, with a new lock: in a forked process, the parent may have held the old one."""
         self._lock = threading.Lock()
         self._states.clear()
-        self._minutes.clear()
+        self._seconds.clear()
 
     def _count(self, provider: str) -> tuple[int, int]:
-        """Requests of the last minute, and how many of them were repeated; the last entry is the running second."""
+        """First requests and retries of the last minute; makes sure that the last entry is the current second."""
         now = int(self._clock())
-        seconds = self._minutes.setdefault(provider, deque())
+        seconds = self._seconds.setdefault(provider, deque())
         while seconds and seconds[0][0] <= now - _WINDOW_S:
             seconds.popleft()
         if not seconds or seconds[-1][0] != now:
             seconds.append([now, 0, 0])
-        return sum(second[1] for second in seconds), sum(second[2] for second in seconds)
+        return sum([second[1] for second in seconds]), sum([second[2] for second in seconds])
 
 
 def _key(candidate: Candidate) -> _Key:

@@ -1,4 +1,4 @@
-"""The flow of a call: plan, attempt, price, settle, then retry or fall back; for plain, sync and stream alike."""
+"""The flow of one call: attempt, price, settle, then retry or fall back; the same for plain and streamed calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.budget import Limit
 from shared.calls.call import Attempt, Call, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
@@ -40,7 +39,7 @@ from shared.internal.money import to_usd
 from shared.ledger import Admission, AttemptRow, Ledger, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
-from shared.providers import count_tokens, make_ready, open_response, with_pictures
+from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
 from shared.scope import Scope
 from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
 
@@ -70,6 +69,11 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
         if not call.is_counted:
             await refuse_call(call, final)
         raise final from None
+    except BaseException as error:
+        # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
+        if not call.is_counted and (call.attempts or call.is_part):
+            await refuse_call(call, error)
+        raise
     try:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
@@ -79,7 +83,7 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
 
 
 async def answer_of(call: Call) -> LLMResponse:
-    """The answer of a call that is not streamed."""
+    """The response to a call that is not streamed."""
     last: str | LLMResponse = ""
     async for item in run_call(call):
         last = item
@@ -88,13 +92,13 @@ async def answer_of(call: Call) -> LLMResponse:
 
 
 def _final_error(failures: Sequence[LLMError]) -> LLMError:
-    """The error of a call whose every model failed: its own when budgets refused them all."""
-    alone = len(failures) == 1 or all(isinstance(each, BudgetExceeded) for each in failures)
-    return failures[0] if alone else failure(failures)
+    """The error of a call for which every model failed: the first model's own if budgets refused them all."""
+    first_is_enough = len(failures) == 1 or all(isinstance(each, BudgetExceeded) for each in failures)
+    return failures[0] if first_is_enough else failure(failures)
 
 
-async def refuse_call(call: Call, error: LLMError) -> None:
-    """Record the end of a call that no attempt's row counts."""
+async def refuse_call(call: Call, error: BaseException) -> None:
+    """Record the failure of a call that no attempt's row has counted yet."""
     call.is_counted = True
     failed = call.progress.part_failed()
     await record_refusal(
@@ -105,7 +109,7 @@ async def refuse_call(call: Call, error: LLMError) -> None:
         call_id=call.call_id,
         attempt_number=call.progress.next_attempt(),
         failed_calls=failed,
-        patience=max(call.left(), GRACE_S),
+        patience=max(call.seconds_left(), GRACE_S),
     )
 
 
@@ -113,7 +117,7 @@ async def record_refusal(
     ledger: Ledger | None,
     scope: Scope,
     request: Request,
-    error: LLMError,
+    error: BaseException,
     *,
     call_id: uuid.UUID | None = None,
     attempt_number: int = 1,
@@ -123,9 +127,10 @@ async def record_refusal(
     """Record that a call, or one more attempt of it, was refused before anything was sent."""
     if ledger is None:
         return
-    model = error.model or "(refused)"
+    known = error if isinstance(error, LLMError) else LLMError()
+    model = known.model or "(refused)"
     row = AttemptRow.started(
-        Candidate(model, model, error.provider or "(none)", model, rates=UNKNOWN),
+        Candidate(model, model, known.provider or "(none)", model, rates=UNKNOWN),
         scope,
         call_id=call_id or new_id(),
         attempt_number=attempt_number,
@@ -135,18 +140,29 @@ async def record_refusal(
         lease_s=0,
     )
     with suppress(TimeoutError):
-        await committed(ledger.settle(row.refused(error.error_type, failed_calls=failed_calls)), patience)
+        await committed(ledger.settle(row.refused(type(error).__name__, failed_calls=failed_calls)), patience)
 
 
 async def _first_item(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str | Answer]:
-    """The first thing that any model says; until then models may be asked again, and after it never."""
+    """
+    The first item that any model yields: a chunk of text, or the whole answer.
 
-    def again(error: BaseException) -> bool:
+    Until then the call may retry and fall back. Afterwards it must not: the caller may already have the chunk.
+    """
+
+    def may_continue(error: BaseException) -> bool:
         return isinstance(error, LLMError) and not _is_over(call, schedule, error)
 
-    # tenacity asks whether to go on and sleeps; which model is next, and when, is the schedule's to say.
+    # tenacity only runs the loop: it catches the error, asks `may_continue`, sleeps, and computes the random back-off.
+    # Everything else is the retry schedule's decision, which tenacity has no notion of: which model is next, whether
+    # a `Retry-After` or a cool-down applies, and when no model is left. So the wait is the schedule's, the loop never
+    # stops by itself, and each round may try a different model.
     retrying = AsyncRetrying(
-        retry=retry_if_exception(again), wait=lambda _: schedule.wait(), stop=stop_never, sleep=_sleep, reraise=True
+        retry=retry_if_exception(may_continue),
+        wait=lambda _: schedule.wait(),
+        stop=stop_never,
+        sleep=_sleep,
+        reraise=True,
     )
     async for retry in retrying:
         with retry:
@@ -155,12 +171,17 @@ async def _first_item(call: Call, schedule: RetrySchedule) -> tuple[Attempt, str
 
 
 def _is_over(call: Call, schedule: RetrySchedule, error: LLMError) -> bool:
-    """Whether the call ends with this error, so that the attempt that raised it counts the call as failed."""
+    """Whether the call ends with this error; then the row of the attempt that raised it counts the call as failed."""
     return _ends_call(call, error) or not schedule.left
 
 
 async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[Attempt, str | Answer]:
-    """Ask the next model, and settle its attempt when it fails, knowing whether that ends the call."""
+    """
+    Send one request to the next model; if it fails, settle the attempt.
+
+    A failed attempt is settled once, so whether it ends the call must be decided before: the row that ends the call
+    counts it as failed.
+    """
     state = schedule.next()
     attempt: Attempt | None = None
     try:
@@ -170,18 +191,18 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         first = await _send(call, attempt)
     except LLMError as error:
         if type(error) is InvalidRequest and error.outcome == "not_sent" and state is not schedule.states[0]:
-            error.action = "next"  # what this model does not take says nothing against the request
+            error.action = "next"  # a fallback model that does not support the request does not make it invalid
         cooldowns.failed(state.candidate, error)
         if attempt is not None:
             attempt.outcome = error.outcome
-        may_repeat, left = _may_repeat(call, state.candidate, error), call.left()
-        schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=left)
-        over = _is_over(call, schedule, error)
-        late = not over and schedule.wait() >= call.left()
+        may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
+        schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=seconds_left)
+        is_over = _is_over(call, schedule, error)
+        is_late = not is_over and schedule.wait() >= call.seconds_left()
         if attempt is not None:
-            await _settle_failed(call, attempt, error, ends_call=over or late)
+            await _settle_failed(call, attempt, error, ends_call=is_over or is_late)
             schedule.rest(state)
-        if late:
+        if is_late:
             raise _too_late(schedule) from None
         raise
     except BaseException as error:
@@ -195,7 +216,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
 
 def _too_late(schedule: RetrySchedule) -> DeadlineExceeded:
     causes = "; ".join(error.message for error in schedule.errors)
-    return DeadlineExceeded(f"The deadline passes before a model may be asked again ({causes})")
+    return DeadlineExceeded(f"The deadline passes before a model can be tried again ({causes})")
 
 
 async def _sleep(seconds: float) -> None:
@@ -204,38 +225,38 @@ async def _sleep(seconds: float) -> None:
 
 
 def _may_repeat(call: Call, candidate: Candidate, error: LLMError) -> bool:
-    """What cost nothing may be repeated; what may have been billed only once, and never when it makes images."""
+    """Whether the model may be retried: if the failure was free; once if it may have been billed; images never then."""
     if error.action != "retry":
         return False
     if error.outcome in ("not_sent", "rejected"):
         return True
-    asked = [a for a in call.attempts if a.candidate.requested == candidate.requested and a.outcome == "unknown"]
-    return len(asked) < _MAX_ATTEMPTS_UNKNOWN and call.request.task is not TaskType.IMAGE_GENERATION
+    unknown = [a for a in call.attempts if a.candidate.requested == candidate.requested and a.outcome == "unknown"]
+    return len(unknown) < _MAX_ATTEMPTS_UNKNOWN and call.request.task is not TaskType.IMAGE_GENERATION
 
 
 def _ends_call(call: Call, error: LLMError) -> bool:
-    """Whether no other model is asked after this: the request is at fault, or images may be on their way."""
+    """Whether no other model is tried: the request is at fault, or the images may already have been made."""
     return error.action == "raise" or _may_be_paid_twice(call, error)
 
 
 def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
-    """Images that were perhaps made are not asked of another model; the error says why."""
+    """Whether the images may already have been made, so that no other model may be tried; the error then says so."""
     if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
         return False
     if error.outcome == "unknown":
         error.next_step = (
-            "That is the most that it can have cost: the images may have been made and charged, so they are not asked "
-            "for again by themselves."
+            "That is the most that it can have cost. The images may have been made, so the request is not retried: a "
+            "retry would be charged again."
         )
     return True
 
 
 async def _check_room(call: Call, candidate: Candidate) -> None:
     """
-    Leave out a model whose window is known to be too small.
+    Check that the input fits into the model's context window, if its size is known.
 
     Raises:
-        ContextTooLong: The input is longer, or was already too long for a window of this size.
+        ContextTooLong: The input is longer, or was already too long for a window of this size or a larger one.
     """
     window = candidate.max_input_tokens
     if window is None:
@@ -249,7 +270,7 @@ async def _check_room(call: Call, candidate: Candidate) -> None:
     if max_prompt_tokens(call.request) <= window or not only_text(call.request):
         return
     count = (await anyio.to_thread.run_sync(count_tokens, candidate, call.request.messages, "")).prompt_tokens
-    # Counted with one encoding for all; near the limit the provider's own count decides.
+    # Our count uses one encoding for all models, so near the limit the provider's own count must decide.
     if count is not None and count > window * _COUNT_TOLERANCE:
         raise ContextTooLong(
             f"The input has about {count:,} tokens, and {candidate.requested} takes {window:,}",
@@ -259,65 +280,65 @@ async def _check_room(call: Call, candidate: Candidate) -> None:
 
 
 async def _prepare(call: Call, candidate: Candidate) -> Candidate:
-    """What comes before an attempt: room for the input, LiteLLM's import, permission, pictures of the right size."""
+    """Prepare an attempt: check that the input fits, import LiteLLM, check permission, resize pictures."""
     await _check_room(call, candidate)
-    if call.left() <= 0:
+    if call.seconds_left() <= 0:
         raise DeadlineExceeded("The deadline has passed", model=candidate.requested, provider=candidate.provider)
-    ready = await _ready(call, candidate)
+    ready = await _make_ready(call, candidate)
     if call.scope.from_agent and not (ready.guarded or ready.listed):
         raise ModelNotAllowed(
             f"{candidate.requested} is not a model that agents may choose",
             model=candidate.requested,
-            hint="It is reached without this package's guard, so the operator must list it first.",
+            hint="It is reached without this package's protections, so the operator must list it first.",
         )
     await fit_pictures(ready, call.request)
     return ready
 
 
 async def _begin(call: Call, candidate: Candidate) -> Attempt:
-    """A new attempt, with a connection of its own."""
+    """A new attempt, once a connection is free for it."""
     release = await acquire_slot(
-        candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.left())
+        candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.seconds_left())
     )
-    attempt = Attempt(candidate, call.request, start_row(call, candidate), release)
+    attempt = Attempt(candidate, call.request, start_row(call, candidate), release, Exchange(call.network))
     call.attempts.append(attempt)
     return attempt
 
 
 async def _send(call: Call, attempt: Attempt) -> str | Answer:
-    """Send the request, and wait for the first thing that comes back."""
+    """Send the request, and wait for the first item of its response."""
     attempt.began = time.monotonic()
-    limit = max(min(call.timeout, call.left()), GRACE_S)
+    limit = max(min(call.timeout, call.seconds_left()), GRACE_S)
     attempt.items = open_response(attempt.candidate, attempt.request, exchange=attempt.exchange, timeout=limit)
-    return await _next(call, attempt, attempt.items, limit)
+    return await _next_item(call, attempt, attempt.items, limit)
 
 
-async def _written(call: Call, write: Future[Admission]) -> Admission:
-    """See a settled row into the ledger; the deadline ends the waiting, but never the writing."""
+async def _wait_for_commit(call: Call, write: Future[Admission]) -> Admission:
+    """Wait until a settled row is committed; the deadline ends the wait, but the row is still written."""
     try:
-        return await committed(write, patience=max(call.left(), GRACE_S))
+        return await committed(write, patience=max(call.seconds_left(), GRACE_S))
     except TimeoutError:
         return Admission()
 
 
-async def _ready(call: Call, candidate: Candidate) -> Candidate:
-    """What is slow before the first request (importing LiteLLM, starting the local model), within the deadline."""
+async def _make_ready(call: Call, candidate: Candidate) -> Candidate:
+    """Do what is slow before the first request (import LiteLLM, start the local model), within the deadline."""
     try:
-        with anyio.fail_after(call.left()):
+        with anyio.fail_after(call.seconds_left()):
             return await make_ready(candidate, call.request.task)
     except TimeoutError:
         raise DeadlineExceeded(
-            f"The deadline passed before {candidate.requested} could be asked", model=candidate.requested
+            f"The deadline passed before {candidate.requested} was ready", model=candidate.requested
         ) from None
 
 
-async def _next(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
+async def _next_item(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
     """The next item within `limit` seconds, and within the deadline."""
     try:
-        with anyio.fail_after(min(limit, call.left())):
+        with anyio.fail_after(min(limit, call.seconds_left())):
             return await anext(items)
     except TimeoutError:
-        kind = DeadlineExceeded if call.left() <= 0 else ProviderTimeout
+        kind = DeadlineExceeded if call.seconds_left() <= 0 else ProviderTimeout
         raise kind(
             f"{attempt.candidate.provider} did not answer in {time.monotonic() - attempt.began:.1f} s",
             provider=attempt.candidate.provider,
@@ -327,15 +348,15 @@ async def _next(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer
 
 
 async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGenerator[str | LLMResponse]:
-    """Pass on what the model says, and settle the attempt once, however it ends."""
+    """Yield the model's answer, and settle the attempt exactly once, however it ends."""
     item = first
-    assert attempt.items is not None, "what has answered was asked"  # noqa: S101
+    assert attempt.items is not None, "the request of an answer was sent"  # noqa: S101
     attempt.first_chunk_us = attempt.elapsed_us()
     try:
         while isinstance(item, str):
             attempt.text.append(item)
             yield item
-            item = await _next(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
+            item = await _next_item(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
     except BaseException as error:
         interrupted = await _settle_interrupted(call, attempt, error)
         if interrupted is error:
@@ -345,40 +366,44 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    problem: BaseException | None = None
     if answer.usage.source != "provider" and not answer.images:
         messages = with_pictures(attempt.candidate, call.request)
-        usage = await anyio.to_thread.run_sync(count_tokens, attempt.candidate, messages, answer.text)
-        answer = replace(answer, usage=usage)
+        loop = asyncio.get_running_loop()
+        counting = loop.run_in_executor(None, count_tokens, attempt.candidate, messages, answer.text)
+        if await wait_shielded(counting):
+            problem = asyncio.CancelledError()
+        answer = replace(answer, usage=counting.result())
     attempt.answer = answer
-    metadata, problem = None, None
+    metadata = None
     try:
         metadata = await call.finish(attempt, answer) if call.finish is not None else None
-    except BaseException as error:  # noqa: BLE001 - the answer is paid, whatever becomes of it; raised again below
+    except BaseException as error:  # noqa: BLE001 - the answer was paid for and must be settled first; raised below
         problem = error
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
-    admission = await _settle(call, attempt, call.limits)
+    admission = await _settle(call, attempt, with_statuses=True)
     if problem is not None:
         raise problem
-    return response_of(call, attempt, answer, _left_nano(call, admission))
+    return response_of(call, attempt, answer, _visible_budget_left(call, admission))
 
 
-def _left_nano(call: Call, admission: Admission) -> int | None:
-    """What is left of the tightest budget that the caller may know of."""
+def _visible_budget_left(call: Call, admission: Admission) -> int | None:
+    """Nano-dollars left of the tightest budget that the caller may see; None when there is none."""
     warn_when_near(admission.statuses)
     return min((each.left_nano for each in admission.statuses if call.scope.may_see(each.limit)), default=None)
 
 
 async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_call: bool) -> None:
-    """Settle an attempt that said nothing."""
+    """Settle an attempt that failed before its first item."""
     attempt.release()
     if isinstance(error, ContextTooLong):
         call.too_small = max(call.too_small, attempt.candidate.max_input_tokens or 0)
     if ends_call:
         call.is_counted = True
     failed = call.progress.part_failed() if ends_call else 0
-    if attempt.row.status == "refused":  # the ledger has recorded that itself
-        if call.is_part and failed:
+    if attempt.row.status == "refused":  # the ledger has already recorded the refusal
+        if failed > attempt.row.failed_calls:
             attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
             await _settle(call, attempt)
         return
@@ -397,7 +422,7 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
 
 
 async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) -> None:
-    """Settle an attempt that was stopped before it said anything."""
+    """Settle an attempt that was cancelled before its first item."""
     attempt.release()
     attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
     call.is_counted = True
@@ -408,10 +433,10 @@ async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) 
 
 async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException) -> BaseException:
     """
-    Settle a stream that ended before its end: broken off by the provider, or by its reader.
+    Settle a stream that ended early: broken off by the provider, or left by its reader.
 
     Returns:
-        What to raise: StreamInterrupted for a fault of the provider, else the error itself.
+        What to raise: StreamInterrupted for a failure of the provider, else the error itself.
     """
     cancelled = False
     try:
@@ -422,10 +447,10 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
     if isinstance(error, LLMError):
         cooldowns.failed(attempt.candidate, error)
     try:
-        # In a thread, because an event loop that is shutting down cancels whatever it waits for.
+        # In a thread: an event loop that is shutting down cancels its tasks, but cannot cancel a thread.
         done = asyncio.get_running_loop().run_in_executor(None, _settle_stream, call, attempt, error)
     except RuntimeError:
-        _settle_stream(call, attempt, error)  # Python itself is shutting down, and starts no more threads
+        _settle_stream(call, attempt, error)  # Python itself is shutting down and starts no more threads
     else:
         cancelled = await wait_shielded(done) or cancelled
         done.result()
@@ -444,7 +469,7 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
 
 
 def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
-    """Settle a stream that ended before its end with what is known of it, and wait until that is committed."""
+    """Settle a stream that ended early with what is known so far, and wait until the row is committed."""
     text, call.is_counted = "".join(attempt.text), True
     if isinstance(error, LLMError):
         usage = error.usage or count_tokens(attempt.candidate, call.request.messages, text)
@@ -471,6 +496,8 @@ def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
         call.ledger.settle(attempt.row).result()
 
 
-async def _settle(call: Call, attempt: Attempt, limits: Sequence[Limit] = ()) -> Admission:
-    """See the attempt's final row into the ledger."""
-    return Admission() if call.ledger is None else await _written(call, call.ledger.settle(attempt.row, limits))
+async def _settle(call: Call, attempt: Attempt, *, with_statuses: bool = False) -> Admission:
+    """Write the attempt's final row to the ledger, and wait until it is committed."""
+    if call.ledger is None:
+        return Admission()
+    return await _wait_for_commit(call, call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses))

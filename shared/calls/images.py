@@ -1,4 +1,4 @@
-"""Calls that make images or look at them: pictures in, requests at once, files out, and what was saved on the way."""
+"""Calls that make images or look at them: pictures in, parallel requests, files out, and the savings."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ MAX_PICTURES = 16
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
     """
-    What a call for images needs beside its request: sources of pictures, and how its files are to be called.
+    What a call for images needs besides its request: the sources of its pictures, and the name of its files.
 
-    `own_fallbacks`: the caller named the fallback models, so that one which cannot do it is an error, and not left out.
+    `own_fallbacks`: the caller named the fallback models, so one that does not support the request is an error; a
+    default fallback is left out instead.
     """
 
     references: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ class ImageOptions:
 
 
 def image_options(kw: dict[str, Any], *, own_fallbacks: bool) -> ImageOptions:
-    """What belongs to the call and not to its request, taken out of `kw`."""
+    """Take the options of the call out of `kw`; what remains are parameters of the request."""
     return ImageOptions(
         references=_sources(kw.pop("reference_images", None) or ()),
         mask=kw.pop("mask", None),
@@ -54,38 +55,38 @@ def image_options(kw: dict[str, Any], *, own_fallbacks: bool) -> ImageOptions:
     )
 
 
-def _sources(given: Any) -> tuple[str, ...]:
-    """Sources of images: one, or several."""
-    found = (given,) if isinstance(given, str | Path) else tuple(given)
-    return tuple(str(source) for source in found)
+def _sources(value: Any) -> tuple[str, ...]:
+    """The sources of images, given as one or as several."""
+    sources = (value,) if isinstance(value, str | Path) else tuple(value)
+    return tuple(str(source) for source in sources)
 
 
 def scope_folder(scope: Scope) -> str | None:
-    """The sub folder of the output folder that belongs to a scope's labels; None where it has none."""
+    """The subfolder of the output folder for a scope's labels; None if the scope has no labels."""
     if not scope.labels:
         return None
     named = "-".join(f"{name}-{value}" for name, value in sorted(scope.labels.items()))
     digest = hashlib.sha256(repr(sorted(scope.labels.items())).encode()).hexdigest()
-    # Two labels may look the same once what no folder can be called is gone.
+    # Two labels may look the same without the characters that no folder name can contain.
     return f"{safe_name(named)[:60]}-{digest[:8]}"
 
 
 def image_id(path: str, settings: Settings) -> str | None:
-    """The name of a saved image in the ledger: its path below the output folder; None when it lies elsewhere."""
-    place = output_dir(settings).rstrip("/")
-    given = path.removeprefix("file://")
-    if "://" not in place:
-        given = str(Path(given) if Path(given).is_absolute() else Path(place, given))
-    inner = given.removeprefix(f"{place}/")
-    return None if inner == given else inner.replace("\\", "/")
+    """The id of a saved image in the ledger: its path below the output folder; None when it is elsewhere."""
+    folder = output_dir(settings).rstrip("/")
+    full = path.removeprefix("file://")
+    if "://" not in folder:
+        full = str(Path(full) if Path(full).is_absolute() else Path(folder, full))
+    inner = full.removeprefix(f"{folder}/")
+    return None if inner == full else inner.replace("\\", "/")
 
 
 async def make_images(call: Call, options: ImageOptions, settings: Settings) -> LLMResponse:
     """
-    Make the images of a planned call, save them, and say where they are.
+    Make the images of a planned call, save them, and return where they are.
 
     Raises:
-        LLMError: No image came; what was paid nevertheless is in its `cost`.
+        LLMError: No image was made; its `cost` is what was charged nevertheless.
     """
     try:
         await _prepare(call, options, settings)
@@ -94,17 +95,17 @@ async def make_images(call: Call, options: ImageOptions, settings: Settings) -> 
         await refuse_call(call, error)
         raise
     call.finish = partial(_save_images, call, options, settings)
-    wanted = call.request.params.get("n", 1)
-    sizes = [min(per, wanted - done) for done in range(0, wanted, per)]
+    count = call.request.params.get("n", 1)
+    sizes = [min(per, count - done) for done in range(0, count, per)]
     call.progress.open_parts = len(sizes)
     parts = [call] if len(sizes) == 1 else [_part(call, n) for n in sizes]
-    results = await _together(parts)
+    results = await _run_parts(parts)
     answered = [found for found in results if isinstance(found, LLMResponse)]
     failures = [found for found in results if isinstance(found, LLMError)]
     if not answered:
         failures[0].cost = to_usd(_spent(parts)) if len(parts) > 1 else failures[0].cost
         raise failures[0]
-    response = _joined(call, parts, answered)
+    response = _combined(call, parts, answered)
     made = [image for part in parts if part.attempts for image in _images(part)]
     link = next((image.url for image in made if image.picture and image.url), None)
     response.content = link or response.images[0]["url"]
@@ -115,7 +116,7 @@ async def make_images(call: Call, options: ImageOptions, settings: Settings) -> 
 
 
 async def _prepare(call: Call, options: ImageOptions, settings: Settings) -> None:
-    """All that can be refused before anything is paid, and the pictures to start from."""
+    """Do every check that costs nothing, and load the pictures to start from."""
     _keep_able(call, options, lambda it: check_pictures(it, len(options.references), masked=options.mask is not None))
     await anyio.to_thread.run_sync(check_output, settings)
     sources = [*options.references, *([options.mask] if options.mask else [])]
@@ -127,10 +128,10 @@ async def _prepare(call: Call, options: ImageOptions, settings: Settings) -> Non
 
 def _keep_able(call: Call, options: ImageOptions, check: Callable[[Candidate], Any]) -> None:
     """
-    Leave out fallback models of Settings that do not take what is asked for.
+    Leave out default fallback models that do not support the request.
 
     Raises:
-        InvalidRequest: A model that the caller named does not.
+        InvalidRequest: A model that the caller named does not support it.
     """
     able: list[Candidate] = []
     for candidate in call.plan.candidates:
@@ -147,32 +148,32 @@ def _keep_able(call: Call, options: ImageOptions, check: Callable[[Candidate], A
 
 
 async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:
-    """The pictures at the sources, fetched at once."""
+    """The pictures at the sources, loaded in parallel."""
     load = partial(load_picture, settings=settings, from_agent=call.scope.from_agent, folder=scope_folder(call.scope))
-    found = await gather(*(partial(load, source) for source in sources))
-    for one in found:
-        if isinstance(one, Exception):
-            raise one
-    return [one for one in found if not isinstance(one, Exception)]
+    results = await gather(*(partial(load, source) for source in sources))
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return [result for result in results if not isinstance(result, Exception)]
 
 
 def _part(call: Call, n: int) -> Call:
-    """One of several requests that the call makes at once."""
+    """One of several parallel requests of the call, for `n` of its images."""
     request = replace(call.request, params={**call.request.params, "n": n})
     return replace(call, request=request, attempts=[], is_part=True)
 
 
-async def _together(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
-    """The answer to each request, or the error of one that failed."""
-    found = await gather(*(partial(answer_of, part) for part in parts))
-    for one in found:
-        if isinstance(one, Exception) and not isinstance(one, LLMError):
-            raise one
-    return [one for one in found if isinstance(one, LLMResponse | LLMError)]
+async def _run_parts(parts: Sequence[Call]) -> list[LLMResponse | LLMError]:
+    """The response to each part, or its error, in order."""
+    results = await gather(*(partial(answer_of, part) for part in parts))
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, LLMError):
+            raise result
+    return [result for result in results if isinstance(result, LLMResponse | LLMError)]
 
 
 def _spent(parts: Sequence[Call]) -> int | None:
-    """Nano-dollars over all requests; None when that of one is not known."""
+    """The cost of all requests in nano-dollars; None when that of one is unknown."""
     costs = [attempt.row.cost_nano for part in parts for attempt in part.attempts]
     return None if None in costs else sum(cost or 0 for cost in costs)
 
@@ -182,8 +183,8 @@ def _images(part: Call) -> tuple[MadeImage, ...]:
     return () if answer is None else answer.images
 
 
-def _joined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> LLMResponse:
-    """One answer to the call out of those to its requests."""
+def _combined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> LLMResponse:
+    """One response for the call, made of the responses to its parts."""
     first = found[0]
     if len(parts) == 1:
         return first
@@ -208,7 +209,7 @@ def _joined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -> 
 async def _save_images(
     call: Call, options: ImageOptions, settings: Settings, attempt: Attempt, answer: Answer
 ) -> Mapping[str, Any]:
-    """Save the images of an answer; returns what the ledger keeps of them."""
+    """Save the images of an answer; returns the metadata that the ledger keeps."""
     name = options.file_name or f"image-{call.call_id.hex[-8:]}"
     save = partial(save_picture, settings=settings, name=name, folder=scope_folder(call.scope))
     for image in answer.images:
@@ -221,7 +222,7 @@ async def _save_images(
 
 
 def _described(image: MadeImage, picture: Picture, saved: Saved, *, with_base64: bool) -> dict[str, Any]:
-    """A saved image as the answer shows it."""
+    """A saved image, for the response's `images`."""
     entry: dict[str, Any] = {
         "path": saved.path,
         "url": saved.url,
@@ -240,12 +241,12 @@ def _described(image: MadeImage, picture: Picture, saved: Saved, *, with_base64:
 
 async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_through: bool = False) -> LLMResponse:
     """
-    Let a model of a planned call look at images.
+    Carry out a planned call about images.
 
     Args:
         images: URL, path or data URI, or several of them.
 
-        pass_through: Links go to the provider as they are, instead of the images themselves.
+        pass_through: Send https URLs to the provider as they are, instead of the images.
     """
     try:
         sources = _sources(images)
@@ -260,7 +261,7 @@ async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_th
         await refuse_call(call, error)
         raise
     call.finish = partial(_count_savings, call)
-    [result] = await _together([call])
+    [result] = await _run_parts([call])
     if isinstance(result, LLMError):
         raise result
     attempt = call.attempts[-1]
@@ -269,7 +270,7 @@ async def look_at_images(call: Call, images: Any, settings: Settings, *, pass_th
 
 
 def _sent_images(call: Call, attempt: Attempt) -> dict[str, Any]:
-    """What the images were sent as, and what that has saved against sending them as they are."""
+    """How the images were sent, and what scaling them down has saved."""
     fitted = call.request.fitted.get(attempt.candidate.requested, ())
     images = [
         {
@@ -287,14 +288,14 @@ def _sent_images(call: Call, attempt: Attempt) -> dict[str, Any]:
 
 
 def _savings(candidate: Candidate, fitted: Sequence[Fitted]) -> tuple[int, int | None]:
-    """Tokens that scaling down has saved, and nano-dollars; None when their price is unknown."""
+    """The tokens that scaling down has saved, and their price in nano-dollars; None when the price is unknown."""
     saved = sum((one.raw_tokens or 0) - (one.tokens or 0) for one in fitted if one.tokens is not None)
-    rate = candidate.rates.input
+    rate = candidate.rates.prices.get("input")
     return saved, None if rate is None else to_nano(rate * saved)
 
 
 async def _count_savings(call: Call, attempt: Attempt, _answer: Answer) -> Mapping[str, Any]:
-    """What the ledger keeps of the images that a model has looked at."""
+    """The metadata that the ledger keeps about images sent to a model."""
     fitted = call.request.fitted.get(attempt.candidate.requested, ())
     saved, nano = _savings(attempt.candidate, fitted)
     kept = {"images_seen": len(fitted), "image_tokens_saved": saved, "image_nano_saved": nano}

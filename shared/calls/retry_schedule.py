@@ -1,4 +1,4 @@
-"""The models of a call in order: which is asked next, and when one may be asked again."""
+"""The retry schedule: which model of a call is tried next, and when."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_RETRY_AFTER_S = 30.0
 
 @dataclass(slots=True)
 class CandidateState:
-    """One model of the call: how often it was asked, when it may be asked again, and its last error."""
+    """One model of the call: the number of tries, when it may be tried again, and its last error."""
 
     candidate: Candidate
     tries: int = 0
@@ -27,19 +27,19 @@ class CandidateState:
 
 class RetrySchedule:
     """
-    The order in which a call asks its models.
+    The order in which a call tries its models.
 
-    The first in the caller's order that may be asked now is next. A model that must wait is passed over while another
-    is ready, and one that is cooling down while any other remains.
+    The next model is the first in the caller's order that is ready. A model that must wait is skipped while another is
+    ready, and one that is cooling down is skipped while any other remains.
 
     Args:
         candidates: The models in the caller's order.
 
-        cooldowns: How they have been doing.
+        cooldowns: The health of the endpoints in this process.
 
-        max_retries: How often each may be asked again.
+        max_retries: Maximum retries for each model.
 
-        clock: Seconds that never go back.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class RetrySchedule:
 
     @property
     def left(self) -> bool:
-        """Whether any model may still be asked."""
+        """Whether any model may still be tried."""
         return any(not state.out for state in self.states)
 
     def has_others(self, state: CandidateState) -> bool:
-        """Whether any model but this one may still be asked."""
+        """Whether any other model may still be tried."""
         return any(other is not state and not other.out for other in self.states)
 
     @property
@@ -72,10 +72,10 @@ class RetrySchedule:
 
     def next(self) -> CandidateState:
         """
-        The model to ask now; waiting for it, where that is needed, is over.
+        The model to try now; the caller has already waited for `wait()` seconds.
 
         Raises:
-            LLMError: None is left: of those that failed, the last must not be asked again.
+            LLMError: No model is left, because the limit on retries was reached; the last model's error.
         """
         while True:
             state, self._chosen = self._chosen or self._first(), None
@@ -84,21 +84,21 @@ class RetrySchedule:
                 return state
             state.out = True
             if not self.left:
-                assert state.error is not None, "only a model that has failed is asked again"  # noqa: S101
+                assert state.error is not None, "only a retry is refused, so the model has failed"  # noqa: S101
                 raise state.error
 
     def failed(
         self, state: CandidateState, error: LLMError, *, may_repeat: bool, pause: float, seconds_left: float
     ) -> None:
         """
-        Take note of a failure.
+        Record a failure.
 
         Args:
-            may_repeat: Whether asking the same model again cannot do harm.
+            may_repeat: Whether the same model may be retried without being charged twice.
 
-            pause: Seconds to leave the model alone, where its provider did not say how many.
+            pause: Seconds to wait before a retry if the provider did not name a time.
 
-            seconds_left: Until the deadline of the call.
+            seconds_left: Seconds until the call's deadline.
         """
         state.error = error
         too_long = (error.retry_after or 0.0) > min(MAX_RETRY_AFTER_S, seconds_left)
@@ -108,21 +108,20 @@ class RetrySchedule:
         self.rest(state)
 
     def rest(self, state: CandidateState) -> None:
-        """Begin the pause of a model that has failed, again once its attempt is settled: others come first."""
+        """Start the pause of a model that has failed; called again after settling, so that others go first."""
         state.ready_at = self._clock() + state.pause
 
     def wait(self) -> float:
-        """Seconds until the next model may be asked; when that is now, it is settled which one `next` gives."""
+        """Seconds until the next model may be tried; if that is 0, this also fixes which model `next` returns."""
         first = self._first()
         seconds = max(0.0, first.ready_at - self._clock())
         self._chosen = None if seconds else first
         return seconds
 
     def _first(self) -> CandidateState:
-        """The first that is ready, else the one that is ready soonest; those that cool down come last."""
+        """The first model that is ready, else the one that is ready soonest; those that are cooling down come last."""
         states = [state for state in self.states if not state.out]
-        well = [state for state in states if not self._cooldowns.cooling(state.candidate)] or states
+        healthy = [state for state in states if not self._cooldowns.cooling(state.candidate)] or states
         now = self._clock()
-        return next((state for state in well if state.ready_at <= now), None) or min(
-            well, key=lambda state: state.ready_at
-        )
+        ready = [state for state in healthy if state.ready_at <= now]
+        return ready[0] if ready else min(healthy, key=lambda state: state.ready_at)

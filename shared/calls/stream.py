@@ -1,4 +1,4 @@
-"""A stream for its reader: chunks by `for` or `async for`, settled however it is left."""
+"""LLMStream: chunks of text for a `for` or `async for` loop; settled no matter how the reader leaves it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shared.calls.background import can_wait_for, run_blocking
 from shared.internal.aio import wait_shielded
 from shared.types import LLMResponse
 
-# How long dropping an unfinished stream waits for it to be settled.
+# Maximum seconds that garbage collection of an unfinished stream waits for it to be settled.
 _DROP_WAIT_S = 1.0
 
 
 class LLMStream:
     """
-    Chunks of text as they come, by `for` or `async for`; `response` is the LLMResponse once it has ended.
+    Chunks of text as they arrive, by `for` or `async for`; `response` is the LLMResponse after the last chunk.
 
     Leaving early (close, break, garbage collection) closes the connection and settles what was used.
     """
@@ -56,7 +56,8 @@ class LLMStream:
 
     async def _receive(self) -> str | None:
         if self._task is None:
-            # One task runs the flow from start to end, whatever becomes of its readers.
+            # One task runs the flow from start to end, even if each chunk is read from a different task (as
+            # run_blocking does) or a reader is cancelled.
             self._task = asyncio.create_task(_pump(self._items, self._pipe))
             _pumps.add(self._task)
             self._task.add_done_callback(_pumps.discard)
@@ -75,12 +76,12 @@ class LLMStream:
         return None
 
     def close(self) -> None:
-        """End a stream that is read by `for`."""
+        """End a stream that is read with `for`."""
         if self._task is not None and not self._over:
             run_blocking(self.aclose)
 
     async def aclose(self) -> None:
-        """End a stream that is read by `async for`."""
+        """End a stream that is read with `async for`."""
         if self._task is not None and not self._over:
             self._over = True
             self._task.cancel()
@@ -104,7 +105,7 @@ class LLMStream:
         await self.aclose()
 
     def __del__(self) -> None:
-        # `for chunk in stream: break` leaves nobody else to settle the stream.
+        # After `for chunk in stream: break` nothing else settles the stream.
         if self._task is None or self._over:
             return
         task, loop, ended = self._task, self._task.get_loop(), threading.Event()
@@ -116,17 +117,18 @@ class LLMStream:
             task.cancel()
 
         loop.call_soon_threadsafe(stop)
-        # Bounded, because the garbage collector may run anywhere, also where something is held that settling needs.
+        # Bounded, because the garbage collector may run anywhere, even while this thread holds a lock that settling
+        # needs.
         if can_wait_for(loop):
             ended.wait(_DROP_WAIT_S)
 
 
-# A task that nothing else holds could be collected before its stream has closed it.
+# Keeps the tasks alive: without another reference, a task could be collected before its stream has closed it.
 _pumps: set[asyncio.Task[None]] = set()
 
 
 class _Pipe:
-    """One chunk at a time from the flow to its reader; the end never waits for a reader."""
+    """Passes one chunk at a time from the flow to its reader; ending it never waits for a reader."""
 
     def __init__(self) -> None:
         self._chunks: asyncio.Queue[str | None] = asyncio.Queue(1)
@@ -142,17 +144,17 @@ class _Pipe:
             self._chunks.put_nowait(None)
 
     async def get(self) -> str | None:
-        """The next chunk; None at the end, for every reader."""
+        """The next chunk; None at the end, for every reader and every time."""
         if self._ended and self._chunks.empty():
             return None
         chunk = await self._chunks.get()
         if self._ended and self._chunks.empty():
-            self._chunks.put_nowait(None)  # another reader may be waiting already
+            self._chunks.put_nowait(None)  # another reader may already be waiting
         return chunk
 
 
 async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:
-    """Put what the flow yields into the pipe; last its LLMResponse or its error."""
+    """Put what the flow yields into the pipe, and end the pipe with the flow's LLMResponse or error."""
     last: LLMResponse | BaseException | None = None
     try:
         async with aclosing(items):

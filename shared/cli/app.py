@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -16,6 +17,7 @@ from shared.cli.doctor import doctor
 from shared.cli.images import images
 from shared.cli.local import local
 from shared.cli.models import models
+from shared.cli.prices import prices
 from shared.cli.report import report
 from shared.cli.text import text
 from shared.errors import LLMError
@@ -25,7 +27,12 @@ app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mod
 for command in (text, report, images, models, doctor):
     app.command()(command)
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
+app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
+
+
+# How hints name the arguments of Python functions that are options here.
+_ARGUMENT = re.compile(r"\b(days|since|until|tz|by)=")
 
 
 @app.callback(invoke_without_command=True)
@@ -44,7 +51,7 @@ def _errors_as_text() -> Iterator[None]:
     try:
         yield
     except LLMError as error:
-        err.print(f"Error: {printable_lines(str(error))}")
+        err.print(f"Error: {_ARGUMENT.sub(r'--\1 ', printable_lines(str(error)))}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

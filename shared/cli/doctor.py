@@ -9,15 +9,30 @@ from typing import Literal
 
 import typer
 
+from shared.analytics import price_table_age
 from shared.cli.console import AsJson, err, out
+from shared.cli.models import retiring_models
+from shared.cli.prices import retirement_text
+from shared.cli.tables import print_wrapped
 from shared.config import Settings, database_url, load_settings
 from shared.errors import LLMError
 from shared.internal.serialize import to_json
 from shared.ledger import Ledger, get_ledger, wal_is_safe
-from shared.models import usable_models
-from shared.providers import guard_by_provider, local_model_file
-from shared.reports import printable
+from shared.models import (
+    Catalogue,
+    check_model,
+    default_model,
+    known_model,
+    missing_key,
+    similar_models,
+    usable_models,
+)
+from shared.prices import price_table
+from shared.providers import INSTALL_MODEL, guard_by_provider, local_model_file
+from shared.reports import prices_line, printable
+from shared.types import TaskType
 
+_SOON_DAYS = 60
 _EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}
 
 
@@ -36,7 +51,13 @@ def examine() -> list[Finding]:
         settings = load_settings()
     except LLMError as error:
         return [Finding("settings", "problem", str(error))]
-    return [*_keys(), *_fallback(settings), *_store(settings), *_extras(), *_names(), *_providers()]
+    found = [*_keys(), *_fallback(settings), *_store(settings)]
+    try:
+        catalogue = Catalogue.load(settings)
+    except LLMError as error:
+        return [*found, Finding("prices", "problem", str(error))]
+    models = [*_prices(settings, catalogue), *_defaults(settings, catalogue), *_retiring(settings)]
+    return [*found, *models, *_extras(), *_names(), *_providers()]
 
 
 def _keys() -> Iterator[Finding]:
@@ -80,6 +101,58 @@ def _store(settings: Settings) -> Iterator[Finding]:
     yield from _waiting(ledger)
 
 
+def _prices(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
+    age = price_table_age()
+    sources = " and ".join(f"{name} {source['version']}" for name, source in price_table().sources.items())
+    level: Literal["ok", "note"] = "note" if prices_line(age) != f"table of {age['date']}" else "ok"
+    yield Finding("prices", level, f"{prices_line(age)} (from {sources})")
+    if settings.prices is not None:
+        count = len(catalogue.overrides)
+        yield Finding("prices", "ok", f"{settings.prices} prices {count:,} models itself (AGENTSWARM_PRICES)")
+
+
+_DEFAULTS = {
+    "LITELLM_DEFAULT_TEXT_MODEL": TaskType.CHAT_COMPLETION,
+    "LITELLM_DEFAULT_VISION_MODEL": TaskType.VISION,
+    "LITELLM_DEFAULT_IMAGE_MODEL": TaskType.IMAGE_GENERATION,
+}
+
+
+def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
+    """Whether each default model exists, does its task, is alive and has a price."""
+    keys = usable_models()
+    for variable, task in _DEFAULTS.items():
+        name = default_model(task, settings)
+        subject = variable.removeprefix("LITELLM_").lower().replace("_", " ")
+        try:
+            found = check_model(name, task, catalogue, settings)
+        except LLMError as error:
+            yield Finding(subject, "problem", f"{error} ({variable})")
+            continue
+        if found.note is not None:
+            yield Finding(subject, "note", f"{found.note}; set {variable} to another model")
+        elif found.api_base is None and known_model(name, catalogue) is None and found.provider != "local":
+            similar = ", ".join(similar_models(name, catalogue))
+            hint = f"; similar: {similar}" if similar else ""
+            yield Finding(subject, "note", f"{name} is not in the price table{hint} ({variable})")
+        elif found.rates.source == "unknown":
+            yield Finding(subject, "note", f"{name} has no known price, so budgets refuse it ({variable})")
+        elif keys and (variables := missing_key(found)) is not None:
+            yield Finding(subject, "note", f"{name} needs {variables}, which is not set ({variable})")
+        else:
+            yield Finding(subject, "ok", name)
+
+
+def _retiring(settings: Settings) -> Iterator[Finding]:
+    try:
+        soon = retiring_models(settings, _SOON_DAYS)
+    except LLMError:
+        return  # the store's own finding says so
+    for retirement, named_by in soon:
+        text = f"{retirement.model}, {retirement_text(retirement)} (in {', '.join(named_by)})"
+        yield Finding("retiring", "note", text)
+
+
 def _waiting(ledger: Ledger) -> Iterator[Finding]:
     if ledger.waiting:
         yield Finding("records", "problem", f"{ledger.waiting:,} waiting to be written, in {ledger.waiting_in}")
@@ -99,7 +172,7 @@ def _extras() -> Iterator[Finding]:
         else:
             yield Finding(f"extra {extra}", "note", f'not installed (pip install "agentswarm-tools[{extra}]")')
     if _installed("xllamacpp") and local_model_file() is None:
-        yield Finding("local model", "note", "no model file yet (agentswarm-tools local install)")
+        yield Finding("local model", "note", f"no model file yet (run {INSTALL_MODEL})")
 
 
 def _installed(module: str) -> bool:
@@ -117,6 +190,7 @@ def _names() -> Iterator[Finding]:
     tools = importlib.util.find_spec("tools")
     shared = importlib.util.find_spec("shared")
     found = shared is not None and shared.origin is not None and tools is not None and tools.origin is not None
+    # mypy cannot see that `found` excludes None.
     if found and tools.origin.rsplit("/", 2)[0] == shared.origin.rsplit("/", 2)[0]:  # type: ignore[union-attr]
         yield Finding("names", "ok", "tools and shared are this checkout's")
     else:
@@ -141,6 +215,6 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         marks = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
         for finding in findings:
-            out.print(f"{marks[finding.level]}  {finding.subject}: {printable(finding.text)}")
+            print_wrapped(f"{marks[finding.level]}  {finding.subject}: {printable(finding.text)}", "      ")
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)

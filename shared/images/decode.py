@@ -59,7 +59,7 @@ def decode_picture(data: bytes, *, source: str) -> Picture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(source) from None
-    except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type on hostile bytes
         raise _refused(source, "it is not an image that can be read, or is cut off") from None
     format_ = _OUTPUT_FORMATS[kind]
     lossless = kind == "WEBP" and data[12:16] == b"VP8L"
@@ -130,7 +130,7 @@ def _normalised(image: Image.Image) -> Image.Image:
 def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type
+    except Exception:  # noqa: BLE001 - a second frame that cannot be read does not count as one
         return False
 
 

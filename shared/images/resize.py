@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -76,11 +75,6 @@ def preview(picture: Picture) -> bytes:
             if len(data) <= PREVIEW_BYTES:
                 return data
     raise AssertionError("128 x 128 pixels always fit")
-
-
-def data_uri(picture: Picture) -> str:
-    """The picture as a data: URI."""
-    return f"data:image/{picture.format};base64,{base64.b64encode(picture.data).decode('ascii')}"
 
 
 def _opened(picture: Picture, size: tuple[int, int]) -> Image.Image:

@@ -74,7 +74,7 @@ def check_output(settings: Settings, *, folder: str | None = None) -> None:
             _check_folder(Path(location), parts)
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - fsspec's file systems raise exceptions of any type
+    except Exception as error:  # noqa: BLE001 - file systems have errors of their own, whose texts may contain keys
         raise ConfigurationError(
             f"The output folder cannot be written to ({type(error).__name__})", hint=_HINT
         ) from None
@@ -106,7 +106,7 @@ def save_picture(picture: Picture, *, settings: Settings, name: str, folder: str
             file = _save_local(picture.data, Path(location), parts, stem, extension)
             saved = Path(location, *parts, file)
             path, url = str(saved), saved.as_uri()
-    except Exception as error:  # noqa: BLE001 - the image has been paid for, whatever went wrong
+    except Exception as error:  # noqa: BLE001 - the image was paid for and must not be lost, whatever went wrong
         return _save_temporarily(picture, stem, extension, type(error).__name__)
     if settings.output_url:
         url = f"{settings.output_url.rstrip('/')}/{quote('/'.join((*parts, file)))}"
@@ -136,7 +136,7 @@ def read_saved(source: str, *, settings: Settings, folder: str | None) -> bytes 
         path = f"{base}/{source.removeprefix(location.rstrip('/') + '/')}"
         if files.size(path) <= MAX_SAVED_BYTES:
             return bytes(files.cat_file(path))
-    except Exception:  # noqa: BLE001 - fsspec's file systems raise exceptions of any type
+    except Exception:  # noqa: BLE001 - file systems have errors of their own, whose texts may contain keys
         raise InvalidRequest(f"{file_name(source)} cannot be read", hint="Use another image.") from None
     raise too_large(file_name(source), MAX_SAVED_BYTES)
 

@@ -53,13 +53,13 @@ class PendingCalls:
                     return call
         return None
 
-    def owe(self, write: Future[Any]) -> None:
+    def add_write(self, write: Future[Any]) -> None:
         """Remember a write that has not been awaited yet."""
         with self._lock:
             # Outside a tool nothing collects the writes, so those already done are dropped here.
             self._writes = [*(earlier for earlier in self._writes if not earlier.done()), write]
 
-    def owed(self) -> list[Future[Any]]:
+    def take_writes(self) -> list[Future[Any]]:
         """Hand over the writes that have not been awaited yet."""
         with self._lock:
             writes, self._writes = self._writes, []

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
         attempt_records as attempt_records,
         average_output as average_output,
         budget_forecasts as budget_forecasts,
+        own_filter as own_filter,
         sum_costs as sum_costs,
         window as window,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.store import Ledger as Ledger, committed as committed, get_ledger as get_ledger
+    from shared.ledger.writes import LeastBound as LeastBound
 else:
     # SQLAlchemy takes time to import.
     __getattr__ = lazy_exports(
@@ -48,8 +50,9 @@ else:
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
-            "sum_costs window",
+            "own_filter sum_costs window",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",
+            "writes": "LeastBound",
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from decimal import Decimal
@@ -19,24 +20,26 @@ from shared.types import AnalyticsEvent
 _MAX_VALUE_CHARS = 500
 _MAX_ENTRIES = 30
 _MAX_COST_USD = 1_000_000.0
+# A name of a few words cannot be a secret.
+_PLAIN_NAME = re.compile(r"[a-z]{1,12}(_[a-z]{1,12}){0,4}")
 
 
 def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> AttemptRow:
-    """A cost that came from elsewhere, as a call of one attempt."""
-    given = event.metadata
+    """A cost that the user reported, as a call with one attempt."""
+    metadata = event.metadata
     ts_us = _time_us(event)
-    prompt, completion = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    prompt, completion = _count(metadata.get("prompt_tokens")), _count(metadata.get("completion_tokens"))
     if prompt is None and completion is None:
-        prompt = _count(given.get("total_tokens"))
-    model = _name(given.get("model")) or "(unknown)"
+        prompt = _count(metadata.get("total_tokens"))
+    model = _name(metadata.get("model")) or "(unknown)"
     return AttemptRow(
         attempt_id=event.event_id or new_id(),
-        call_id=uuid_of(given.get("call_id")) or new_id(),
+        call_id=uuid_of(metadata.get("call_id")) or new_id(),
         ts_us=ts_us,
         bucket=bucket_of(ts_us),
         status="reported",
-        operation=_name(given.get("task_type")) or "chat_completion",
-        provider=_name(given.get("provider")) or "(unknown)",
+        operation=_name(metadata.get("task_type")) or "chat_completion",
+        provider=_name(metadata.get("provider")) or "(unknown)",
         requested_model=model,
         model=model,
         tool=event.tool_name or scope.tool,
@@ -49,7 +52,7 @@ def cost_row(event: AnalyticsEvent, cost: int | None, scope: Scope) -> AttemptRo
         cost_source="unknown" if cost is None else "reported",
         calls=1,
         unpriced_calls=int(cost is None),
-        metadata=safe_metadata(given),
+        metadata=safe_metadata(metadata),
         labels=scope.labels,
     )
 
@@ -72,15 +75,15 @@ def event_row(event: AnalyticsEvent, scope: Scope) -> dict[str, Any]:
 def _time_us(event: AnalyticsEvent) -> int:
     try:
         return now_us() if event.timestamp is None else round(event.timestamp.timestamp() * 1e6)
-    except (OverflowError, ValueError):  # The first and the last day of the calendar have no UTC in some zones.
+    except (OverflowError, ValueError):  # year 1 or 9999: in some zones the time has no UTC equivalent
         return now_us()
 
 
 def safe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers and short texts without secrets; nothing else belongs in the ledger."""
+    """The metadata as numbers and short texts without secrets; nothing else may be stored in the ledger."""
     kept: dict[str, Any] = {}
     for key, value in list(metadata.items())[:_MAX_ENTRIES]:
-        name = redact(key, limit=60)
+        name = key if _PLAIN_NAME.fullmatch(key) else redact(key, limit=60)
         if isinstance(value, float) and not math.isfinite(value):
             kept[name] = None
         elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
@@ -93,11 +96,12 @@ def safe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - what a tool puts into its metadata must not make its call fail
+    except Exception:  # noqa: BLE001 - a user's object in the metadata must not make the call fail
         return f"({type(value).__name__})"
 
 
 def cost_nano_of(value: Any) -> int | None:
+    """A reported cost in US$ as nano-dollars; None if it is not a number from 0 to a million."""
     if isinstance(value, Decimal):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
@@ -114,6 +118,7 @@ def _name(value: Any) -> str | None:
 
 
 def uuid_of(value: Any) -> uuid.UUID | None:
+    """`value` as a UUID; None if it is not one."""
     try:
         return uuid.UUID(_text(value)) if value else None
     except ValueError:

@@ -19,6 +19,7 @@ from shared.internal.money import to_usd
 from shared.ledger.accounts import BudgetStatus, recent, statuses, statuses_of_all, stored_budgets
 from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, rollup
 from shared.ledger.store import Ledger
+from shared.scope import Scope
 
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
@@ -49,6 +50,15 @@ class Filter:
     def everything(self) -> bool:
         """Whether every attempt is included."""
         return not self.labels and self.any_conversation
+
+
+def own_filter(inside: Scope) -> Filter:
+    """What an agent may see: the costs of its scope's labels, else of its conversation."""
+    return Filter(
+        labels=inside.labels,
+        conversation=inside.conversation,
+        any_conversation=bool(inside.labels) or not inside.from_agent,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +141,6 @@ def attempt_records(
             labels[row.attempt_id][row.name] = row.value
         for mapping in connection.execution_options(yield_per=1000).execute(query).mappings():
             yield _record(dict(mapping), labels.get(mapping["attempt_id"], {}))
-
-
-def held_nano(ledger: Ledger) -> int:
-    """Nano-dollars held for attempts in progress."""
-    with ledger.reading() as connection:
-        total = sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)
-        return int(connection.scalar(sa.select(total).where(attempt.c.status == "started")) or 0)
 
 
 def budget_forecasts(

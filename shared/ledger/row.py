@@ -1,4 +1,4 @@
-"""One attempt as the ledger keeps it: made when it starts, made final when it is settled, changed nowhere else."""
+"""AttemptRow: one attempt as a row of the ledger, created when it starts and completed when it is settled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shared.ledger.schema import bucket_of
 from shared.scope import Scope, run_of_process
 from shared.types import Candidate, CostSource, Usage, UsageSource
 
-# started: under way. ok, failed, cancelled, interrupted: settled. refused: never sent. unsettled: ended without a word
-# from the provider, counted at its bound. reported: a cost that came from elsewhere.
+# started: in progress. ok, failed, cancelled, interrupted: settled. refused: never sent. unsettled: the outcome is
+# unknown, so it counts with its bound. reported: a cost that the user or the agent SDK reported.
 Status = Literal["started", "ok", "failed", "cancelled", "interrupted", "refused", "unsettled", "reported"]
 COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
@@ -23,8 +23,9 @@ class AttemptRow:
     """
     One attempt: the columns of the table `attempt`, and its labels.
 
-    Times are microseconds (`ts_us` and `lease_us` since 1970), money is nano-dollars, counts are tokens; None is
-    unknown. `calls`, `failed_calls` and `unpriced_calls` are what the row adds to the counts of calls: 0 or 1.
+    Immutable: each step returns a new row. Times are microseconds (`ts_us` and `lease_us` since 1970), money is
+    nano-dollars, counts are tokens; None is unknown. `calls`, `failed_calls` and `unpriced_calls` are what the row adds
+    to the counts of calls: 0 or 1.
     """
 
     attempt_id: uuid.UUID = field(default_factory=new_id)
@@ -65,14 +66,14 @@ class AttemptRow:
     failed_calls: int = 0
     unpriced_calls: int = 0
     metadata: Mapping[str, Any] | None = None
-    # By unit, what the provider bills for and its answer names; None where it names nothing.
+    # Billable units that the answer reports, with their counts; None if it reports none.
     units: Mapping[str, int] | None = None
-    # As served; None where the provider does not say.
+    # As served; None if the provider does not report it.
     service_tier: str | None = None
     price_table: str | None = None
-    # Something that is billed has no known price: the cost is at least this.
+    # A billed unit has no known price, so the actual cost is at least `cost_nano`.
     cost_is_lower_bound: bool = False
-    # What the row keeps on its budgets beyond its cost.
+    # What the row reserves in its budgets beyond its cost.
     reserved_nano: int | None = None
     adjustment_kind: str | None = None
     adjusts: str | None = None
@@ -92,12 +93,12 @@ class AttemptRow:
         lease_s: float,
     ) -> Self:
         """
-        An attempt that begins now.
+        An attempt that starts now.
 
         Args:
             bound_nano: The most that it can cost; None when no bound is known.
 
-            lease_s: Seconds after which it counts as ended without a word.
+            lease_s: Seconds after which it is considered dead if it has not been settled.
         """
         now = now_us()
         return cls(
@@ -140,7 +141,7 @@ class AttemptRow:
         http_status: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The attempt as it ended; what is not given is unknown, or does not apply."""
+        """The attempt with its result; what is not given is unknown or does not apply."""
         usage = usage or Usage()
         return replace(
             self,
@@ -163,17 +164,17 @@ class AttemptRow:
         )
 
     def with_bound(self, bound_nano: int | None) -> Self:
-        """The attempt before it starts, its answer cut to what a budget has left."""
+        """The attempt with a new bound, after its answer was cut to what a budget has left."""
         return replace(self, bound_nano=bound_nano)
 
     def refused(self, error_type: str, *, failed_calls: int) -> Self:
-        """The attempt that is not sent."""
+        """The attempt as one that was refused: never sent, and free."""
         return replace(
             self, status="refused", cost_nano=0, cost_source="free", error_type=error_type, failed_calls=failed_calls
         )
 
     def expired(self) -> Self:
-        """The attempt whose lease has ended: it counts at its bound, since its money may be spent."""
+        """The attempt after its lease has ended: it counts with its bound, because the money may have been spent."""
         return replace(
             self,
             status="unsettled",
@@ -185,7 +186,7 @@ class AttemptRow:
 
     @classmethod
     def read(cls, columns: Mapping[str, Any]) -> Self:
-        """The attempt in a row of the table; its labels are left out."""
+        """The attempt from a row of the table, without its labels."""
         return cls(**{name: columns[name] for name in _COLUMNS})
 
     def columns(self) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The ledger's tables, as the newest version has them; shared/ledger/migrations.py brings older ledgers here."""
+"""The ledger's tables in their newest version; shared/ledger/migrations.py upgrades older ledgers to it."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-BUCKET_S = 900  # Every zone's offset since 2015 is a multiple of 15 minutes, so local days are whole buckets.
-# Programs refuse a ledger of a newer major version. A newer minor version only has columns and tables that older
-# programs do not need: new columns are nullable or have a default that the database fills in.
+BUCKET_S = 900  # Since 2015 all time zones have offsets in multiples of 15 minutes, so local days are whole buckets.
+# Programs refuse a ledger with a newer major version. A newer minor version only adds columns and tables that older
+# programs do not need: new columns are nullable or have a default in the database.
 MAJOR = 1
 MINOR = 2
 
@@ -66,14 +66,14 @@ attempt = sa.Table(
     sa.Column("failed_calls", sa.Integer, nullable=False, default=0),
     sa.Column("unpriced_calls", sa.Integer, nullable=False, default=0),
     sa.Column("metadata", sa.JSON),
-    # Since 1.2, and last: a migrated ledger has its columns in the order of a new one.
-    sa.Column("units", sa.JSON(none_as_null=True)),  # unit -> count, of what the provider billed for
+    # Since 1.2. Last, so that a migrated ledger has its columns in the same order as a new one.
+    sa.Column("units", sa.JSON(none_as_null=True)),  # unit -> count, for the units that the provider bills
     sa.Column("service_tier", sa.String(20)),  # as served
-    sa.Column("price_table", sa.String(80)),  # version of the table that priced it
+    sa.Column("price_table", sa.String(80)),  # version of the price table
     sa.Column("cost_is_lower_bound", sa.Boolean, nullable=False, server_default=sa.text("false")),
-    sa.Column("reserved_nano", sa.BigInteger),  # kept on the accounts beyond the cost
+    sa.Column("reserved_nano", sa.BigInteger),  # reserved in budgets beyond the cost
     sa.Column("adjustment_kind", sa.String(20)),
-    sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: an attempt's id, or a text
+    sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: the id of an attempt, or a text
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),

@@ -1,4 +1,4 @@
-"""The ledger: one row per attempt, started before the request and settled after it, never lost."""
+"""The ledger: one row per attempt, committed before the request is sent, settled after it, never lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import atexit
 import logging
 import math
 import os
+import sys
 import threading
 import time
 import uuid
@@ -38,6 +39,7 @@ from shared.ledger.writes import (
     Entry,
     Event,
     Expired,
+    LeastBound,
     Settled,
     Start,
     apply,
@@ -51,16 +53,16 @@ from shared.ledger.writes import (
 logger = logging.getLogger("agentswarm_tools")
 
 _RETRY_AFTER_S = 5.0
-# How long what carries no money waits for a commit to ride along with.
-_RIDE_S = 1.0
+# Maximum seconds that an entry without money waits for another entry's commit.
+_MAX_DELAY_S = 1.0
 
 
 class Ledger:
     """
     The attempts, events and sums in one database.
 
-    Writing never raises and never loses: what the database does not take goes to a spool file and is replayed
-    once, later. Reading raises StoreError. Both are thread-safe; `committed` waits for a write off the event loop.
+    Writing never raises and loses nothing: what the database cannot take now goes to a spool file, and is entered once,
+    later. Reading raises StoreError. Both are thread-safe; `committed` awaits a write without blocking the event loop.
 
     Args:
         url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
@@ -68,9 +70,9 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self._url = parse_url(url)
-        # Without the query, which may hold a password too.
-        shown = self._url.set(drivername=self._url.get_backend_name(), query={})
-        self.name = shown.render_as_string(hide_password=True)
+        # Without the query, which may also contain a password.
+        without_query = self._url.set(drivername=self._url.get_backend_name(), query={})
+        self.name = without_query.render_as_string(hide_password=True)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._engine: Engine | None = None
@@ -80,7 +82,8 @@ class Ledger:
         self._down_until = 0.0
         self._warned = False
         self._has_budgets = False
-        # Entries handed over and entries done with: the rest may ride along with a later commit.
+        # Entries handed over, and entries done with. If they differ, some may still wait for a later commit, and a
+        # reader must flush first.
         self._submitted = self._committed = 0
         self._latest_us: int | None = None
         self._clock_was_behind = False
@@ -92,34 +95,43 @@ class Ledger:
         row: AttemptRow,
         limits: Sequence[Limit] = (),
         *,
-        least_nano: int | None = None,
+        least: LeastBound | None = None,
         is_last: bool = True,
         is_part: bool = False,
     ) -> Future[Admission]:
         """
-        Commit that an attempt begins, and hold the most that it can cost.
+        Commit the row of an attempt that is about to start, which holds the most that it can cost.
 
         Args:
-            limits: Budgets that it is under; those that the ledger keeps join them.
+            limits: Budgets of the caller; those stored in the ledger apply as well.
 
-            least_nano: The bound of the shortest answer worth paying for. A budget that has room for that, but not for
-                the whole bound, refuses without a record, so that the caller can try again.
+            least: Gives the bound of the shortest useful answer. A budget that has room for that, but not for the whole
+                bound, refuses without recording it, so that the caller can try again with a shorter answer.
 
-            is_last: Whether a refusal ends the call, also by a budget that lets the next model be tried.
+            is_last: Whether a refusal ends the call even under a budget with on_exceed="downgrade".
 
-            is_part: Whether it is one of several requests of its call, whose refusal alone does not end the call.
+            is_part: Whether the attempt is one of several requests of its call; its refusal does not end the call.
 
         Returns:
-            The Admission once it is committed. A refusal is recorded in the same transaction.
+            The Admission, once it is committed. A refusal is recorded in the same transaction.
 
         Raises (the future):
-            StoreError: The ledger cannot be written, and a budget applies that only it can keep.
+            StoreError: The ledger cannot be written, and a budget applies, which cannot be enforced without it.
         """
-        return self._submit(Start(row, tuple(limits), least_nano, is_last, is_part))
+        return self._submit(Start(row, tuple(limits), least, is_last, is_part))
 
-    def settle(self, row: AttemptRow, limits: Sequence[Limit] = ()) -> Future[Admission]:
-        """Commit how an attempt ended; the Admission holds the status of its budgets, none when the ledger is down."""
-        return self._submit(Settled(stored(row), storable(row.labels), tuple(limits)))
+    def settle(
+        self, row: AttemptRow, limits: Sequence[Limit] = (), *, with_statuses: bool = False
+    ) -> Future[Admission]:
+        """
+        Commit the final row of an attempt.
+
+        Args:
+            limits: Budgets of the caller; those stored in the ledger apply as well.
+
+            with_statuses: Whether the Admission has the status of these budgets; it has none while the ledger is down.
+        """
+        return self._submit(Settled(stored(row), storable(row.labels), tuple(limits), with_statuses))
 
     def annotate(self, attempt_id: uuid.UUID, metadata: Mapping[str, Any]) -> None:
         """Add metadata to an attempt, with the next commit or within a second."""
@@ -130,9 +142,9 @@ class Ledger:
         self._submit(Event(storable_event(event)))
 
     def _submit(self, entry: Entry | None) -> Future[Admission]:
-        """Hand an entry to the ledger's own thread; None waits for what was handed over before."""
+        """Hand an entry to the writer thread; None is done when everything handed over before it is done."""
         done: Future[Admission] = Future()
-        done.set_running_or_notify_cancel()  # No one who waits for the write can take it back.
+        done.set_running_or_notify_cancel()  # A cancelled caller must not cancel the write.
         item = _Item(entry, done)
         with self._lock:
             self._submitted += 1
@@ -141,9 +153,13 @@ class Ledger:
                 self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
                 self._writer.start()
                 atexit.register(_flush_at_exit, self, os.getpid())
+                # Its processes end without atexit.
+                if (util := sys.modules.get("multiprocessing.util")) is not None:
+                    util.Finalize(None, _flush_at_exit, (self, os.getpid()), exitpriority=0)
         return done
 
     def _work(self) -> None:
+        """The writer thread: the only one that writes entries, so they are committed in the order of arrival."""
         while True:
             batch = self._next_batch()
             self._commit(batch)
@@ -151,99 +167,116 @@ class Ledger:
 
     def _next_batch(self) -> list[_Item]:
         """
-        What has come meanwhile, to be committed in one transaction, since each costs the disk a flush.
+        Wait for an entry, and return it with everything else in the queue, for one transaction.
 
-        What carries no money waits up to a second for something that does.
+        Each commit costs a flush of the disk, so all entries that arrived during the last commit share the next one.
+        Entries without money (annotations and events) do not cause a commit by themselves: they wait, at most for
+        _MAX_DELAY_S, until an urgent entry arrives, and are committed together with it.
         """
         batch = [self._queue.get()]
-        until = time.monotonic() + _RIDE_S
+        until = time.monotonic() + _MAX_DELAY_S
         while True:
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            if any(item.is_urgent for item in batch):
+            left = until - time.monotonic()
+            if left <= 0 or any(item.is_urgent for item in batch):
                 return batch
             try:
-                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+                batch.append(self._queue.get(timeout=left))
             except Empty:
                 return batch
 
     def _commit(self, items: list[_Item]) -> None:
+        """
+        Write a batch: first what waits in the spool, then the batch itself.
+
+        After a failure the ledger counts as down for a few seconds. Batches then go straight to the spool, so that not
+        every call waits for the database's time-outs.
+        """
         if time.monotonic() >= self._down_until:
             try:
-                for kept in self._spool.take():  # an entry that is already in the ledger changes nothing
-                    self._replay(kept)
-                self._take_in(items, self._set_aside)
+                for spooled in self._spool.take():  # an entry that is already in the ledger changes nothing
+                    self._replay(spooled)
+                self._write(items, self._keep_for_later)
                 return
             except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
-                self._went_down(error)
+                self._mark_down(error)
         for item in items:
             if not item.done.done():
-                self._set_aside(item)
+                self._keep_for_later(item)
 
-    def _replay(self, kept: list[SpoolEntry]) -> None:
+    def _replay(self, spooled: list[SpoolEntry]) -> None:
+        """Write entries from the spool; those that no ledger can take become dead letters."""
         items: list[_Item] = []
-        for each in kept:
+        for each in spooled:
             try:
                 items.append(_Item(from_spool(*each), Future()))
             except (KeyError, ValueError):
-                self._bury(each)
+                self._add_dead_letter(each)
         if items:
-            self._take_in(items, lambda item: self._bury(to_spool(item.entry) if item.entry else None))
+            self._write(items, lambda item: self._add_dead_letter(to_spool(item.entry) if item.entry else None))
 
-    def _bury(self, kept: SpoolEntry | None) -> None:
-        """Set an entry aside that no ledger takes."""
-        if kept is None:
+    def _add_dead_letter(self, entry: SpoolEntry | None) -> None:
+        """Set aside an entry that no ledger can take."""
+        if entry is None:
             return
-        self._spool.add_dead_letter(kept)
+        self._spool.add_dead_letter(entry)
         logger.warning(
-            "The ledger %s does not take a record; it was set aside in %s.", self.name, self.dead_letters()[0]
+            "The ledger %s rejected a record; it was moved to the dead letters in %s.",
+            self.name,
+            self.dead_letters()[0],
         )
 
-    def _take_in(self, items: list[_Item], refused: Callable[[_Item], None]) -> None:
-        """Write the entries; where one of them stands in the way, write the others and hand that one to `refused`."""
+    def _write(self, items: list[_Item], on_rejected: Callable[[_Item], None]) -> None:
+        """
+        Write the entries in one transaction.
+
+        If one of them is invalid, the transaction fails for all; each is then written on its own, and only the invalid
+        one is passed to `on_rejected`. Errors of the database itself are raised.
+        """
         try:
             self._apply(items)
         except Exception as error:
-            if not _is_refusal(error):
+            if not _is_invalid_entry(error):
                 raise
             if len(items) == 1:
-                refused(items[0])
+                on_rejected(items[0])
                 return
             for item in items:
-                self._take_in([item], refused)
+                self._write([item], on_rejected)
 
-    def _set_aside(self, item: _Item) -> None:
-        """Keep for later what the ledger does not take; what only the ledger could allow is refused."""
+    def _keep_for_later(self, item: _Item) -> None:
+        """Spool an entry that the ledger cannot take now; refuse an attempt that is under a budget."""
         entry = item.entry
         if isinstance(entry, Start) and (entry.limits or self._has_budgets):
             item.done.set_exception(
                 StoreError(
-                    f"The ledger {self.name} cannot be written, so no budget can be kept",
-                    hint="Mend the ledger, or call without a budget.",
+                    f"The ledger {self.name} cannot be written, so no budget can be enforced",
+                    hint="Repair the ledger, or call without a budget.",
                 )
             )
             return
-        if entry is not None and (kept := to_spool(entry)) is not None:
-            self._spool.add(kept)
+        if entry is not None and (spooled := to_spool(entry)) is not None:
+            self._spool.add(spooled)
         item.done.set_result(Admission())
 
     def _apply(self, items: list[_Item]) -> None:
-        """Write the entries in one transaction, and tell who waits for them."""
+        """Write the entries in one transaction, then resolve their futures."""
         entries = [item.entry for item in items if item.entry is not None]
         admissions: dict[int, Admission] = {}
         if entries:
             with self.writing() as connection:
-                self._watch_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
+                self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
                 admissions = {id(each): apply(connection, each) for each in entries}
         for each in entries:
             if isinstance(each, Start):
-                # More statuses than limits of the caller's: the ledger keeps budgets of its own.
+                # More statuses than the caller has limits: the ledger has stored budgets.
                 self._has_budgets = len(admissions[id(each)].statuses) > len(set(each.limits))
         for item in items:
             item.done.set_result(admissions.get(id(item.entry), Admission()))
 
-    def _watch_clock(self, connection: Connection, started_us: list[int]) -> None:
-        """Say once that requests begin long before those that the ledger holds."""
+    def _check_clock(self, connection: Connection, started_us: list[int]) -> None:
+        """Warn once if this machine's clock is far behind the latest record in the ledger."""
         if not started_us:
             return
         latest = latest_us(connection) if self._latest_us is None else self._latest_us
@@ -257,22 +290,23 @@ class Ledger:
                 self.name,
             )
 
-    def _went_down(self, error: Exception) -> None:
+    def _mark_down(self, error: Exception) -> None:
+        """Do not try the ledger again for a while; warn once."""
         self._down_until = time.monotonic() + _RETRY_AFTER_S
         if not self._warned:
             self._warned = True
             reason = error.message if isinstance(error, StoreError) else _short(error)
-            waiting = self._spool.path
-            logger.warning("The ledger %s cannot be written (%s); records wait in %s.", self.name, reason, waiting)
+            path = self._spool.path
+            logger.warning("The ledger %s cannot be written (%s); records wait in %s.", self.name, reason, path)
 
     # Reading
 
     def settle_expired(self) -> int:
         """
-        Settle attempts whose lease has ended at their upper bound, since their money may be spent.
+        Settle attempts whose lease has ended at their upper bound, because the money may have been spent.
 
         Returns:
-            How many there were.
+            Number of these attempts.
         """
         query = sa.select(attempt).where(attempt.c.status == "started", attempt.c.lease_us < now_us())
         with self.reading() as connection:
@@ -283,21 +317,21 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """How many records wait to be written, and are in no sum yet."""
+        """Number of records that wait in the spool, and are in no sum yet."""
         return self._spool.waiting()
 
     @property
     def waiting_in(self) -> Path:
-        """Where they wait."""
+        """Path of the spool file."""
         return self._spool.path
 
     def dead_letters(self) -> list[Path]:
-        """Files of records that no ledger takes."""
+        """Files of records that the ledger rejected."""
         return self._spool.dead_letters()
 
     def check_writable(self) -> None:
         """
-        Try to write, and change nothing.
+        Try to write, without changing anything.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -308,7 +342,7 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """
-        A connection to read with, in one consistent transaction.
+        A connection for reading, in one consistent transaction.
 
         Raises:
             StoreError: The ledger cannot be opened or read.
@@ -324,7 +358,7 @@ class Ledger:
     @contextmanager
     def changing(self) -> Iterator[Connection]:
         """
-        A connection to change the ledger's own settings with.
+        A connection for changing the ledger's own settings, such as its budgets.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -340,7 +374,7 @@ class Ledger:
         """A connection that holds the write lock from the start."""
         with self._open().connect().execution_options(ledger_write=True) as connection, connection.begin():
             if connection.dialect.name == "postgresql":
-                # One writer at a time, as SQLite has it: a budget is checked and taken from in one piece.
+                # One writer at a time, as in SQLite, so that checking a budget and holding money in it are atomic.
                 connection.execute(_ONE_WRITER)
             yield connection
 
@@ -351,7 +385,7 @@ class Ledger:
         )
 
     def flush(self) -> None:
-        """Wait for writes under way, and for what waits in the spool file where the database takes it."""
+        """Wait until all writes so far are done, including those in the spool if the database can take them."""
         self._submit(None).result()
 
     def close(self) -> None:
@@ -379,14 +413,14 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An entry on its way to the database; without one it only waits for those before it."""
+    """An entry in the queue of the writer thread; without an entry it marks the end of those before it (`flush`)."""
 
     entry: Entry | None
     done: Future[Admission]
 
     @property
     def is_urgent(self) -> bool:
-        """Whether it must be committed at once: it moves money, or someone waits."""
+        """Whether it must be committed at once: it moves money, or someone is waiting for it."""
         return not isinstance(self.entry, Annotation | Event)
 
 
@@ -395,13 +429,13 @@ _ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
 
 async def committed(write: Future[Admission], patience: float = math.inf) -> Admission:
     """
-    Wait for a write off the event loop, even when the caller is cancelled meanwhile.
+    Await a write without blocking the event loop, even if the waiting task is cancelled in the meantime.
 
     Args:
-        patience: Seconds to wait at most.
+        patience: Maximum seconds to wait.
 
     Raises:
-        TimeoutError: It takes longer, and is committed later.
+        TimeoutError: The write takes longer; it is still committed later.
 
         StoreError: See `Ledger.start`.
     """
@@ -413,11 +447,11 @@ async def committed(write: Future[Admission], patience: float = math.inf) -> Adm
     return done.result()
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether it is the entry that is wrong, and not the database."""
+def _is_invalid_entry(error: Exception) -> bool:
+    """Whether the entry is at fault, and not the database."""
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError) and not error.connection_invalidated
-    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError)
+    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError | OverflowError)
 
 
 def _short(error: Exception) -> str:
@@ -427,14 +461,14 @@ def _short(error: Exception) -> str:
 
 
 def _flush_at_exit(ledger: Ledger, pid: int) -> None:
-    """What asynchronous code recorded last is not lost; a forked process has no writer to wait for."""
+    """Write what asynchronous code recorded last; a forked process has no writer thread to wait for."""
     if os.getpid() == pid:
         ledger.flush()
 
 
 @lru_cache(maxsize=8)
 def get_ledger(url: str) -> Ledger:
-    """The ledger of this process at `url`."""
+    """This process's ledger at `url`."""
     return Ledger(url)
 
 

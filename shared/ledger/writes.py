@@ -1,9 +1,9 @@
-"""What each kind of entry changes in the ledger's tables: the row, its labels, the sums and the running totals."""
+"""What each kind of entry changes in the ledger's tables: rows, labels, sums and running totals."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -22,22 +22,26 @@ Row = dict[str, Any]
 Labels = Mapping[str, str]
 
 
+# Gives the bound, in nano-dollars, of the shortest answer worth paying for; None if the answer cannot be cut. It is
+# called only when a budget has no room for the whole bound.
+type LeastBound = Callable[[], int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An attempt begins, if its limits have room for the most that it can cost."""
+    """An attempt starts, if its limits have room for the most that it can cost."""
 
     row: AttemptRow
     limits: tuple[Limit, ...] = ()
-    # The bound of the shortest answer worth paying for; None where the answer cannot be cut.
-    least_nano: int | None = None
-    # Whether the call ends when this attempt is refused, whatever the budget says; that of a part never ends it.
+    least: LeastBound | None = None
+    # Whether a refusal ends the call even under a budget with on_exceed="downgrade". A refused part never ends it.
     is_last: bool = True
     is_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An attempt that began while the ledger could not be written."""
+    """An attempt that started while the ledger could not be written; recorded without a check of budgets."""
 
     row: Row
     labels: Labels = field(default_factory=dict)
@@ -50,11 +54,12 @@ class Settled:
     row: Row
     labels: Labels = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
+    with_statuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The lease of an attempt has ended; nothing changes when the attempt was settled meanwhile."""
+    """The lease of an attempt has ended; ignored if the attempt was settled in the meantime."""
 
     row: Row
 
@@ -69,7 +74,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth recording that carries no money."""
+    """An event without money."""
 
     row: Row
 
@@ -79,7 +84,7 @@ type Entry = Start | Begun | Settled | Expired | Annotation | Event
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """The writing statements, built once a dialect: building one costs more than running it."""
+    """The statements for writing, built once per dialect because building one takes longer than running it."""
 
     insert_attempt: Any
     insert_label: Any
@@ -90,11 +95,9 @@ class _Statements:
 _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
 _MAX_LABEL = 200
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
-# FOR UPDATE is PostgreSQL's; SQLite's writers have the whole database to themselves.
+# FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
 _SELECT_BEFORE = (
-    sa.select(
-        attempt.c.status, attempt.c.bucket, attempt.c.bound_nano, *(attempt.c[name] for name in (*DIMENSIONS, *SUMS))
-    )
+    sa.select(*(attempt.c[name] for name in ("status", "bucket", "bound_nano", "metadata", *DIMENSIONS, *SUMS)))
     .where(_KNOWN)
     .with_for_update()
 )
@@ -117,16 +120,17 @@ def _statements(dialect: str) -> _Statements:
 
 
 def apply(connection: Connection, entry: Entry) -> Admission:
-    """Write one entry inside the caller's transaction, while no one else can write; returns how its limits stand."""
+    """Write one entry in the caller's transaction, which must hold the write lock; returns the status of its limits."""
     write = _statements(connection.dialect.name)
     match entry:
         case Start():
             return _start(connection, write, entry)
         case Begun(row, labels):
             _begin(connection, write, row, labels)
-        case Settled(row, labels, limits):
+        case Settled(row, labels):
             _settle(connection, write, row, labels)
-            return Admission(accounts.statuses(connection, row, labels, limits))
+            if entry.with_statuses:
+                return Admission(accounts.statuses(connection, row, labels, entry.limits))
         case Expired(row):
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
                 _settle(connection, write, row, {})
@@ -140,15 +144,16 @@ def apply(connection: Connection, entry: Entry) -> Admission:
 
 
 def _start(connection: Connection, write: _Statements, entry: Start) -> Admission:
-    """Write the row of an attempt that begins; of one that may not, say why, and record the refusal if it is final."""
+    """Write the row of an attempt, if its limits admit it; else return why not, and record a final refusal."""
     row, labels = stored(entry.row), storable(entry.row.labels)
     admission = accounts.check(connection, row, labels, entry.limits)
     refusing = admission.refused_by
     if refusing is None:
         _begin(connection, write, row, labels)
         return admission
-    if admission.reason == "no room" and entry.least_nano is not None and entry.least_nano <= admission.left_nano:
-        return admission  # the answer can be cut to what is left
+    least_nano = entry.least() if entry.least is not None and admission.reason == "no room" else None
+    if least_nano is not None and least_nano <= admission.left_nano:
+        return admission  # not final: the caller can cut the answer to what is left
     ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
     refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
     _settle(connection, write, stored(refused), labels)
@@ -162,17 +167,25 @@ def _begin(connection: Connection, write: _Statements, row: Row, labels: Labels)
 
 
 def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
-    """Replace the row and move the sums by the difference, so that settling late or twice stays exact."""
+    """
+    Replace the row, and change the sums and running totals by the difference to the row before.
+
+    So they stay exact if an attempt is settled late, twice, or without its start.
+    """
     known = {"known": row["attempt_id"]}
     before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
     changes = [_rollup_row(row, sign=1)]
     if before is None and not _inserted(connection, write, row):
-        # Another process has just put it there.
+        # Another process has inserted it between the two statements.
         before = connection.execute(_SELECT_BEFORE, known).mappings().one()
     if before is None:
         _add_labels(connection, write, row["attempt_id"], labels)
     else:
-        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
+        # What an event has added meanwhile stays.
+        more = {"metadata": {**(before["metadata"] or {}), **(row.get("metadata") or {})} or None}
+        connection.execute(
+            _UPDATE, known | {name: value for name, value in (row | more).items() if name != "attempt_id"}
+        )
         if before["status"] != "started":
             changes.append(_rollup_row(dict(before), sign=-1))
     connection.execute(write.add_to_rollup, changes)
@@ -196,17 +209,17 @@ def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUI
 
 
 def stored(row: AttemptRow) -> Row:
-    """An attempt as the database takes it."""
+    """An attempt as values for the database."""
     return storable(row.columns(), _LENGTHS)
 
 
 def storable(row: Mapping[str, Any], lengths: Mapping[str, int] | None = None) -> Row:
-    """`row` with every text and number such that each database takes it."""
+    """`row` with texts and numbers that every database accepts: cut to length, without NUL, within 64 bits."""
     return {name: _storable_value(value, (lengths or {}).get(name, _MAX_LABEL)) for name, value in row.items()}
 
 
 def storable_event(row: Mapping[str, Any]) -> Row:
-    """An event's row as the database takes it."""
+    """An event's row as values for the database."""
     return storable(row, _LENGTHS)
 
 
@@ -218,11 +231,11 @@ def _storable_value(value: Any, length: int) -> Any:
     return value
 
 
-# On disk an entry is [kind, row, labels]; the words are those of the first version, whose files may still wait.
+# In the spool file an entry is [kind, row, labels]. The kinds keep their names: files of older versions may still wait.
 
 
 def to_spool(entry: Entry) -> tuple[str, Row, dict[str, str]] | None:
-    """An entry as the spool keeps it; None for one that is of no use later."""
+    """An entry for the spool file; None for one that is not worth keeping."""
     match entry:
         case Start(row):
             return "start", stored(row), storable(row.labels)
@@ -239,12 +252,12 @@ def to_spool(entry: Entry) -> tuple[str, Row, dict[str, str]] | None:
 
 def from_spool(kind: str, row: Row, labels: dict[str, str]) -> Entry:
     """
-    An entry that the spool has kept.
+    An entry from the spool file.
 
     Raises:
-        ValueError: There is no such kind of entry.
+        ValueError: The kind is unknown.
 
-        KeyError: It lacks what every entry of its kind has.
+        KeyError: A required value is missing.
     """
     match kind:
         case "start":
@@ -255,4 +268,4 @@ def from_spool(kind: str, row: Row, labels: dict[str, str]) -> Entry:
             return Annotation(row["attempt_id"], row["metadata"])
         case "event":
             return Event(row)
-    raise ValueError(f"no entry is of the kind {kind!r}")
+    raise ValueError(f"unknown kind of entry: {kind!r}")

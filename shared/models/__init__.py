@@ -1,26 +1,56 @@
 """Which models may answer a call."""
 
-from shared.models.catalogue import Catalogue, chat_models, resolve, retired_models, usable_models
+from shared.models.catalogue import Catalogue, chat_models, image_models, resolve, retired_models, usable_models
+from shared.models.facts import (
+    KnownModel,
+    PriceChange,
+    Retirement,
+    check_model,
+    known_model,
+    missing_key,
+    models_of_settings,
+    price_changes,
+    quotes,
+    retirement_of,
+    retiring,
+    similar_models,
+)
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_extra
-from shared.models.plan import Plan, default_model, failure, make_plan
+from shared.models.names import model_facts
+from shared.models.plan import OwnEndpoint, Plan, Planner, default_model, failure
 
 __all__ = [
     "KEYLESS_PROVIDERS",
     "LITELLM_SHAPED",
     "Catalogue",
+    "KnownModel",
+    "OwnEndpoint",
     "Plan",
+    "Planner",
+    "PriceChange",
+    "Retirement",
     "chat_models",
+    "check_model",
     "check_pictures",
     "check_values",
     "default_model",
     "failure",
+    "image_models",
     "image_request",
     "key_variables",
-    "make_plan",
+    "known_model",
+    "missing_key",
+    "model_facts",
+    "models_of_settings",
     "per_request",
+    "price_changes",
     "provider_extra",
+    "quotes",
     "resolve",
     "retired_models",
+    "retirement_of",
+    "retiring",
+    "similar_models",
     "usable_models",
 ]

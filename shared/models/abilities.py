@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.errors import InvalidRequest, LLMError
 from shared.models.image_options import IMAGE_PROVIDERS
-from shared.prices import model_facts
+from shared.models.names import model_facts
 from shared.types import Candidate, TaskType
 
 _CHAT_MODES = frozenset({"chat", "responses", "completion"})
@@ -24,8 +24,8 @@ def makes_images(provider: str, wire_model: str, entry: Entry | None) -> bool | 
     if entry is None:
         return None
     gemini = provider == "gemini" and "-image" in wire_model
-    draws = "image" in entry.get("supported_output_modalities", ())
-    return entry.get("mode") in _IMAGE_MODES or gemini or (draws and provider in IMAGE_PROVIDERS)
+    draws = "image" in entry.get("makes", ())
+    return entry.get("mode", "chat") in _IMAGE_MODES or gemini or (draws and provider in IMAGE_PROVIDERS)
 
 
 def sees(wire_model: str, entry: Entry | None) -> bool | None:
@@ -34,19 +34,19 @@ def sees(wire_model: str, entry: Entry | None) -> bool | None:
         return None
     if entry.get("mode", "chat") not in _CHAT_MODES:
         return False
-    found: bool | None = entry.get("supports_vision")
-    if found is None and _BY_NAME.search(wire_model.lower()):
+    said = "vision" in entry.get("can", ()) or "vision" in entry.get("cannot", ())
+    if not said and _BY_NAME.search(wire_model.lower()):
         return None
-    return bool(found)
+    return "vision" in entry.get("can", ())
 
 
 def does(task: TaskType, provider: str, wire_model: str, entry: Entry | None) -> bool | None:
-    """Whether a model does what is asked; None where nobody knows."""
+    """Whether a model does what is asked; None if unknown."""
     if task is TaskType.IMAGE_GENERATION:
         return makes_images(provider, wire_model, entry)
     if task is TaskType.VISION:
         return sees(wire_model, entry)
-    return None if entry is None else entry.get("mode") == "chat"
+    return None if entry is None else entry.get("mode", "chat") == "chat"
 
 
 def check_task(task: TaskType, candidate: Candidate, entry: Entry | None, *, own: bool) -> None:

@@ -17,18 +17,10 @@ from shared.errors import (
     ModelRetired,
 )
 from shared.models.abilities import suggested
+from shared.models.image_options import IMAGE_PROVIDERS
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_base
-from shared.prices import (
-    FREE,
-    UNKNOWN,
-    TableEntry,
-    model_facts,
-    price_overrides,
-    price_table,
-    rates_of,
-    rates_of_config,
-    with_sizes,
-)
+from shared.models.names import model_facts
+from shared.prices import FREE, UNKNOWN, TableEntry, price_overrides, price_table, rates_of, rates_of_config
 from shared.scope import Scope
 from shared.types import Candidate, ModelConfig, Rates, TaskType
 
@@ -37,11 +29,12 @@ logger = logging.getLogger("agentswarm_tools")
 LOCAL_MODEL = "local/smollm2-135m"
 _LOCAL_WINDOW = 2048
 _CHAT_MODES = frozenset({"chat", "responses", "completion"})
-_SIZED_MODES = frozenset({"image_generation", "image_edit"})
 # Providers that act with the operator's own login, or pass the call on to somebody else.
 PROXY_PROVIDERS = frozenset({"github_copilot", "chatgpt", "litellm_proxy", "oobabooga", "custom", "custom_openai"})
 ENDPOINT_OF_NOBODY = frozenset({"custom", "custom_openai"})
 PROVIDER_NAMES = {"cohere_chat": "cohere", "text-completion-openai": "openai", "vertex_ai_beta": "vertex_ai"}
+# What an entry of the user's prices says about money: the table's own is left out where there is any.
+MONEY = frozenset({"prices", "above", "times", "changes", "disputed", "sizes", "free"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +77,14 @@ def resolve(
     The candidate that `name` stands for, without its key.
 
     Raises:
-        ModelNotFound: Nobody knows the name, or (ModelRetired) its provider has shut it down and upgrades are off.
+        ModelNotFound: The name is unknown, or (ModelRetired) its provider has shut it down and upgrades are off.
     """
     config = catalogue.configs.get(name)
     if config is not None:
         return _custom(name, config, api_base)
     if name.startswith("local/"):
         return _local(name)
-    provider, wire_model, entry = look_up(name, task)
+    provider, wire_model, entry = look_up(name, task, catalogue.overrides)
     if provider is None and (api_base or provider_base("openai")):
         provider = "custom" if api_base else "openai"
     base = api_base or (provider_base(provider) if provider else None)
@@ -111,8 +104,8 @@ def resolve(
         provider=provider,
         wire_model=wire_model,
         rates=_rates(name, provider, wire_model, entry, catalogue, service_tier, own_endpoint=api_base is not None),
-        max_output_tokens=_size(limits.get("max_output_tokens") or limits.get("max_tokens")),
-        max_input_tokens=_size(limits.get("max_input_tokens")),
+        max_output_tokens=limits.get("max_output"),
+        max_input_tokens=limits.get("window"),
         api_base=base,
         guarded=limits.get("mode", "chat") == "chat",
     )
@@ -159,45 +152,85 @@ def _local(name: str) -> Candidate:
     )
 
 
-def look_up(name: str, task: TaskType = TaskType.CHAT_COMPLETION) -> tuple[str | None, str, TableEntry | None]:
-    """Provider, name on the wire and table entry; provider None when nobody knows the name."""
-    table = _table()
+def look_up(
+    name: str, task: TaskType = TaskType.CHAT_COMPLETION, overrides: Mapping[str, TableEntry] | None = None
+) -> tuple[str | None, str, TableEntry | None]:
+    """
+    Provider, name on the wire and table entry; provider None if the name is unknown.
+
+    Args:
+        overrides: The user's own entries, which are put over the table's.
+    """
+    provider, wire_model, entry = _look_up(name, task)
+    own = (
+        next((overrides[key] for key in keys_of(name, provider, wire_model) if key in overrides), None)
+        if overrides
+        else None
+    )
+    if own is None:
+        return provider, wire_model, entry
+    if provider is None and own.get("provider") in known_providers():
+        provider = PROVIDER_NAMES.get(own["provider"], own["provider"])
+    return provider, wire_model, _overlaid(entry or {}, own)
+
+
+def keys_of(name: str, provider: str | None, wire_model: str) -> tuple[str, ...]:
+    """The names by which the user's file may price a model."""
+    return name, f"{provider}/{wire_model}", wire_model
+
+
+def _overlaid(entry: TableEntry, own: TableEntry) -> TableEntry:
+    if not MONEY.isdisjoint(own):
+        entry = {key: value for key, value in entry.items() if key not in MONEY}
+    return {**entry, **own}
+
+
+def _look_up(name: str, task: TaskType) -> tuple[str | None, str, TableEntry | None]:
+    table = price_table()
     prefix, _, rest = name.partition("/")
     if rest and prefix in known_providers():
         provider = PROVIDER_NAMES.get(prefix, prefix)
-        entry = table.get(name)
-        if entry is None and (bare := table.get(rest)) is not None and _provider_of(bare) == provider:
-            entry = bare
-        return provider, rest, entry
+        return _followed(provider, rest, _entry(provider, rest))
     if f"gemini/{name}" in table:
-        return "gemini", name, table[f"gemini/{name}"]
-    entry = table.get(name)
+        return _followed("gemini", name, table[f"gemini/{name}"])
+    full = table.bare.get(name) or (f"openai/{name}" if name.startswith("ft:") else "")
+    entry = _entry(*_split(full)) if full else None
     modes = _CHAT_MODES | {"image_generation"} if task is TaskType.IMAGE_GENERATION else _CHAT_MODES
-    if entry is not None and entry.get("mode", "chat") in modes:
-        return _provider_of(entry), name, entry
+    if entry is not None and ("alias" in entry or entry["mode"] in modes):
+        return _followed(full.partition("/")[0], name, entry)
     for retired in model_facts()["retired"]:
         if retired.split("/", 1)[1] == name:
             return retired.split("/", 1)[0], name, None
     return None, name, None
 
 
-@lru_cache(maxsize=1)
-def _table() -> Mapping[str, TableEntry]:
-    return {**price_table(), **model_facts()["prices"]}
+def _entry(provider: str, wire_model: str) -> TableEntry | None:
+    """The table's entry; that of its base, at the price of tuned models, for a tuned model."""
+    table = price_table()
+    found = table.get(f"{provider}/{wire_model}")
+    if found is None and wire_model.startswith("ft:"):
+        found = table.get(f"{provider}/{':'.join(wire_model.split(':')[:2])}")
+    return found
+
+
+def _followed(provider: str, wire_model: str, entry: TableEntry | None) -> tuple[str, str, TableEntry | None]:
+    """The model that a name such as claude-opus-latest stands for, where the provider does not know that name."""
+    if entry is None or "alias" not in entry:
+        return provider, wire_model, entry
+    provider, wire_model = _split(entry["alias"])
+    return provider, wire_model, price_table()[entry["alias"]]
+
+
+def _split(full: str) -> tuple[str, str]:
+    provider, _, wire_model = full.partition("/")
+    return provider, wire_model
 
 
 @lru_cache(maxsize=1)
 def known_providers() -> frozenset[str]:
-    """Providers that LiteLLM's table or this package's catalogue names."""
-    named = {str(entry["litellm_provider"]) for entry in _table().values() if "litellm_provider" in entry}
-    return frozenset(named | set(model_facts()["suggested"]) | KEYLESS_PROVIDERS | PROXY_PROVIDERS)
-
-
-def _provider_of(entry: TableEntry) -> str:
-    provider = str(entry.get("litellm_provider", ""))
-    if provider.startswith("vertex_ai"):
-        return "vertex_ai"
-    return PROVIDER_NAMES.get(provider, provider)
+    """Providers that the price table or this package's catalogue names."""
+    named = price_table().providers | set(model_facts()["suggested"]) | set(PROVIDER_NAMES)
+    return named | KEYLESS_PROVIDERS | PROXY_PROVIDERS | IMAGE_PROVIDERS
 
 
 def _rates(
@@ -211,32 +244,39 @@ def _rates(
     own_endpoint: bool,
 ) -> Rates:
     """The user's price first, then the table's; a model at somebody's own endpoint has no price in the table."""
-    for key in (name, f"{provider}/{wire_model}", wire_model):
-        if key in catalogue.overrides:
-            version = catalogue.overrides_version
-            own = rates_of(catalogue.overrides[key], zero_is_free=True, service_tier=service_tier, version=version)
-            return with_sizes(own, wire_model, catalogue.overrides, provider=provider)
+    for key in keys_of(name, provider, wire_model):
+        if entry is not None and not MONEY.isdisjoint(catalogue.overrides.get(key, ())):
+            return rates_of(entry, service_tier=service_tier, version=catalogue.overrides_version)
     if provider in KEYLESS_PROVIDERS:
         return FREE
     if own_endpoint or entry is None:
         return UNKNOWN
-    ours = model_facts()["prices"].keys() & {wire_model, f"{provider}/{wire_model}"}
-    version = "agentswarm-tools" if ours else None
-    free = wire_model.lower().endswith("free")
-    rates = rates_of(entry, zero_is_free=free, service_tier=service_tier, version=version)
-    return with_sizes(rates, wire_model, _table(), provider=provider) if entry.get("mode") in _SIZED_MODES else rates
-
-
-def _size(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) or str(value).isdigit() else None
+    return rates_of(entry, service_tier=service_tier)
 
 
 def retirement(provider: str | None, wire_model: str) -> Mapping[str, Any] | None:
-    """What the catalogue knows of a model that is shut down by today; None when it is alive."""
-    found: Mapping[str, Any] | None = model_facts()["retired"].get(f"{provider}/{wire_model}")
+    """What is known of a model that is shut down by today; None when it is alive."""
+    found = announced_retirement(f"{provider}/{wire_model}")
     if found is None or (found["date"] and date.fromisoformat(found["date"]) > datetime.now(UTC).date()):
         return None
     return found
+
+
+def announced_retirement(name: str) -> Mapping[str, Any] | None:
+    """
+    The end of a model, past or announced, with `date` (None: not verified), `successor` and `source`.
+
+    The table counts only at providers that are called by the names of their models: a cloud's deployment may have any
+    name, and a date without a successor helps nobody.
+    """
+    written = model_facts()["retired"].get(name)
+    entry = price_table().get(name, {}) if written or _split(name)[0] in model_facts()["suggested"] else {}
+    if written is not None:
+        return {**written, "date": written.get("date") or entry.get("retires")}
+    if "retires" not in entry or "successor" not in entry:
+        return None
+    source = f"price table of {price_table().date}"
+    return {"date": entry["retires"], "successor": entry["successor"], "source": source}
 
 
 def _successor(name: str, provider: str | None, retired: Mapping[str, Any], settings: Settings) -> str:
@@ -272,28 +312,49 @@ def usable_models(task: TaskType = TaskType.CHAT_COMPLETION) -> list[str]:
 
 
 def _similar(name: str) -> str:
-    close = difflib.get_close_matches(name, _chat_models(), n=3, cutoff=0.75)
+    close = difflib.get_close_matches(name, _chat_names(), n=3, cutoff=0.75)
     return f"; similar: {', '.join(close)}" if close else ""
 
 
 @lru_cache(maxsize=1)
-def _chat_models() -> tuple[str, ...]:
-    return tuple(name for name, entry in _table().items() if entry.get("mode") == "chat")
+def _chat_names() -> Mapping[str, str]:
+    """Chat models by their names, as short as they may be given; the value is the full one."""
+    table = price_table()
+    return {
+        _split(name)[1] if table.bare.get(_split(name)[1]) == name else name: name for name in table.in_mode("chat")
+    }
 
 
 def chat_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
     """Known chat models as (name, provider, rates); `usable` leaves out those whose key is not set."""
-    table, values = _table(), environment()
+    table, values = price_table(), environment()
     return [
-        (name, provider, rates_of(table[name], zero_is_free=name.lower().endswith("free")))
-        for name, provider in ((name, _provider_of(table[name])) for name in _chat_models())
-        if not usable or any(variable in values for variable in key_variables(provider))
+        (name, provider, rates_of(table[full]))
+        for name, full, provider in ((name, full, _split(full)[0]) for name, full in _chat_names().items())
+        if "vanished" not in table[full]
+        and (not usable or any(variable in values for variable in key_variables(provider)))
+    ]
+
+
+def image_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
+    """Known models that make images, as `chat_models` has those of chat."""
+    table, values = price_table(), environment()
+    names = [*table.in_mode("image_generation"), *table.in_mode("image_edit")]
+    return [
+        (rest if table.bare.get(rest) == full else full, provider, rates_of(table[full]))
+        for full, (provider, rest) in ((full, _split(full)) for full in names)
+        if "vanished" not in table[full]
+        and (not usable or any(variable in values for variable in key_variables(provider)))
     ]
 
 
 def retired_models() -> dict[str, str]:
     """What to say of each model that its provider has shut down, or will."""
+    names = sorted({*model_facts()["retired"], *price_table().naming("retires")})
+    found = {name: facts for name in names if (facts := announced_retirement(name)) is not None}
+    today = datetime.now(UTC).date().isoformat()
     return {
-        name: f"{name}: shut down {facts['date'] or '(day not verified)'}, use {facts['successor']} ({facts['source']})"
-        for name, facts in model_facts()["retired"].items()
+        name: f"{name}: {'retires' if (facts['date'] or '') > today else 'shut down'} "
+        f"{facts['date'] or '(day not verified)'}, use {facts['successor']} ({facts['source']})"
+        for name, facts in found.items()
     }

@@ -6,13 +6,14 @@ import difflib
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shared.config import Settings
 from shared.errors import (
     AllModelsFailed,
     AuthenticationError,
     ConfigurationError,
+    InvalidRequest,
     LLMError,
     ModelNotAllowed,
 )
@@ -28,11 +29,10 @@ from shared.models.catalogue import (
     usable_models,
 )
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
-from shared.prices import (
-    model_facts,
-)
+from shared.models.names import model_facts
+from shared.prices import TableEntry
 from shared.scope import Scope
-from shared.types import Candidate, TaskType
+from shared.types import Candidate, ModelConfig, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -48,75 +48,184 @@ class Plan:
     skipped: tuple[LLMError, ...] = ()
 
 
-def make_plan(
-    model: str | None,
-    fallback_models: Sequence[str] | None,
-    *,
-    catalogue: Catalogue,
-    settings: Settings,
-    scope: Scope,
-    enable_fallback: bool = True,
-    api_base: str | None = None,
-    api_key: str | None = None,
-    service_tier: str | None = None,
-    task: TaskType = TaskType.CHAT_COMPLETION,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class OwnEndpoint:
+    """The caller's own endpoint for the first model."""
+
+    api_base: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
     """
-    Choose the models that may answer, in the caller's order.
+    Chooses the models that may answer a call.
 
-    Args:
-        model: The requested model; None means the default from the settings.
-
-        fallback_models: Models to try next; None means those from the settings that support the task, [] means none.
-
-        api_base, api_key: The caller's own endpoint for `model`; it never receives a key from the environment.
-
-    Raises:
-        ModelNotAllowed: One of the models is not on the allow-list.
-
-        InvalidRequest: One of the models does not support the task.
-
-        ConfigurationError: The scope has a key for an unknown provider.
-
-        LLMError: No model can be called: the error of the only one, or AllModelsFailed.
+    `answered_at`: a transport of the client's own answers every model there, without a key.
     """
-    names = [model or default_model(task, settings)]
-    if enable_fallback:
-        names += _default_fallbacks(task, settings) if fallback_models is None else fallback_models
-    names = list(dict.fromkeys(names))
-    for name in names:
-        _check_name(name)
-        _check_allowed(name, catalogue=catalogue, settings=settings, scope=scope, task=task)
-    _check_keys(catalogue, scope)
-    candidates: list[Candidate] = []
-    skipped: list[LLMError] = []
-    for position, name in enumerate(names):
-        own_base, own_key = (api_base, api_key) if position == 0 else (None, None)
-        try:
-            candidate = resolve(
-                name,
-                catalogue=catalogue,
-                settings=settings,
-                scope=scope,
-                api_base=own_base,
-                service_tier=service_tier,
-                task=task,
-            )
-            if candidate.model != name:  # the successor must be allowed too
-                _check_allowed(candidate.model, catalogue=catalogue, settings=settings, scope=scope, task=task)
-            described = name in catalogue.configs or own_base is not None
-            check_task(task, candidate, look_up(candidate.model, task)[2], own=described)
-            candidate = _with_key(candidate, catalogue, scope, api_base=own_base, api_key=own_key, task=task)
-            candidate = replace(candidate, listed=_listed(name, catalogue, settings, scope, task))
+
+    catalogue: Catalogue
+    settings: Settings
+    scope: Scope
+    task: TaskType = TaskType.CHAT_COMPLETION
+    answered_at: str | None = None
+
+    def plan(
+        self,
+        model: str | None,
+        fallback_models: Sequence[str] | None,
+        own: OwnEndpoint | None = None,
+        *,
+        enable_fallback: bool = True,
+        service_tier: str | None = None,
+    ) -> Plan:
+        """
+        Choose the models that may answer, in the caller's order.
+
+        Args:
+            model: The requested model; None means the default from the settings.
+
+            fallback_models: Models to try next; None means those from the settings that support the task, [] means
+                none.
+
+            own: The caller's own endpoint for `model`; it never receives a key from the environment.
+
+        Raises:
+            ModelNotAllowed: One of the models is not on the allow-list.
+
+            InvalidRequest: One of the models does not support the task.
+
+            ConfigurationError: The scope has a key for an unknown provider.
+
+            LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
+        """
+        names = [model or default_model(self.task, self.settings)]
+        if enable_fallback:
+            names += self._default_fallbacks() if fallback_models is None else fallback_models
+        names = list(dict.fromkeys(names))
+        for name in names:
+            _check_name(name)
+            self._check_allowed(name)
+        self._check_keys()
+        candidates: list[Candidate] = []
+        skipped: list[LLMError] = []
+        for name in names:
+            try:
+                candidate = self._candidate(name, (own if name == names[0] else None) or OwnEndpoint(), service_tier)
+            except LLMError as error:
+                if error.action == "raise":
+                    raise
+                skipped.append(error)
+                continue
             if not any(_same_endpoint(candidate, other) for other in candidates):
                 candidates.append(candidate)
-        except LLMError as error:
-            if error.action == "raise":
-                raise
-            skipped.append(error)
-    if not candidates:
-        raise skipped[0] if len(skipped) == 1 else failure(skipped)
-    return Plan(names[0], tuple(candidates), tuple(skipped))
+        if not candidates:
+            raise skipped[0] if len(skipped) == 1 else failure(skipped)
+        return Plan(names[0], tuple(candidates), tuple(skipped))
+
+    def _candidate(self, name: str, own: OwnEndpoint, service_tier: str | None) -> Candidate:
+        """The candidate that a name stands for, with its key."""
+        candidate = resolve(
+            name,
+            catalogue=self.catalogue,
+            settings=self.settings,
+            scope=self.scope,
+            api_base=own.api_base,
+            service_tier=service_tier,
+            task=self.task,
+        )
+        if candidate.model != name:  # the successor must be allowed too
+            self._check_allowed(candidate.model)
+        config = self.catalogue.configs.get(name)
+        described = config is not None or own.api_base is not None
+        entry = self._look_up(candidate.model)[2]
+        if config is not None:
+            _check_described(candidate, config, self.task)
+        check_task(self.task, candidate, entry, own=described)
+        candidate = replace(candidate, listed=self._is_listed(name), answered_at=self.answered_at)
+        return candidate if self.answered_at is not None else self._with_key(candidate, own)
+
+    def _look_up(self, name: str) -> tuple[str | None, str, TableEntry | None]:
+        """Provider, name on the wire and table entry, the user's own prices included."""
+        return look_up(name, self.task, self.catalogue.overrides)
+
+    def _default_fallbacks(self) -> list[str]:
+        """The fallback models from the settings that support the task, as far as is known."""
+        if self.task is TaskType.CHAT_COMPLETION:
+            return list(self.settings.default_fallback_models)
+        found = ((name, self._look_up(name)) for name in self.settings.default_fallback_models)
+        return [name for name, (provider, wire, entry) in found if does(self.task, provider or "", wire, entry)]
+
+    def _is_listed(self, name: str) -> bool:
+        """Whether the operator named the model, so that agents may use it even if it is unknown or not hosted."""
+        settings = self.settings
+        lists = (self.scope.models, settings.allowed_models, self.catalogue.configs, settings.default_fallback_models)
+        named = any(name in names for names in lists if names is not None)
+        return named or name == default_model(self.task, settings)
+
+    def _check_allowed(self, name: str) -> None:
+        """Check `name` against the allow-lists and, for agents, against the known hosted models."""
+        for allowed in (self.scope.models, self.settings.allowed_models):
+            if allowed is not None and name not in allowed:
+                listed = ", ".join(allowed[:20]) or "none"
+                raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
+        if not self.scope.from_agent or self._is_listed(name):
+            return
+        provider, wire_model, entry = self._look_up(name)
+        if (retired := retirement(provider, wire_model)) is not None:
+            provider, wire_model, entry = self._look_up(retired["successor"])
+        hosted = entry is not None and provider not in KEYLESS_PROVIDERS | PROXY_PROVIDERS
+        if not hosted or not does(self.task, provider or "", wire_model, entry):
+            usable = ", ".join(usable_models(self.task)) or default_model(self.task, self.settings)
+            raise ModelNotAllowed(
+                f"{name} is not a model that agents may choose",
+                model=name,
+                hint=f"Leave out model, or use one such as {usable}.",
+            )
+
+    def _check_keys(self) -> None:
+        """Refuse keys under unknown provider names: they would never be used, and the operator would pay instead."""
+        custom = {config.provider for config in self.catalogue.configs.values()}
+        for name in self.scope.keys:
+            if name not in custom and (name in PROVIDER_NAMES or name not in known_providers()):
+                close = difflib.get_close_matches(name, known_providers(), n=3) or model_facts()["suggested"]
+                raise ConfigurationError(
+                    f"The scope has a key for {name[:60]}, which is not the name of a provider",
+                    hint=f"Give {PROVIDER_NAMES.get(name) or ' or '.join(close)}.",
+                )
+
+    def _with_key(self, candidate: Candidate, own: OwnEndpoint) -> Candidate:
+        """
+        The candidate with the key to use: the caller's, the scope's, else the environment's.
+
+        Raises:
+            AuthenticationError: The provider needs a key and none is set; names the variables and the usable models.
+        """
+        provider = candidate.provider
+        config = self.catalogue.configs.get(candidate.model)
+        if own.api_key is not None or own.api_base is not None:
+            return replace(candidate, api_key=own.api_key, key_alias="call" if own.api_key else None)
+        variable = config.api_key_env if config else None
+        own_endpoint = config is not None and config.api_base is not None
+        # A provider's key must not be sent to someone else's endpoint.
+        foreign = own_endpoint and provider in model_facts()["suggested"]
+        if provider in self.scope.keys and not foreign:
+            secret = self.scope.keys[provider].get_secret_value()
+            return replace(candidate, api_key=secret, key_alias=self.scope.key_aliases[provider])
+        found = provider_key(provider, variable) if variable or not own_endpoint else None
+        if found is not None:
+            return replace(candidate, api_key=found.get_secret_value())
+        if own_endpoint or provider in KEYLESS_PROVIDERS or not _needs_key(provider):
+            return candidate
+        names = " or ".join((variable,) if variable else key_variables(provider))
+        others = usable_models(self.task)
+        also = f" Usable with the keys that are set: {', '.join(others)}." if others else ""
+        raise AuthenticationError(
+            f"Authentication failed for {provider}: no key is set",
+            provider=provider,
+            model=candidate.requested,
+            hint=f"Set {names}.{also}",
+        )
 
 
 def default_model(task: TaskType, settings: Settings) -> str:
@@ -124,14 +233,6 @@ def default_model(task: TaskType, settings: Settings) -> str:
     if task is TaskType.IMAGE_GENERATION:
         return settings.default_image_model
     return settings.default_vision_model if task is TaskType.VISION else settings.default_text_model
-
-
-def _default_fallbacks(task: TaskType, settings: Settings) -> list[str]:
-    """The fallback models from the settings that support the task, as far as is known."""
-    if task is TaskType.CHAT_COMPLETION:
-        return list(settings.default_fallback_models)
-    found = ((name, look_up(name, task)) for name in settings.default_fallback_models)
-    return [name for name, (provider, wire, entry) in found if does(task, provider or "", wire, entry)]
 
 
 def _same_endpoint(one: Candidate, other: Candidate) -> bool:
@@ -146,89 +247,26 @@ def failure(failures: Sequence[LLMError]) -> AllModelsFailed:
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or "://" in name or ".." in name or not _MODEL_NAME.fullmatch(name):
-        shown = "".join(c for c in str(name)[:60] if c.isprintable())
-        raise ModelNotAllowed(f"{shown!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
+        printable = "".join(c for c in str(name)[:60] if c.isprintable())
+        raise ModelNotAllowed(f"{printable!r} is not a model name", hint="Give a name such as openai/gpt-5.4-mini.")
 
 
-def _listed(name: str, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> bool:
-    """Whether the operator named the model, so that agents may use it even if it is unknown or not hosted."""
-    lists = (scope.models, settings.allowed_models, catalogue.configs, settings.default_fallback_models)
-    return name == default_model(task, settings) or any(name in names for names in lists if names is not None)
-
-
-def _check_allowed(name: str, *, catalogue: Catalogue, settings: Settings, scope: Scope, task: TaskType) -> None:
-    """Check `name` against the allow-lists and, for agents, against the known hosted models."""
-    for allowed in (scope.models, settings.allowed_models):
-        if allowed is not None and name not in allowed:
-            listed = ", ".join(allowed[:20]) or "none"
-            raise ModelNotAllowed(f"{name} is not an allowed model", model=name, hint=f"Allowed models: {listed}.")
-    if not scope.from_agent or _listed(name, catalogue, settings, scope, task):
-        return
-    provider, wire_model, entry = look_up(name, task)
-    if (retired := retirement(provider, wire_model)) is not None:
-        provider, wire_model, entry = look_up(retired["successor"], task)
-    hosted = entry is not None and provider not in KEYLESS_PROVIDERS | PROXY_PROVIDERS
-    if not hosted or not does(task, provider or "", wire_model, entry):
-        usable = ", ".join(usable_models(task)) or default_model(task, settings)
-        raise ModelNotAllowed(
-            f"{name} is not a model that agents may choose",
-            model=name,
-            hint=f"Leave out model, or use one such as {usable}.",
-        )
-
-
-def _check_keys(catalogue: Catalogue, scope: Scope) -> None:
-    """Refuse keys under unknown provider names: they would never be used, and the operator would pay instead."""
-    custom = {config.provider for config in catalogue.configs.values()}
-    for name in scope.keys:
-        if name not in custom and (name in PROVIDER_NAMES or name not in known_providers()):
-            close = difflib.get_close_matches(name, known_providers(), n=3) or model_facts()["suggested"]
-            raise ConfigurationError(
-                f"The scope has a key for {name[:60]}, which is not the name of a provider",
-                hint=f"Give {PROVIDER_NAMES.get(name) or ' or '.join(close)}.",
-            )
-
-
-def _with_key(
-    candidate: Candidate,
-    catalogue: Catalogue,
-    scope: Scope,
-    *,
-    api_base: str | None,
-    api_key: str | None,
-    task: TaskType = TaskType.CHAT_COMPLETION,
-) -> Candidate:
+def _check_described(candidate: Candidate, config: ModelConfig, task: TaskType) -> None:
     """
-    The candidate with the key to use: the caller's, the scope's, else the environment's.
+    Check the task of a user-defined model against its ModelConfig.
 
     Raises:
-        AuthenticationError: The provider needs a key and none is set; names the variables and the usable models.
+        InvalidRequest: It makes images and is used for text, or the other way round.
     """
-    provider = candidate.provider
-    config = catalogue.configs.get(candidate.model)
-    if api_key is not None or api_base is not None:
-        return replace(candidate, api_key=api_key, key_alias="call" if api_key else None)
-    variable = config.api_key_env if config else None
-    own_endpoint = config is not None and config.api_base is not None
-    # A provider's key must not be sent to someone else's endpoint.
-    foreign = own_endpoint and provider in model_facts()["suggested"]
-    if provider in scope.keys and not foreign:
-        secret = scope.keys[provider].get_secret_value()
-        return replace(candidate, api_key=secret, key_alias=scope.key_aliases[provider])
-    found = provider_key(provider, variable) if variable or not own_endpoint else None
-    if found is not None:
-        return replace(candidate, api_key=found.get_secret_value())
-    if own_endpoint or provider in KEYLESS_PROVIDERS or not _needs_key(provider):
-        return candidate
-    names = " or ".join((variable,) if variable else key_variables(provider))
-    others = usable_models(task)
-    also = f" Usable with the keys that are set: {', '.join(others)}." if others else ""
-    raise AuthenticationError(
-        f"Authentication failed for {provider}: no key is set",
-        provider=provider,
-        model=candidate.requested,
-        hint=f"Set {names}.{also}",
-    )
+    makes_images = config.task_type is TaskType.IMAGE_GENERATION
+    if "task_type" in config.model_fields_set and makes_images is not (task is TaskType.IMAGE_GENERATION):
+        does_what = "only makes images" if makes_images else "does not make images"
+        raise InvalidRequest(
+            f"{candidate.requested} {does_what}, by its ModelConfig",
+            provider=candidate.provider,
+            model=candidate.requested,
+            hint=f"Set its task_type to {task.value}, or use another model.",
+        )
 
 
 def _needs_key(provider: str) -> bool:

@@ -2,25 +2,18 @@
 
 from shared.prices.bound import affordable_output, max_prompt_tokens, only_text, upper_bound
 from shared.prices.cost import price, token_cost
-from shared.prices.images import with_sizes
-from shared.prices.table import (
-    FREE,
-    UNKNOWN,
-    TableEntry,
-    model_facts,
-    price_overrides,
-    price_table,
-    rates_of,
-    rates_of_config,
-)
+from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config
+from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
+from shared.prices.units import TOKENS
 
 __all__ = [
     "FREE",
+    "TOKENS",
     "UNKNOWN",
+    "PriceTable",
     "TableEntry",
     "affordable_output",
     "max_prompt_tokens",
-    "model_facts",
     "only_text",
     "price",
     "price_overrides",
@@ -29,5 +22,4 @@ __all__ = [
     "rates_of_config",
     "token_cost",
     "upper_bound",
-    "with_sizes",
 ]

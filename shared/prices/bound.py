@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from shared.internal.money import to_nano
 from shared.prices.images import images_bound
-from shared.types import Candidate, ImageRequest, Request, TaskType
+from shared.types import Candidate, ImageRequest, Request, TaskType, Unit
 
 # A message's role, name and separators in tokens; 3 or 4 by OpenAI's cookbook (read 2026-11-24), kept generous.
 _TOKENS_PER_MESSAGE = 16
@@ -17,6 +17,9 @@ _TOKENS_PER_MESSAGE = 16
 _TOKENS_PER_REQUEST = 256
 _TOKENS_FOR_TOOLS = 1024
 _MANY = 1_000_000
+# What a token of text may be billed as, without anything that the request would have to ask for.
+_IN: tuple[Unit, ...] = ("input", "cached", "cache_write", "cache_write_1h")
+_OUT: tuple[Unit, ...] = ("output", "reasoning")
 
 
 def upper_bound(candidate: Candidate, request: Request, image: ImageRequest | None = None) -> int | None:
@@ -29,11 +32,11 @@ def upper_bound(candidate: Candidate, request: Request, image: ImageRequest | No
     Args:
         image: For a request for images: what the model is asked for, in its words.
     """
-    rates = candidate.rates
+    rates = candidate.rates.held or candidate.rates
     if rates.source == "free":
         return 0
     if rates.source == "unknown" or request.params.get("extra_body"):
-        return None  # what we do not understand may ask for more answers, a dearer tier or a longer text
+        return None  # what we do not understand may ask for more answers, a more expensive tier or a longer text
     if request.task is TaskType.IMAGE_GENERATION:
         usd = None if image is None else images_bound(candidate, request, image, max_prompt_tokens(request))
         return None if usd is None else to_nano(usd)
@@ -41,12 +44,11 @@ def upper_bound(candidate: Candidate, request: Request, image: ImageRequest | No
     output = _max_output_tokens(candidate, request)
     if prompt is None or output is None:
         return None
-    tiers = [rates, *(tier for above, tier in rates.tiers if prompt > above)]
-    if any(tier.input is None or tier.output is None for tier in tiers):
+    bands = [rates.prices, *(prices for above, prices in rates.above if prompt > above)]
+    if any("input" not in prices or "output" not in prices for prices in bands):
         return None
-    dearest_in = max(r for t in tiers for r in (t.input, t.cached, t.cache_write, t.cache_write_1h) if r is not None)
-    dearest_out = max(r for t in tiers for r in (t.output, t.reasoning) if r is not None)
-    return to_nano(prompt * dearest_in + output * dearest_out + (rates.per_request or 0))
+    most_in, most_out = (max(prices[unit] for prices in bands for unit in of if unit in prices) for of in (_IN, _OUT))
+    return to_nano(prompt * most_in + output * most_out + rates.prices.get("request", 0))
 
 
 def affordable_output(candidate: Candidate, request: Request, nano: int) -> int | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from shared.internal.money import to_nano
 from shared.prices.images import images_cost
-from shared.types import Answer, CostSource, Rates, Usage
+from shared.types import Answer, CostSource, Rates, Unit, Usage
 
 
 def price(answer: Answer, rates: Rates) -> tuple[int | None, CostSource]:
@@ -19,7 +20,7 @@ def price(answer: Answer, rates: Rates) -> tuple[int | None, CostSource]:
     """
     if answer.reported_cost is not None:
         return to_nano(answer.reported_cost), "provider"
-    if answer.images and rates.image_output is None and rates.source not in ("free", "unknown"):
+    if answer.images and "output_image" not in rates.prices and rates.source not in ("free", "unknown"):
         usd = images_cost(answer, rates)
         return (None, "unknown") if usd is None else (to_nano(usd), rates.source)
     nano = token_cost(answer.usage, rates)
@@ -37,36 +38,37 @@ def token_cost(usage: Usage, rates: Rates) -> int | None:
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if prompt is None or completion is None:
         return None
-    at = _tier(rates, prompt)
+    at = prices_at(rates, prompt)
     written_1h = min(usage.cache_write_1h_tokens or 0, usage.cache_write_tokens or 0)
     written = (usage.cache_write_tokens or 0) - written_1h
     cached, reasoning = usage.cached_tokens or 0, min(usage.reasoning_tokens or 0, completion)
-    seen = 0 if at.image_input is None else usage.image_prompt_tokens or 0
-    drawn = 0 if at.image_output is None else usage.image_completion_tokens or 0
+    seen = usage.image_prompt_tokens or 0 if "input_image" in at else 0
+    drawn = usage.image_completion_tokens or 0 if "output_image" in at else 0
     fresh = prompt - cached - written - written_1h - seen
     if fresh < 0 or drawn + reasoning > completion:
         return None
-    cache_write = at.cache_write if at.cache_write is not None else at.input
+    plain, answer = at.get("input"), at.get("output")
+    cache_write = at.get("cache_write", plain)
     parts = (
-        (fresh, at.input),
-        (cached, at.cached if at.cached is not None else at.input),
+        (fresh, plain),
+        (cached, at.get("cached", plain)),
         (written, cache_write),
-        (written_1h, at.cache_write_1h if at.cache_write_1h is not None else cache_write),
-        (completion - reasoning - drawn, at.output),
-        (seen, at.image_input),
-        (drawn, at.image_output),
-        (reasoning, at.reasoning if at.reasoning is not None else at.output),
+        (written_1h, at.get("cache_write_1h", cache_write)),
+        (completion - reasoning - drawn, answer),
+        (seen, at.get("input_image")),
+        (drawn, at.get("output_image")),
+        (reasoning, at.get("reasoning", answer)),
     )
     if any(count and rate is None for count, rate in parts):
         return None
     usd = sum((count * rate for count, rate in parts if rate is not None), Decimal(0))
-    return to_nano(usd + (rates.per_request or 0))
+    return to_nano(usd + rates.prices.get("request", 0))
 
 
-def _tier(rates: Rates, prompt_tokens: int) -> Rates:
-    """The rates that hold for a prompt of this size."""
-    at = rates
-    for above, tier in rates.tiers:
+def prices_at(rates: Rates, prompt_tokens: int) -> Mapping[Unit, Decimal]:
+    """The prices that hold for a prompt of this size."""
+    at = rates.prices
+    for above, prices in rates.above:
         if prompt_tokens > above:
-            at = tier
+            at = prices
     return at

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from shared.types import Answer, Candidate, ImageRequest, Picture, Rates, Request, sides_of
-
-_SIZED = re.compile(r"(?:(?P<quality>[a-z]+)/)?(?P<width>\d+)-x-(?P<height>\d+)/(?P<model>.+)")
-
-_TENTH_OF_A_CENT = Decimal("0.001")
 
 # Output tokens of one image by quality and size. Source: developers.openai.com/api/docs/guides/image-generation, cost
 # table of gpt-image-1 and its successors up to 1.5 (read 2026-11-24).
@@ -41,40 +33,6 @@ _GEMINI_INPUT_IMAGE = 1290
 _GPT_INPUT_IMAGE, _GPT_INPUT_TILE = 65 + 6144, 129
 
 
-def with_sizes(rates: Rates, wire_model: str, table: Mapping[str, Mapping[str, Any]], *, provider: str) -> Rates:
-    """The rates of an image model, with what LiteLLM's table lists under quality and size, such as hd/1024-x-1792/."""
-    if rates.image_output is not None:
-        return rates
-    sizes = tuple(
-        (found["quality"] or "", f"{found['width']}x{found['height']}", price)
-        for name, entry in _sized_entries(wire_model, table, provider)
-        if (found := _SIZED.fullmatch(name)) and (price := _for_one(entry, found)) is not None
-    )
-    return replace(rates, sizes=sizes) if sizes else rates
-
-
-def _sized_entries(wire_model: str, table: Mapping[str, Any], provider: str) -> list[tuple[str, Mapping[str, Any]]]:
-    prefix = "" if provider == "openai" else f"{provider}/"
-    return [
-        (name.removeprefix(prefix), entry)
-        for name, entry in table.items()
-        if name.endswith(f"/{wire_model}") and "-x-" in name and entry.get("litellm_provider") == provider
-    ]
-
-
-def _for_one(entry: Mapping[str, Any], found: re.Match[str]) -> Decimal | None:
-    """US$ for one image of the size in the entry's name."""
-    for key in ("input_cost_per_image", "output_cost_per_image"):
-        if entry.get(key) is not None:
-            return Decimal(entry[key])
-    per_pixel = entry.get("input_cost_per_pixel") or entry.get("output_cost_per_pixel")
-    if per_pixel is None:
-        return None
-    # A price for the whole image, of which the table has what was left after a division by its pixels.
-    whole = Decimal(per_pixel) * int(found["width"]) * int(found["height"])
-    return whole.quantize(_TENTH_OF_A_CENT) if whole >= _TENTH_OF_A_CENT else whole
-
-
 def images_cost(answer: Answer, rates: Rates) -> Decimal | None:
     """US$ for the images of an answer that are charged by the piece; None when their price is not known."""
     prices = [_piece(image.quality, image.size, rates) for image in answer.images]
@@ -90,10 +48,11 @@ def _piece(quality: str | None, size: str | None, rates: Rates) -> Decimal | Non
             return by_size[of, size or ""]
     if by_size:
         return None  # a size that is not listed may cost more than any
-    if rates.per_image is not None:
-        return rates.per_image
+    if "image" in rates.prices:
+        return rates.prices["image"]
     sides = sides_of(size)
-    return None if rates.per_pixel is None or sides is None else rates.per_pixel * sides[0] * sides[1]
+    per_pixel = rates.prices.get("pixel")
+    return None if per_pixel is None or sides is None else per_pixel * sides[0] * sides[1]
 
 
 def images_bound(candidate: Candidate, request: Request, asked: ImageRequest, prompt_tokens: int) -> Decimal | None:
@@ -105,19 +64,20 @@ def images_bound(candidate: Candidate, request: Request, asked: ImageRequest, pr
 
         prompt_tokens: The most that the prompt can be.
     """
-    rates = candidate.rates
-    if rates.image_output is None:
+    rates = candidate.rates.held or candidate.rates
+    prices = rates.prices
+    if "output_image" not in prices:
         piece = _piece(asked.quality, asked.size, rates)
         return None if piece is None else piece * asked.n
     output = output_tokens(candidate.wire_model, asked)
-    text_in, image_in = rates.input, rates.image_input if rates.image_input is not None else rates.input
+    text_in, image_in = prices.get("input"), prices.get("input_image", prices.get("input"))
     if output is None or text_in is None or image_in is None:
         return None
     pictures = [*request.pictures, *([request.mask] if request.mask else [])]
     seen = sum(_input_tokens(candidate.wire_model, picture) for picture in pictures)
     said = _GEMINI_TEXT if candidate.provider == "gemini" else 0
-    usd = prompt_tokens * text_in + seen * image_in + asked.n * output * rates.image_output
-    return usd + said * (rates.output or 0) + (rates.per_request or 0)
+    usd = prompt_tokens * text_in + seen * image_in + asked.n * output * prices["output_image"]
+    return usd + said * prices.get("output", 0) + prices.get("request", 0)
 
 
 def output_tokens(wire_model: str, asked: ImageRequest) -> int | None:

@@ -1,54 +1,93 @@
-"""The price table: LiteLLM's, this package's and the user's, as rates."""
+"""The price table: ours, which is read a line at a time, and the user's."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import replace
-from decimal import Decimal
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ConfigurationError
-from shared.types import ModelConfig, Rates
+from shared.prices.litellm_format import from_litellm, sizes_of_models
 
-FREE = Rates(input=Decimal(0), output=Decimal(0), source="free")
-UNKNOWN = Rates()
-_PRICES = ("input_cost_per_", "output_cost_per_", "cache_")
-_THRESHOLD = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
-
+FORMAT = "agentswarm-prices/1"
 TableEntry = Mapping[str, Any]
 
+_FILE = Path(__file__).parent / "table.json"
+_MODELS = '\n"models": {\n'
+_PRICES = ("input_cost_per_", "output_cost_per_", "cache_", "citation_cost_per_")
+
+
+class PriceTable(Mapping[str, TableEntry]):
+    """
+    Models by "provider/model", each parsed when it is asked for: the file has one model a line.
+
+    Args:
+        text: A table as `make prices` writes it.
+    """
+
+    def __init__(self, text: str) -> None:
+        head, _, models = text.partition(_MODELS)
+        about = json.loads(head.rstrip(",") + "}")
+        self.date: str = about["date"]
+        self.sources: Mapping[str, Mapping[str, str]] = about["sources"]
+        self.providers: frozenset[str] = frozenset(about["providers"])
+        lines = (line.partition('": ') for line in models.splitlines() if line.startswith('"'))
+        self._lines = {name[1:]: entry for name, _, entry in lines}
+
+    def __getitem__(self, name: str) -> TableEntry:
+        line = self._lines[name]
+        return _entry(line)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def version(self) -> str:
+        """What to record with every price."""
+        return f"prices:{self.date}"
+
+    @cached_property
+    def bare(self) -> Mapping[str, str]:
+        """The models that may be named without their provider, by that name."""
+        return {name.partition("/")[2]: name for name, line in self._lines.items() if line.startswith('{"bare": true')}
+
+    def in_mode(self, mode: str) -> list[str]:
+        """Names of the models of one mode, found without parsing them."""
+        return [name for name, line in self._lines.items() if f'"mode": "{mode}"' in line]
+
+    def naming(self, field: str) -> list[str]:
+        """Names of the models whose entry has a field, found without parsing them."""
+        return [name for name, line in self._lines.items() if f'"{field}": ' in line]
+
+
+@lru_cache(maxsize=4096)
+def _entry(line: str) -> TableEntry:
+    found: dict[str, Any] = json.loads(line.rstrip(","))
+    return found
+
 
 @lru_cache(maxsize=1)
-def price_table() -> Mapping[str, TableEntry]:
-    """LiteLLM's bundled price table with exact decimals, read without importing LiteLLM (which takes seconds)."""
-    spec = importlib.util.find_spec("litellm")
-    if spec is None or spec.origin is None:
-        raise ConfigurationError("LiteLLM is not installed", hint='Install it with: pip install "litellm>=1.84,<1.92"')
-    text = (Path(spec.origin).parent / "model_prices_and_context_window_backup.json").read_text(encoding="utf-8")
-    table: dict[str, TableEntry] = json.loads(text, parse_float=Decimal)
-    table.pop("sample_spec", None)
-    return table
-
-
-@lru_cache(maxsize=1)
-def model_facts() -> Mapping[str, Any]:
-    """Our own facts about models: retired names, suggestions, and prices that LiteLLM's table lacks."""
-    text = (Path(__file__).parent / "catalogue.json").read_text(encoding="utf-8")
-    facts: dict[str, Any] = json.loads(text, parse_float=Decimal)
-    return facts
+def price_table() -> PriceTable:
+    """The table that this package brings."""
+    return PriceTable(_FILE.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=4)
 def price_overrides(path: Path, _mtime_ns: int) -> tuple[Mapping[str, TableEntry], str]:
     """
-    The user's own prices, in the format of LiteLLM's table, and the version to record with them.
+    The user's own prices, in our format or in that of LiteLLM's table, and the version to record with them.
 
     Raises:
         ConfigurationError: The file cannot be read as such a table.
@@ -56,18 +95,110 @@ def price_overrides(path: Path, _mtime_ns: int) -> tuple[Mapping[str, TableEntry
     try:
         data = path.read_bytes()
         table = json.loads(data, parse_float=Decimal)
-        if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-            raise ValueError("not an object of objects")
-        for name, entry in table.items():
-            _check_prices(name, entry)
+        found = _ours(table) if isinstance(table, dict) and isinstance(table.get("format"), str) else _litellms(table)
     except ConfigurationError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigurationError(
             f"AGENTSWARM_PRICES cannot be read ({type(error).__name__})",
             hint='Give a JSON file such as {"openai/my-model": {"input_cost_per_token": 1e-6, ...}}.',
         ) from None
-    return table, f"AGENTSWARM_PRICES+{hashlib.sha256(data).hexdigest()[:8]}"
+    return found, f"AGENTSWARM_PRICES+{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def _ours(table: Mapping[str, Any]) -> Mapping[str, TableEntry]:
+    if table["format"] != FORMAT:
+        raise ConfigurationError(
+            f"AGENTSWARM_PRICES is in the format {table['format'][:40]!r}", hint=f"This release reads {FORMAT}."
+        )
+    models: dict[str, TableEntry] = dict(table["models"])
+    for name, entry in models.items():
+        try:
+            _Entry.model_validate(entry)
+        except ValidationError as error:
+            at = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ConfigurationError(
+                f"AGENTSWARM_PRICES cannot be understood: {at[:80] or 'the entry'} of {name[:60]}",
+                hint='Give US$ as text, such as {"prices": {"default": {"input": "2.5e-6", "output": "10e-6"}}}.',
+            ) from None
+    return models
+
+
+def _amount(text: str) -> str:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ValueError("not a number") from None
+    if not amount.is_finite() or amount < 0:
+        raise ValueError("not an amount")
+    return text
+
+
+# A unit that this release does not know is let through, and left out: the table of a newer one may have it.
+_Amounts = dict[str, Annotated[str, AfterValidator(_amount)]]
+_Tiers = dict[str, _Amounts]
+
+
+class _Window(BaseModel):
+    """Hours with prices of their own."""
+
+    days: list[Annotated[int, Field(ge=1, le=7)]]
+    hours: list[Annotated[str, Field(pattern=r"^\d\d:\d\d-\d\d:\d\d$")]]
+    prices: _Amounts
+
+
+class _Change(BaseModel):
+    """What holds from a day on."""
+
+    day: Annotated[str, Field(alias="from", pattern=r"^\d{4}-\d\d-\d\d$")]
+    prices: _Tiers = {}
+    above: dict[str, _Tiers] = {}
+
+
+class _Entry(BaseModel):
+    """What the reader of an entry relies on."""
+
+    model_config = ConfigDict(strict=True)
+
+    mode: str = "chat"
+    provider: str | None = None
+    window: int | None = None
+    max_output: int | None = None
+    prices: _Tiers = {}
+    above: dict[Annotated[str, Field(pattern=r"^\d+$")], _Tiers] = {}
+    times: list[_Window] = []
+    disputed: dict[str, dict[str, _Amounts]] = {}
+    sizes: list[Annotated[list[str], Field(min_length=3, max_length=3)]] = []
+    can: list[str] = []
+    cannot: list[str] = []
+    changes: list[_Change] = []
+
+
+def _litellms(table: Any) -> Mapping[str, TableEntry]:
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise ValueError("not an object of objects")
+    for name, entry in table.items():
+        if name != "sample_spec":
+            _check_prices(name, entry)
+    found = {
+        name: _stated(entry, from_litellm(entry, zero_is_free=True))
+        for name, entry in table.items()
+        if name != "sample_spec"
+    }
+    for name, sizes in sizes_of_models(table).items():
+        bare = name.partition("/")[2]
+        key = bare if name not in found and bare in found else name
+        found[key] = {"mode": "image_generation", **found.get(key, {}), "sizes": sizes}
+    return found
+
+
+def _stated(entry: TableEntry, converted: dict[str, Any]) -> TableEntry:
+    """What the user's file says of a model: no mode where it gives none, so that our table's goes on to hold."""
+    if "mode" not in entry:
+        del converted["mode"]
+    if "litellm_provider" in entry:
+        converted["provider"] = entry["litellm_provider"]
+    return converted
 
 
 def _check_prices(name: str, entry: TableEntry) -> None:
@@ -84,82 +215,3 @@ def _check_prices(name: str, entry: TableEntry) -> None:
 
 def _is_amount(value: Any) -> bool:
     return isinstance(value, int | Decimal) and not isinstance(value, bool) and value >= 0
-
-
-@lru_cache(maxsize=1)
-def table_version() -> str:
-    """Version of the price table, to record with every price."""
-    return f"litellm:{importlib.metadata.version('litellm')}"
-
-
-def rates_of(
-    entry: TableEntry, *, zero_is_free: bool = False, service_tier: str | None = None, version: str | None = None
-) -> Rates:
-    """
-    The rates of an entry in the price table.
-
-    Args:
-        entry: One model of the table.
-
-        zero_is_free: What a price of 0 means; in LiteLLM's own table it mostly stands for "not known".
-
-        service_tier: "priority" or "flex", where the request asks for it; such a tier without a price is unknown.
-
-        version: What to record as the source of the price.
-    """
-    suffix = f"_{service_tier}" if service_tier in ("priority", "flex") else ""
-
-    def rate(*names: str) -> Decimal | None:
-        return next((Decimal(entry[name]) for name in names if entry.get(name) is not None), None)
-
-    def at(above: str) -> Rates:
-        return Rates(
-            input=rate(f"input_cost_per_token{above}"),
-            output=rate(f"output_cost_per_token{above}"),
-            cached=rate(f"cache_read_input_token_cost{above}", f"input_cost_per_token_cache_hit{above}"),
-            cache_write=rate(f"cache_creation_input_token_cost{above}"),
-            cache_write_1h=rate(f"cache_creation_input_token_cost_above_1hr{above}"),
-            reasoning=rate(f"output_cost_per_reasoning_token{above}"),
-            per_request=rate("input_cost_per_request"),
-            image_input=rate(f"input_cost_per_image_token{above}"),
-            image_output=rate(f"output_cost_per_image_token{above}"),
-            # Where both are given, the first is that of an image which the model is shown.
-            per_image=rate("output_cost_per_image", "input_cost_per_image"),
-            per_pixel=rate("input_cost_per_pixel", "output_cost_per_pixel"),
-            source="table",
-            version=version or table_version(),
-        )
-
-    base = at(suffix)
-    if base.input == base.output == 0 and not base.per_request:
-        return FREE if zero_is_free else UNKNOWN
-    thresholds = [int(found[1]) for key in entry if (found := _THRESHOLD.fullmatch(key))]
-    # A size whose price the service tier leaves open has none; the standard price is not what is charged.
-    tiers = [(size * 1000, at(f"_above_{size}k_tokens{suffix}")) for size in thresholds]
-    tiers += (
-        (int(band["range"][0]), rates_of(band, service_tier=service_tier, version=version))
-        for band in entry.get("tiered_pricing", ())
-        if "range" in band
-    )
-    return _with_tiers(base, tuple(sorted(tiers, key=lambda tier: tier[0])))
-
-
-def _with_tiers(base: Rates, tiers: tuple[tuple[int, Rates], ...]) -> Rates:
-    if base.input is None and tiers and tiers[0][0] == 0:
-        base = tiers[0][1]
-    prices = (base.input, base.output, base.per_request, base.image_output, base.per_image, base.per_pixel)
-    if all(price is None for price in prices):
-        return UNKNOWN
-    return replace(base, tiers=tiers)
-
-
-def rates_of_config(config: ModelConfig) -> Rates:
-    """The rates that a ModelConfig states; unknown where it states none."""
-    given = (config.cost_per_1k_input_tokens, config.cost_per_1k_output_tokens)
-    per_image = config.cost_per_image
-    if all(price is None for price in (*given, per_image)):
-        return UNKNOWN
-    if not any((*given, per_image)) and given.count(None) != 1:
-        return FREE
-    per_token = [None if price is None else price / 1000 for price in given]
-    return Rates(input=per_token[0], output=per_token[1], per_image=per_image, source="config")

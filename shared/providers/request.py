@@ -28,10 +28,17 @@ from shared.providers.endpoints import (
     Endpoint,
     Wire,
     base_url,
-    find_endpoint,
+    endpoint_of,
     no_hints,
 )
 from shared.providers.errors import invalid
+from shared.providers.newer_models import (
+    adapt_parameters,
+    drop_defaults,
+    known_as,
+    passed_on,
+    with_native_schema,
+)
 from shared.types import Candidate, Picture, Request
 
 _REPLICATE_IGNORES = frozenset({"tools", "tool_choice", "functions", "function_call"})
@@ -74,6 +81,8 @@ class _Draft:
     stream: bool
     json_mode: bool
     stream_options: dict[str, Any]
+    known_as: str
+    """The model by whose rules LiteLLM's config writes the request."""
 
     @property
     def model(self) -> str:
@@ -94,15 +103,16 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
     """
     check_name(candidate)
     check_base(candidate)
-    check_key(candidate)
-    endpoint = find_endpoint(candidate.provider, candidate.wire_model)
+    if candidate.answered_at is None:
+        check_key(candidate)
+    endpoint = endpoint_of(candidate)
     if endpoint is None:
         raise no_endpoint(candidate, "has no chat config in LiteLLM")
-    base = base_url(endpoint.provider, candidate.wire_model, candidate.api_base)
+    base = candidate.answered_at or base_url(endpoint.provider, candidate.wire_model, candidate.api_base)
     if base is None and endpoint.provider in USERS_ENDPOINT:
         raise no_endpoint(candidate)
     messages = check_messages(candidate, request.messages, allow_image_links=endpoint.wire == "openai")
-    params, extra_body, extra_headers = _parameters(candidate, endpoint, request)
+    params, extra_body, extra_headers = _parameters(candidate, endpoint, request, base or "")
     try:
         outgoing = _BUILDERS[endpoint.wire](_draft(candidate, endpoint, base or "", messages, params, request.stream))
     except LLMError:
@@ -125,30 +135,37 @@ def _draft(
     stream: bool,
 ) -> _Draft:
     stream_options = params.pop("stream_options", {})
-    options = params
+    options, model = params, known_as(candidate)
     with no_hints():
         if endpoint.parameters is not None:
+            passed = passed_on(candidate, params, endpoint.parameters) if endpoint.wire == "openai" else {}
+            mapped = {name: value for name, value in params.items() if name not in passed}
             options = endpoint.config.map_openai_params(
-                non_default_params=params, optional_params={}, model=candidate.wire_model, drop_params=False
+                non_default_params=mapped, optional_params={}, model=model, drop_params=False
             )
+            options |= passed
+            drop_defaults(candidate, options)
         messages = endpoint.config.translate_developer_role_to_system_role(
             messages=adapt_messages(messages, endpoint.wire)
         )
     json_mode, fake_stream = bool(options.pop("json_mode", False)), bool(options.pop("fake_stream", False))
     # JSON requested through a tool, in OpenAI's format, can be turned into text only once the tool call is complete.
     stream = stream and not fake_stream and not (json_mode and endpoint.wire == "openai")
-    return _Draft(candidate, endpoint, base, messages, options, stream, json_mode, stream_options)
+    return _Draft(candidate, endpoint, base, messages, options, stream, json_mode, stream_options, model)
 
 
 def _parameters(
-    candidate: Candidate, endpoint: Endpoint, request: Request
+    candidate: Candidate, endpoint: Endpoint, request: Request, base: str
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The caller's parameters, extra fields of the body, and extra headers."""
     params = check_parameters(candidate, request)
     extra_body, extra_headers = params.pop("extra_body", {}), params.pop("extra_headers", {})
     if not isinstance(extra_body, dict) or not isinstance(extra_headers, dict):
         raise invalid(candidate, f"extra_body and extra_headers for {candidate.model} must be objects")
+    adapt_parameters(candidate, params, base)
     known = endpoint.parameters
+    if known is not None and endpoint.wire == "openai":
+        known |= passed_on(candidate, params, known).keys()
     rejected = [name for name in params if known is not None and name not in known]
     if endpoint.wire == "replicate":
         rejected += [name for name in params if name in _REPLICATE_IGNORES]
@@ -187,7 +204,7 @@ def azure_url(base: str, model: str, operation: str) -> str:
     import litellm
 
     url, version = httpx.URL(base), provider_extra("azure").get("api_version")
-    path = url.path.rstrip("/").removesuffix(f"/{operation}")
+    path = url.path.rstrip("/").removesuffix(f"/{operation}").removesuffix("/chat/completions")
     query = dict(url.params)
     if not path.endswith("/openai/v1"):
         if "/deployments/" not in path:
@@ -207,6 +224,7 @@ def _anthropic(draft: _Draft) -> Outgoing:
     litellm_params: dict[str, Any] = {}
     headers = _config_headers(draft)
     body = _config_body(draft, headers, litellm_params)
+    with_native_schema(draft.candidate, body, headers)
     if draft.stream:
         body["stream"] = True
     return Outgoing(
@@ -228,7 +246,7 @@ def _gemini(draft: _Draft) -> Outgoing:
 
     body: Any = _transform_request_body(
         messages=draft.messages,  # type: ignore[arg-type]  # LiteLLM's name for the same dicts
-        model=draft.model,
+        model=draft.known_as,
         optional_params=draft.options,
         custom_llm_provider="gemini",
         litellm_params={},
@@ -304,7 +322,7 @@ def _config_headers(draft: _Draft) -> dict[str, Any]:
     """The headers that the provider's config writes, with the candidate's key if it has one."""
     headers: dict[str, Any] = draft.endpoint.config.validate_environment(
         headers={},
-        model=draft.model,
+        model=draft.known_as,
         messages=draft.messages,
         optional_params=draft.options,
         litellm_params={},
@@ -318,12 +336,14 @@ def _config_body(draft: _Draft, headers: dict[str, Any], litellm_params: dict[st
     """The body that the provider's config writes."""
     with no_hints():
         body: dict[str, Any] = draft.endpoint.config.transform_request(
-            model=draft.model,
+            model=draft.known_as,
             messages=draft.messages,
             optional_params=draft.options,
             litellm_params=litellm_params,
             headers=headers,
         )
+    if draft.known_as != draft.model and "model" in body:
+        body["model"] = draft.model
     return body
 
 

@@ -24,7 +24,7 @@ from shared.providers.response import (
     take_replicate,
 )
 from shared.providers.sse import StreamReader, read_body
-from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange, http_client
+from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange
 from shared.types import Answer, Candidate, Request
 
 # Providers that report the exact cost of a request in US$.
@@ -104,7 +104,12 @@ class ResponseStream[R: Outgoing | Request](AsyncGenerator[str | Answer, None]):
         """The next piece; nothing can be sent to the provider meanwhile."""
         return await self.__anext__()
 
-    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> str | Answer:  # noqa: ARG002
+    async def athrow(
+        self,
+        kind: Any,
+        value: Any = None,
+        trace: Any = None,  # noqa: ARG002 - part of AsyncGenerator's signature
+    ) -> str | Answer:
         """Close the stream and raise."""
         await self.aclose()
         raise kind if value is None else value
@@ -251,7 +256,7 @@ async def post(
         content = None if poll_url else outgoing.content()
     except (ValueError, TypeError) as error:
         raise invalid(candidate, f"The request to {candidate.model} cannot be encoded as JSON: {error}") from error
-    client = await http_client()
+    client = await exchange.network.client()
     request = client.build_request(
         "GET" if poll_url else "POST",
         poll_url or outgoing.url,

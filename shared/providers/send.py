@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from shared.providers.endpoints import find_endpoint, import_litellm, litellm_imported
+from shared.providers.endpoints import endpoint_of, import_litellm, litellm_imported
 from shared.providers.image_request import build_images
 from shared.providers.image_response import ImageStream
 from shared.providers.litellm_client import LiteLLMStream
@@ -37,7 +37,7 @@ async def make_ready(candidate: Candidate, task: TaskType = TaskType.CHAT_COMPLE
 
 def _prepare(candidate: Candidate, task: TaskType) -> Candidate:
     import_litellm()
-    if candidate.provider == "local":
+    if candidate.provider == "local" and candidate.answered_at is None:
         server = ensure_running()
         candidate = replace(candidate, api_base=server.base_url, api_key=server.api_key)
     return _with_guarded(candidate, task)
@@ -47,7 +47,7 @@ def _with_guarded(candidate: Candidate, task: TaskType) -> Candidate:
     """The candidate with `guarded` as its requests will be sent."""
     if task is TaskType.IMAGE_GENERATION:
         return replace(candidate, guarded=True)  # image requests always use our transport
-    is_guarded = candidate.guarded and find_endpoint(candidate.provider, candidate.wire_model) is not None
+    is_guarded = candidate.guarded and endpoint_of(candidate) is not None
     return candidate if is_guarded == candidate.guarded else replace(candidate, guarded=is_guarded)
 
 

@@ -31,7 +31,7 @@ def count_tokens(
         import_litellm()
         prompt = sum(_MESSAGE_TOKENS + sum(_count(part) for part in _texts_of(message)) for message in messages)
         return Usage(prompt_tokens=prompt, completion_tokens=_count(text), source="counted")
-    except Exception:  # noqa: BLE001 - an estimate must never fail a call that has already been paid for
+    except Exception:  # noqa: BLE001 - a failed estimate must never fail the call that it is for
         return Usage()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,36 +20,6 @@ MAX_CONNECTIONS = 200
 
 class Refused(httpx.TransportError):
     """The guard rejected a request or a response; the message says why."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """
-    What happened to one request on the wire.
-
-    `sent` is true as soon as the first byte may have been sent; `ended` once the whole response has been read.
-    """
-
-    host: str = ""
-    port: int = 0
-    sent: bool = False
-    connected: bool = False
-    status: int | None = None
-    headers: httpx.Headers = field(default_factory=httpx.Headers)
-    received: int = 0
-    ended: bool = False
-
-    def aim(self, url: str) -> None:
-        """Allow requests to the host and port of `url`, and to no other."""
-        parsed = httpx.URL(url)
-        self.host, self.port = parsed.host, _port(parsed)
-
-    async def trace(self, event: str, _info: dict[str, Any]) -> None:
-        """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self.connected = True
-        elif event.endswith("send_request_headers.started"):
-            self.sent = self.connected = True
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
@@ -72,10 +43,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         request.headers["accept-encoding"] = "identity"
         request.extensions["trace"] = exchange.trace
         response = await self._inner.handle_async_request(request)
-        exchange.sent = exchange.connected = True
+        exchange.sent = True
         # The client would send a cookie with the next request, which may belong to another customer.
         headers = httpx.Headers([pair for pair in response.headers.raw if pair[0].lower() != b"set-cookie"])
-        exchange.status, exchange.headers = response.status_code, headers
+        exchange.status = response.status_code
         try:
             _check(response)
         except Refused:
@@ -107,7 +78,6 @@ class _CappedStream(httpx.AsyncByteStream):
             if self._exchange.received > MAX_RESPONSE_BYTES:
                 raise Refused(f"it is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
             yield chunk
-        self._exchange.ended = True
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -124,8 +94,53 @@ def _port(url: httpx.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
 
 
-def network() -> httpx.AsyncBaseTransport:
-    """The transport below the guard; tests replace it to route every host name to their own server."""
+# A transport of httpx, or a function that makes one for each event loop.
+type Transport = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
+
+
+class Network:
+    """
+    Where requests go: the HTTP clients over one transport, one client for each event loop, closed with it.
+
+    Args:
+        transport: What sends them. None: the network. One with a `base_url` answers every model there itself, in
+            OpenAI's format and without a key.
+    """
+
+    def __init__(self, transport: Transport | None = None) -> None:
+        self._transport = transport
+        self.base_url: str | None = getattr(transport, "base_url", None)
+        self._clients: _Clients = WeakKeyDictionary()
+
+    async def client(self) -> httpx.AsyncClient:
+        """The running event loop's client, made at its first use."""
+        loop = asyncio.get_running_loop()
+        keeper, client = self._clients.get(loop, (None, None))
+        if client is None or client.is_closed:
+            # asyncio.run() finalises the loop's asynchronous generators before it closes the loop: the one
+            # moment at which connections that belong to that loop can still be closed.
+            keeper = self._keep_open()
+            client = await anext(keeper)
+            self._clients[loop] = keeper, client
+        return client
+
+    async def _keep_open(self) -> AsyncGenerator[httpx.AsyncClient]:
+        guarded = GuardedTransport(self._make_transport())
+        async with httpx.AsyncClient(transport=guarded, follow_redirects=False, trust_env=False) as client:
+            yield client
+
+    def _make_transport(self) -> httpx.AsyncBaseTransport:
+        if isinstance(self._transport, httpx.AsyncBaseTransport):
+            return self._transport
+        return _http_transport() if self._transport is None else self._transport()
+
+
+type _Clients = WeakKeyDictionary[
+    asyncio.AbstractEventLoop, tuple[AsyncGenerator[httpx.AsyncClient] | None, httpx.AsyncClient]
+]
+
+
+def _http_transport() -> httpx.AsyncBaseTransport:
     return httpx.AsyncHTTPTransport(
         verify=_ssl_context(),
         trust_env=False,
@@ -138,25 +153,46 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=True)
 
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[httpx.AsyncClient]] = WeakKeyDictionary()
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+_network = Network()
 
 
-async def http_client() -> httpx.AsyncClient:
-    """The running event loop's client, created on first use and closed with the loop."""
-    loop = asyncio.get_running_loop()
-    client = _open.get(loop)
-    if client is None or client.is_closed:
-        # asyncio.run() finalises the loop's asynchronous generators before it closes the loop: the last
-        # moment at which the loop's connections can be closed.
-        keeper = _keep_open()
-        client = await anext(keeper)
-        _clients[loop], _open[loop] = keeper, client
-    return client
+def current_network() -> Network:
+    """Where the requests of clients go that have no transport of their own."""
+    return _network
 
 
-async def _keep_open() -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(
-        transport=GuardedTransport(network()), follow_redirects=False, trust_env=False
-    ) as client:
-        yield client
+@contextmanager
+def use_transport(transport: Transport) -> Iterator[None]:
+    """Meanwhile the requests of every client without a transport of its own go through this one; for tests."""
+    global _network
+    before, _network = _network, Network(transport)
+    try:
+        yield
+    finally:
+        _network = before
+
+
+@dataclass(slots=True)
+class Exchange:
+    """
+    What happened to one request on the wire.
+
+    `sent` is true as soon as the first byte may have been sent.
+    """
+
+    network: Network = field(default_factory=current_network)
+    host: str = ""
+    port: int = 0
+    sent: bool = False
+    status: int | None = None
+    received: int = 0
+
+    def aim(self, url: str) -> None:
+        """Allow requests to the host and port of `url`, and to no other."""
+        parsed = httpx.URL(url)
+        self.host, self.port = parsed.host, _port(parsed)
+
+    async def trace(self, event: str, _info: dict[str, Any]) -> None:
+        """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
+        if event.endswith("send_request_headers.started"):
+            self.sent = True

@@ -9,6 +9,8 @@ from shared.internal.serialize import to_json
 
 Format = Literal["text", "json", "markdown"]
 _PLAIN_GROUPS = ("provider", "model")
+# A price table that is older than this may miss models and changes of price.
+_OLD_DAYS = 60
 
 
 def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
@@ -30,11 +32,23 @@ def period(costs: Mapping[str, Any]) -> str:
 
 
 def footer(costs: Mapping[str, Any]) -> str:
-    """Where the figures come from, and how many records are not counted yet."""
-    store = f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"
-    if not costs.get("waiting_records"):
-        return store
-    return f"{store}\n{costs['waiting_records']:,} records are waiting to be written and are not counted; see `doctor`."
+    """Where the figures and the prices come from, and how many records are not counted yet."""
+    lines = [f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"]
+    if costs.get("price_table"):
+        lines.insert(0, f"Prices: {prices_line(costs['price_table'])}")
+    if costs.get("waiting_records"):
+        lines.append(
+            f"{costs['waiting_records']:,} records are waiting to be written and are not counted; see `doctor`."
+        )
+    return "\n".join(lines)
+
+
+def prices_line(table: Mapping[str, Any]) -> str:
+    """The date of the price table, and what to do if it is old."""
+    date = f"table of {table['date']}"
+    if table["age_days"] <= _OLD_DAYS:
+        return date
+    return f"{date}, {table['age_days']} days old; upgrade this package, or set AGENTSWARM_PRICES to a newer table"
 
 
 def printable(name: Any) -> str:

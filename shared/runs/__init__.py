@@ -1,4 +1,4 @@
-"""What tools and agent model share: runs and their loops, JSON Schema answers, image results."""
+"""What the tools and the agent model share: runs and their loops, JSON Schema answers, image results."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,9 @@ from shared.internal.lazy import lazy_exports
 if TYPE_CHECKING:
     from shared.runs.answer_schema import (
         MAX_SCHEMA_CHARS as MAX_SCHEMA_CHARS,
+        Mismatch as Mismatch,
+        ask_until_match as ask_until_match,
         check_schema as check_schema,
-        match_schema as match_schema,
-        schema_correction as schema_correction,
         schema_instruction as schema_instruction,
     )
     from shared.runs.image_results import (
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     )
     from shared.runs.loops import Caller as Caller, Watch as Watch, caller_of as caller_of, watch_of as watch_of
 else:
-    # jsonschema takes time to import.
+    # Lazy, because jsonschema is slow to import.
     __getattr__ = lazy_exports(
         __name__,
         {
-            "answer_schema": "MAX_SCHEMA_CHARS check_schema match_schema schema_correction schema_instruction",
+            "answer_schema": "MAX_SCHEMA_CHARS Mismatch ask_until_match check_schema schema_instruction",
             "image_results": "is_source lineage_cost previews total_cost",
             "loops": "Caller Watch caller_of watch_of",
         },

@@ -1,4 +1,4 @@
-"""What the tools for images share: what was spent so far, and previews for the agent."""
+"""What the image tools share: the cost so far, and previews for the agent."""
 
 from __future__ import annotations
 
@@ -12,68 +12,59 @@ from shared.calls import image_id, scope_folder
 from shared.config import Settings, load_settings
 from shared.errors import LLMError
 from shared.images import load_picture, off_loop, preview
-from shared.ledger import Filter
+from shared.ledger import own_filter
 from shared.scope import Scope, current_scope
 
 MAX_PREVIEWS = 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# What is checked of a source; more than this only a data URI has.
+# How much of a source is checked; only a data URI is longer.
 _HEAD_CHARS = 4000
 _DAYS = 30
 
 
 def is_source(text: str) -> bool:
-    """Whether a text can be a path, a URL or a data URI at all."""
+    """Whether a text could be a path, a URL or a data URI."""
     return bool(text.strip()) and not _CONTROL.search(text[:_HEAD_CHARS])
 
 
 async def total_cost() -> float | None:
-    """US$ spent so far by this scope's labels, else in this conversation; None when nobody keeps count."""
+    """US$ spent so far by this scope's labels, else in this conversation; None when unknown."""
     return await anyio.to_thread.run_sync(_total, current_scope())
 
 
 def _total(inside: Scope) -> float | None:
     try:
-        found: float = costs_of(_own(inside), _DAYS)["total_cost"]
+        total: float = costs_of(own_filter(inside), _DAYS)["total_cost"]
     except LLMError:
-        return None  # a report that cannot be made must not take an image with it
-    return found
+        return None  # a failed report must not make the image's call fail
+    return total
 
 
 async def lineage_cost(path: str) -> float | None:
-    """US$ for an image, what it was made from and their other edits; None when nobody keeps count."""
-    return await anyio.to_thread.run_sync(_family, path, current_scope())
+    """US$ for an image, the images it was made from and all their edits; None when unknown."""
+    return await anyio.to_thread.run_sync(_lineage_cost, path, current_scope())
 
 
-def _family(path: str, inside: Scope) -> float | None:
+def _lineage_cost(path: str, inside: Scope) -> float | None:
     name = image_id(path, load_settings())
     try:
-        found = next((family for family in image_lineages(_own(inside)) if name in family.images), None)
+        lineage = next((each for each in image_lineages(own_filter(inside)) if name in each.images), None)
     except LLMError:
         return None
-    return None if found is None or found.unpriced_calls else found.cost
-
-
-def _own(inside: Scope) -> Filter:
-    """What the agent may know of: the costs of its scope's labels, else of its conversation."""
-    return Filter(
-        labels=inside.labels,
-        conversation=inside.conversation,
-        any_conversation=bool(inside.labels) or not inside.from_agent,
-    )
+    return None if lineage is None or lineage.unpriced_calls else lineage.cost
 
 
 async def previews(paths: Sequence[str]) -> list[bytes] | None:
-    """Small JPEGs of the images, for the agent to look at; None where AGENTSWARM_IMAGE_PREVIEW is off."""
+    """Small JPEGs of the images, for the agent to look at; None when AGENTSWARM_IMAGE_PREVIEW is off."""
     settings = load_settings()
     if not settings.image_preview:
         return None
-    found = [await _preview(path, settings) for path in paths[:MAX_PREVIEWS]]
-    return [preview for preview in found if preview is not None]
+    jpegs = [await _preview(path, settings) for path in paths[:MAX_PREVIEWS]]
+    return [jpeg for jpeg in jpegs if jpeg is not None]
 
 
 async def _preview(path: str, settings: Settings) -> bytes | None:
-    """A small JPEG; None when the image cannot be read again, which is no reason to withhold the result."""
+    """A small JPEG; None if the image cannot be read again, which must not hide the result."""
     folder = scope_folder(current_scope())
     try:
         picture = await load_picture(path, settings=settings, from_agent=False, folder=folder)

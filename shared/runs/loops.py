@@ -1,4 +1,4 @@
-"""Which agent, run and conversation of the host is calling, and whether its run goes in circles."""
+"""Which agent, run and conversation of the host is calling, and whether the run is in a loop."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from weakref import WeakKeyDictionary
 from shared.config import load_settings
 from shared.errors import AllModelsFailed, BudgetExceeded, LLMError, LoopStopped, ModelNotAllowed
 
-# Callers that the host does not tell apart share this one; a person's own scripts are not in it.
+# Shared by callers that the host cannot tell apart; people's own scripts do not use it.
 _NO_CONVERSATION = "(no conversation)"
 _conversations: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-# By identity, since the host's records of runs cannot be hashed.
+# By `id()`, because the host's records of runs are not hashable.
 _watches: dict[int, Watch] = {}
 
 
 class Caller(NamedTuple):
-    """Who calls, as `scope` takes it."""
+    """Who is calling, as arguments of `scope`."""
 
     agent: str | None = None
     run: str | None = None
@@ -31,12 +31,12 @@ class Caller(NamedTuple):
 
 def caller_of(context: Any, agent: str | None = None) -> Caller:
     """
-    Who calls, as far as the host says.
+    Who is calling, as far as the host's record says.
 
     Args:
         context: The host's record of the run: a MasterContext, a plain dict (MCP) or an empty one (HTTP).
 
-        agent: Name of the agent, where it is known better than the record says, as after a handoff.
+        agent: Name of the agent, if known; it wins over the record, which is out of date after a handoff.
     """
     threads = _threads(context)
     if threads is None:
@@ -50,9 +50,9 @@ def caller_of(context: Any, agent: str | None = None) -> Caller:
 
 class Watch:
     """
-    What one run has done that may be a loop.
+    Counts what one run does that may be a loop.
 
-    Not thread-safe, and need not be: a run lives on one event loop.
+    Not thread-safe, which is enough because a run stays on one event loop.
     """
 
     def __init__(self) -> None:
@@ -64,42 +64,43 @@ class Watch:
         Count a tool call.
 
         Args:
-            by: Who saw it, the agent's model or the tool; each counts for itself, since either may be alone.
+            by: Who reports it, the agent's model or the tool. Each has its own count, because a run may have only one
+                of the two; together they would count a call twice.
 
-            arguments: Their JSON text, or the data itself; the order of its keys does not matter.
+            arguments: As JSON text or as data; the order of keys does not matter.
         """
         self._calls[by, tool, hashlib.sha256(_canonical(arguments)).hexdigest()] += 1
 
     def failed(self, error: LLMError) -> None:
-        """Count a failure that is a refusal: by a budget, or by an allow-list."""
-        every = error.failures if isinstance(error, AllModelsFailed) else (error,)
-        if every and all(isinstance(each, BudgetExceeded | ModelNotAllowed) for each in every):
+        """Count a failure if it is a refusal by a budget or an allow-list."""
+        failures = error.failures if isinstance(error, AllModelsFailed) else (error,)
+        if failures and all(isinstance(each, BudgetExceeded | ModelNotAllowed) for each in failures):
             self._refusals += 1
 
     def check(self) -> None:
         """
-        Let the run go on.
+        Check whether the run may continue.
 
         Raises:
-            LoopStopped: It has been refused too often, or made the same call too often.
+            LoopStopped: It was refused too often, or made the same call too often.
         """
         settings = load_settings()
         if settings.max_refusals and self._refusals >= settings.max_refusals:
             raise LoopStopped(
                 f"The run was stopped after {self._refusals} calls that a budget or an allow-list refused",
-                hint="Raise the budget or allow the model; AGENTSWARM_MAX_REFUSALS sets how many are borne.",
+                hint="Raise the budget or allow the model; AGENTSWARM_MAX_REFUSALS sets the limit.",
             )
         for (_, tool, _), times in self._calls.most_common(1):
             if settings.max_identical_calls and times >= settings.max_identical_calls:
-                shown = "".join(c for c in tool[:60] if c.isprintable())
+                name = "".join(c for c in tool[:60] if c.isprintable())
                 raise LoopStopped(
-                    f"The run was stopped after {times} calls of {shown} with the same arguments",
-                    hint="Change the instructions; AGENTSWARM_MAX_IDENTICAL_CALLS sets how many are borne.",
+                    f"The run was stopped after {times} calls of {name} with the same arguments",
+                    hint="Change the instructions; AGENTSWARM_MAX_IDENTICAL_CALLS sets the limit.",
                 )
 
 
 def watch_of(context: Any) -> Watch | None:
-    """The watch over the run that `context` is the host's record of; None where the host has no runs."""
+    """The Watch of the run that `context` records; None if the host has no runs."""
     if _threads(context) is None:
         return None
     new = Watch()
@@ -110,7 +111,7 @@ def watch_of(context: Any) -> Watch | None:
 
 
 def _threads(context: Any) -> Any:
-    """The host's conversation; None where it has none."""
+    """The host's record of the conversation; None if it has none."""
     return None if isinstance(context, Mapping) else getattr(context, "thread_manager", None)
 
 

@@ -33,7 +33,7 @@ def test_patience_ends() -> None:
 
     async def story() -> None:
         leave = await concurrency.acquire_slot("openai", limit=1, patience=5)
-        with pytest.raises(LocalOverload, match="No request to openai ended") as caught:
+        with pytest.raises(LocalOverload, match="no slot for openai became free within") as caught:
             await concurrency.acquire_slot("openai", limit=1, patience=0.01)
         assert (caught.value.outcome, caught.value.cost) == ("not_sent", 0.0)
         leave()

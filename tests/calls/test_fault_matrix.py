@@ -139,7 +139,7 @@ def test_the_wall_clock_may_jump(hosted: Double, ledger: Ledger, hours: int) -> 
 
 
 def test_unknown_and_forbidden_models(hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown model, or one that is not allowed, is refused before anything is sent, and the refusal is recorded."""
+    """An unknown model, or one that is not allowed, is refused before anything is sent, and that is recorded."""
     with pytest.raises(ModelNotFound):
         LLMClient().chat_completion(HELLO, model="no-such-model", fallback_models=[])
     monkeypatch.setenv("AGENTSWARM_ALLOWED_MODELS", HAIKU)

@@ -66,7 +66,7 @@ def test_the_length_is_always_sent_under_a_budget(hosted: Double) -> None:
 
 
 def test_each_fallback_is_held_anew(hosted: Double, ledger: Ledger) -> None:
-    """A fallback that could cost more than is left is refused, although the model before it fitted."""
+    """A fallback that costs more than what is left is refused, though the model before it fitted."""
     hosted.always("openai", status=503)
     client = LLMClient(budget=Budget(0.0005, "total"), max_retries=0)
     with pytest.raises(BudgetExceeded, match=r"anthropic/claude-haiku-4-5 could cost"):
@@ -91,7 +91,7 @@ def test_downgrade_takes_the_model_that_fits(hosted: Double) -> None:
 
 
 def test_the_error_names_what_would_fit(hosted: Double) -> None:
-    """The refusal names the most expensive of the named models that would still fit."""
+    """Refused, the caller is told the most expensive of its models that would still fit."""
     with pytest.raises(BudgetExceeded, match=r"openai/gpt-5\.4-nano would fit\."):
         LLMClient(budget=Budget(0.002, "total")).chat_completion(
             HELLO, model=MINI, fallback_models=[NANO], max_tokens=1000
@@ -100,7 +100,7 @@ def test_the_error_names_what_would_fit(hosted: Double) -> None:
 
 def test_unknown_prices(hosted: Double) -> None:
     """A model without a known price is refused under a budget, or passes uncounted where that is allowed."""
-    with pytest.raises(BudgetExceeded, match="Nobody knows the price of openai/brand-new"):
+    with pytest.raises(BudgetExceeded, match="The price of openai/brand-new is unknown"):
         LLMClient(budget=Budget(5)).chat_completion(HELLO, model="openai/brand-new")
     assert hosted.requests == []
     allowing = LLMClient(budget=Budget(5, on_unknown_price="allow"))
@@ -233,7 +233,7 @@ def test_a_ledger_that_cannot_be_written(hosted: Double, tmp_path: Path, monkeyp
     path = tmp_path / "broken.sqlite3"
     path.write_text("This is no database. " * 100)
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{path}")
-    with pytest.raises(StoreError, match="no budget can be kept"):
+    with pytest.raises(StoreError, match="no budget can be enforced"):
         LLMClient(budget=Budget(5)).chat_completion(HELLO, model=MINI)
     assert hosted.requests == []
     assert LLMClient().chat_completion(HELLO, model=MINI).content

@@ -162,7 +162,9 @@ def test_what_may_be_paid_is_not_asked_for_again(
 ) -> None:
     """After a request whose outcome is unknown there is no retry and no fallback; its upper bound is recorded."""
     hosted.reply("openai", **reply)
-    with pytest.raises(kind, match="may have been made and charged") as caught:
+    with pytest.raises(
+        kind, match="may have been made, so the request is not retried: a retry would be charged again"
+    ) as caught:
         LLMClient().generate_image("a cat", fallback_models=[GEMINI], timeout=0.5)
     assert len(hosted.requests) == 1
     [row] = records(ledger)
@@ -214,7 +216,7 @@ def test_a_cancelled_request_has_its_bound(hosted: Double, out: Path, ledger: Le
 
 def test_unknown_price_is_not_zero(hosted: Double, out: Path) -> None:
     """An image by a model without a price costs NaN, and is counted as unpriced."""
-    response = LLMClient().generate_image("a cat", model="xai/grok-imagine-image")
+    response = LLMClient().generate_image("a cat", model="xai/grok-imagine-image-99")
     assert math.isnan(response.cost)
     assert get_llm_costs()["unpriced_calls"] == 1
 
@@ -364,7 +366,7 @@ def test_an_agent_may_choose_known_image_models_only(hosted: Double, out: Path) 
     with scope(from_agent=True):
         assert LLMClient().generate_image("a cat", model=GPT).model == GPT
         assert LLMClient().generate_image("a cat").model == GPT
-        for name in (VISION, "xai/grok-imagine-image", "openai/made-up"):
+        for name in (VISION, "xai/grok-imagine-image-99", "openai/made-up"):
             with pytest.raises(errors.ModelNotAllowed, match="not a model that agents may choose"):
                 LLMClient().generate_image("a cat", model=name)
 
@@ -386,7 +388,7 @@ def test_settings_name_the_defaults(hosted: Double, out: Path, monkeypatch: pyte
     """The default models for images and vision, and fallbacks that can do what is asked, come from Settings."""
     monkeypatch.setenv("LITELLM_DEFAULT_IMAGE_MODEL", GEMINI)
     monkeypatch.setenv("LITELLM_DEFAULT_VISION_MODEL", "anthropic/claude-haiku-4-5")
-    monkeypatch.setenv("LITELLM_DEFAULT_FALLBACK_MODELS", f"deepseek/deepseek-chat,{VISION},{GPT}")
+    monkeypatch.setenv("LITELLM_DEFAULT_FALLBACK_MODELS", f"deepseek/deepseek-v4-pro,{VISION},{GPT}")
     client = LLMClient(max_retries=0)
     path = client.generate_image("a cat").images[0]["path"]
     assert client.vision_completion(ASK, [path]).model == "anthropic/claude-haiku-4-5"

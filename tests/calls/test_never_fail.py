@@ -15,12 +15,19 @@ from tenacity import wait_none
 
 from shared.calls import flow
 from shared.calls.cooldown import cooldowns
-from shared.errors import AllModelsFailed, ContextTooLong, DeadlineExceeded, LocalOverload, Overloaded
+from shared.errors import (
+    AllModelsFailed,
+    ContextTooLong,
+    DeadlineExceeded,
+    InvalidRequest,
+    LocalOverload,
+    Overloaded,
+)
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.types import ModelConfig
 from tests.support.asking import HAIKU, HELLO, MINI
-from tests.support.ledger_rows import records
+from tests.support.ledger_rows import records, rows
 from tests.support.provider_double import Double, Fault
 
 FLASH = "gemini/gemini-3.1-flash-lite"
@@ -182,6 +189,21 @@ def test_a_busy_ledger_does_not_break_the_deadline(hosted: Double, ledger: Ledge
     other.close()
     [row] = records(ledger)
     assert (row["status"], row["error_type"], row["cost_nano"]) == ("failed", "DeadlineExceeded", 0)
+
+
+def test_a_refusal_keeps_the_deadline(ledger: Ledger, tmp_path: Path) -> None:
+    """A call that is refused at once does not wait for a busy ledger beyond its deadline; it is recorded later."""
+    ledger.check_writable()
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest):
+        LLMClient(deadline=0.3).chat_completion([], model=MINI)
+    assert time.monotonic() - began < 10
+    other.execute("ROLLBACK")
+    other.close()
+    [row] = rows(ledger)
+    assert (row["status"], row["error_type"], row["failed_calls"]) == ("refused", "InvalidRequest", 1)
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(hosted: Double) -> None:

@@ -110,7 +110,7 @@ def test_pass_through(hosted: Double, web: Web) -> None:
     ("params", "message"),
     [
         ({"model": "openai/gpt-image-2"}, "does not look at images"),
-        ({"model": "deepseek/deepseek-chat"}, "does not look at images.*openai/gpt-5.4-mini"),
+        ({"model": "deepseek/deepseek-v4-pro"}, "does not look at images.*openai/gpt-5.4-mini"),
         ({"model": "local/smollm2-135m"}, "does not look at images"),
         ({"image_urls": []}, "1 to 16 images"),
         ({"image_urls": ["https://img.example/a.png"] * 17}, "1 to 16 images"),

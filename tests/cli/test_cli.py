@@ -77,6 +77,10 @@ def test_text_falls_back(hosted: Double, printed: tuple[io.StringIO, io.StringIO
         (("report", "--since", "yesterday"), "'yesterday' is not a day or a time"),
         (("report", "--tz", "Mars/Olympus"), "The time zone is not known"),
         (("report", "--days", "0"), "days must be more than 0"),
+        (
+            ("report", "--since", "2026-12-01", "--until", "2026-11-01"),
+            "since must be before until. Nothing was charged. Give --since",
+        ),
     ],
 )
 def test_errors_are_one_sentence(

@@ -18,7 +18,7 @@ from PIL import Image
 from shared.errors import InvalidRequest
 from shared.images import decode, resize
 from shared.images.decode import decode_off_loop, decode_picture, off_loop
-from shared.images.resize import data_uri, fit, preview
+from shared.images.resize import fit, preview
 from shared.types import Picture
 from tests.support import pictures as images
 from tests.support.paths import ROOT
@@ -305,9 +305,3 @@ def test_a_preview_shows_transparency_as_white() -> None:
     """What is transparent would be black in a JPEG."""
     found = opened(preview(decode_picture(images.image(mode="RGBA", color=(0, 0, 0, 0)), source="a")))
     assert found.getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_a_data_uri_holds_the_image() -> None:
-    """Its type is that of the content, and what it holds passes the gate again."""
-    picture = decode_picture(images.image("jpeg"), source="a")
-    assert data_uri(picture).startswith("data:image/jpeg;base64,/9j/")

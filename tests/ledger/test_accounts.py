@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_not_written(store: Ledger) -> None:
 
 
 def test_settling_gives_back_what_was_not_used(store: Ledger) -> None:
-    """A settled attempt counts with its cost, or with its upper bound when its cost is unknown."""
+    """A settled attempt counts with its cost; one of unknown cost counts with its upper bound."""
     limit = Limit(Budget(0.10, "total"))
     one, other = fresh(bound_nano=5 * CENT), fresh(bound_nano=5 * CENT)
     begin(store, one, limit)

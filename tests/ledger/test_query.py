@@ -24,7 +24,7 @@ from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window, window
 from shared.ledger.store import Ledger
 from shared.scope import scope
-from tests.support.ledger_rows import settled, started, submit, write
+from tests.support.ledger_rows import held_nano, settled, started, submit, write
 
 BERLIN, KATHMANDU, UTC_ZONE = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kathmandu"), ZoneInfo("UTC")
 
@@ -222,7 +222,7 @@ def test_what_is_no_window_is_an_invalid_request(wrong: dict[str, Any]) -> None:
 
 def test_an_unknown_zone_and_switched_off_tracking_are_configuration_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a zone or a ledger there is no report, and that is said."""
-    with pytest.raises(ConfigurationError, match="time zone is not known"):
+    with pytest.raises(ConfigurationError, match="time zone is unknown"):
         get_llm_costs(tz="Mars/Olympus")
     monkeypatch.setenv("LITELLM_COST_TRACKING", "false")
     with pytest.raises(ConfigurationError, match="Cost tracking is off"):
@@ -262,7 +262,7 @@ def test_unknown_and_failed_are_counted_beside_the_total(ledger: Ledger) -> None
     assert [costs[name] for name in ("total_cost", "total_calls", "unpriced_calls", "failed_calls")] == [1.5, 2, 1, 2]
     assert costs["avg_cost_per_call"] == 0.75
     assert "under way" not in costs["calls_by_model"]
-    assert query.held_nano(ledger) == 9000
+    assert held_nano(ledger) == 9000
 
 
 def test_a_scope_sees_its_own_costs_only(ledger: Ledger) -> None:

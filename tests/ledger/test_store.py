@@ -8,8 +8,9 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,10 +21,22 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.errors import StoreError
 from shared.internal.clock import new_id
 from shared.ledger import query
-from shared.ledger.query import UNALLOCATED, Filter, Window, held_nano
+from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
-from shared.ledger.store import Ledger
-from tests.support.ledger_rows import NOON_US, assert_exact, only, rows, settled, started, submit, sums, write
+from shared.ledger.store import Ledger, _Item
+from shared.ledger.writes import Event
+from tests.support.ledger_rows import (
+    NOON_US,
+    assert_exact,
+    held_nano,
+    only,
+    rows,
+    settled,
+    started,
+    submit,
+    sums,
+    write,
+)
 from tests.support.paths import ROOT
 
 
@@ -272,7 +285,7 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
 
 WRITER = """
 import sys, uuid
-from tests.support.ledger_rows import settled, started, submit
+from tests.support.ledger_rows import held_nano, settled, started, submit
 from shared.ledger import Ledger
 ledger, name = Ledger(sys.argv[1]), sys.argv[2]
 sys.stdin.readline()
@@ -353,7 +366,7 @@ def test_a_newer_major_version_is_refused_with_a_sentence(url: str, tmp_path: Pa
 FORK = """
 import os, sys
 from shared.ledger import get_ledger
-from tests.support.ledger_rows import only, rows, settled, submit, write
+from tests.support.ledger_rows import held_nano, only, rows, settled, submit, write
 url = sys.argv[1]
 parent = get_ledger(url)
 write(parent, "settle", settled(agent="parent"))
@@ -378,10 +391,42 @@ def test_a_forked_process_has_a_ledger_of_its_own(url: str) -> None:
 def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) -> None:
     """A program that ends without waiting for its last record does not lose it."""
     code = (
-        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit, submit;"
+        "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit;"
         "[submit(Ledger(sys.argv[1]), 'settle', settled()) for _ in range(2)]"
     )
     subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=True)
     ledger = Ledger(url)
     assert len(rows(ledger)) == 2
     ledger.close()
+
+
+def test_settling_again_keeps_what_an_event_has_added(store: Ledger) -> None:
+    """An entry that is replayed after it was committed takes no metadata away."""
+    row = settled(metadata={"images": ["a.png"]})
+    write(store, "settle", row)
+    write(store, "metadata", {"attempt_id": row["attempt_id"], "metadata": {"note": "kept"}})
+    write(store, "settle", row)
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
+    write(store, "settle", row | {"metadata": None})
+    assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
+
+
+class _Endless(SimpleQueue[_Item]):
+    """A queue that gets one more event each time it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def get(self, block: bool = True, timeout: float | None = None) -> _Item:
+        self.waits += 1
+        assert self.waits < 1000, "the batch never ends"
+        return _Item(Event({}), Future())
+
+
+def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that never stop coming are committed after a second all the same."""
+    monkeypatch.setattr("shared.ledger.store._RIDE_S", 0.0)
+    store = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    store._queue = _Endless()
+    assert len(store._next_batch()) < 10

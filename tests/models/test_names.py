@@ -12,9 +12,10 @@ from shared.errors import AuthenticationError, ModelNotAllowed
 from shared.models import catalogue
 from shared.models.catalogue import Catalogue, known_providers
 from shared.models.keys import KEYLESS_PROVIDERS
-from shared.models.plan import Plan, make_plan
+from shared.models.plan import Plan, Planner
+from shared.prices import price_table
 from shared.scope import Scope, scope
-from shared.types import ModelConfig
+from shared.types import ModelConfig, TaskType
 from tests.support.asking import HAIKU, MINI, NANO
 
 LOCAL = "local/smollm2-135m"
@@ -39,9 +40,7 @@ def planned(
 ) -> Plan:
     """The plan of a call, under an allow-list of the settings."""
     found = Settings(allowed_models=allowed, **settings)
-    return make_plan(
-        model, fallback_models, catalogue=Catalogue.load(found, MINE), settings=found, scope=inside or Scope()
-    )
+    return Planner(Catalogue.load(found, MINE), found, inside or Scope()).plan(model, fallback_models)
 
 
 def models(found: Plan) -> list[str]:
@@ -177,7 +176,7 @@ def test_code_may_name_what_an_agent_may_not() -> None:
 
 
 providers = st.sampled_from(sorted(known_providers()))
-known_names = st.sampled_from(sorted(catalogue._table()))
+known_names = st.sampled_from(sorted(price_table()))
 names = (
     st.text(min_size=1)
     | known_names
@@ -212,3 +211,53 @@ def test_whatever_an_agent_says_only_known_hosted_chat_models_pass(name: str) ->
     assert provider not in KEYLESS_PROVIDERS | catalogue.PROXY_PROVIDERS
     assert len(name) <= 200
     assert "://" not in name
+
+
+# The names that people have from older guides and code; most are gone.
+OF_OLD = [
+    "gpt-4-turbo", "gpt-4", "gpt-3.5-turbo", "claude-3-opus-20240229", "claude-3-opus", "claude-3-sonnet-20240229",
+    "claude-3-sonnet", "claude-3-haiku-20240307", "claude-3-haiku", "gemini-pro", "gemini-pro-vision", "command",
+    "command-light", "dall-e-3", "dall-e-2", "stable-diffusion-xl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_OLD)
+def test_a_name_of_old_leads_to_a_model_that_is_priced(name: str) -> None:
+    """Each retired name that people still write is served by a priced successor at the same provider."""
+    image = name.startswith(("dall-e", "stable"))
+    task = TaskType.IMAGE_GENERATION if image else TaskType.CHAT_COMPLETION
+    provider = catalogue.look_up(name, task)[0]
+    found = catalogue.resolve(name, catalogue=Catalogue({}, {}), settings=Settings(), scope=Scope(), task=task)
+    assert (found.requested, found.provider) == (name, provider)
+    assert found.model != name
+    assert found.rates.source == "table"
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "wire_model"),
+    [
+        ("claude-opus-latest", "anthropic", "claude-opus-5-5"),
+        ("deepseek/deepseek-flash-latest", "deepseek", "deepseek-v4-flash"),
+        ("gemini/gemini-flash-latest", "gemini", "gemini-flash-latest"),
+        ("mistral/mistral-small-latest", "mistral", "mistral-small-latest"),
+        ("ft:gpt-4o-mini-2024-07-18:my-org:custom:id", "openai", "ft:gpt-4o-mini-2024-07-18:my-org:custom:id"),
+        ("openai/ft:gpt-4.1-mini-2025-04-14:my-org::abc", "openai", "ft:gpt-4.1-mini-2025-04-14:my-org::abc"),
+    ],
+)
+def test_names_that_stand_for_others_are_priced(name: str, provider: str, wire_model: str) -> None:
+    """An alias that only LiteLLM knows is sent as its model; a provider's own alias and a tuned model as they are."""
+    found = catalogue.resolve(name, catalogue=Catalogue({}, {}), settings=Settings(), scope=Scope())
+    assert (found.provider, found.wire_model, found.rates.source) == (provider, wire_model, "table")
+
+
+def test_a_tuned_model_has_the_price_of_tuned_models() -> None:
+    """A fine-tuned model is priced as one, and never as the model that it was tuned from."""
+    tuned, base = (
+        catalogue.resolve(name, catalogue=Catalogue({}, {}), settings=Settings(), scope=Scope()).rates.prices["input"]
+        for name in ("ft:gpt-4o-mini-2024-07-18:my-org::id", "gpt-4o-mini-2024-07-18")
+    )
+    assert tuned > base
+    unknown = catalogue.resolve(
+        "openai/ft:gpt-99:o::i", catalogue=Catalogue({}, {}), settings=Settings(), scope=Scope()
+    )
+    assert unknown.rates.source == "unknown"

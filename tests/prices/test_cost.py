@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from shared.internal.money import to_nano, to_usd
 from shared.prices.bound import max_prompt_tokens, upper_bound
 from shared.prices.cost import price, token_cost
-from shared.prices.table import FREE, UNKNOWN, rates_of, rates_of_config
+from shared.prices.litellm_format import from_litellm
+from shared.prices.rates import FREE, UNKNOWN, rates_of as rates_of_entry, rates_of_config
 from shared.types import Answer, Candidate, ModelConfig, Rates, Request, TaskType, Usage
 
 ENTRY: Mapping[str, Any] = json.loads(
@@ -29,6 +30,13 @@ ENTRY: Mapping[str, Any] = json.loads(
     }""",
     parse_float=Decimal,
 )
+
+
+def rates_of(entry: Mapping[str, Any], *, zero_is_free: bool = False, service_tier: str | None = None) -> Rates:
+    """The rates of an entry in LiteLLM's format."""
+    return rates_of_entry(from_litellm(entry, zero_is_free=zero_is_free), service_tier=service_tier)
+
+
 RATES = rates_of(ENTRY)
 
 
@@ -62,10 +70,13 @@ def test_tokens_are_priced_to_the_nano_dollar(used: Usage, nano: int | None) -> 
 
 def test_what_an_hour_of_cache_costs_defaults_to_what_five_minutes_cost() -> None:
     """Rates that are not stated are those of the next simpler kind of token."""
-    plain = Rates(input=Decimal("1e-6"), output=Decimal("2e-6"), source="table")
+    plain = Rates({"input": Decimal("1e-6"), "output": Decimal("2e-6")}, source="table")
     used = usage(100, 10, cached_tokens=10, cache_write_tokens=20, cache_write_1h_tokens=20, reasoning_tokens=5)
     assert token_cost(used, plain) == 100 * 1000 + 10 * 2000
-    assert token_cost(used, replace(plain, cache_write=Decimal("5e-6"))) == 80 * 1000 + 20 * 5000 + 10 * 2000
+    assert (
+        token_cost(used, replace(plain, prices={**plain.prices, "cache_write": Decimal("5e-6")}))
+        == 80 * 1000 + 20 * 5000 + 10 * 2000
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,7 @@ def test_dollars_and_nano_dollars_convert_back_and_forth(nano: int) -> None:
 
 def test_the_sum_is_rounded_once() -> None:
     """Kinds of tokens that cost half a nano-dollar each are added up before they are rounded."""
-    half = Rates(input=Decimal("5e-10"), output=Decimal("5e-10"), cached=Decimal("5e-10"), source="table")
+    half = Rates(dict.fromkeys(("input", "output", "cached"), Decimal("5e-10")), source="table")
     assert token_cost(usage(2, 1, cached_tokens=1), half) == 2  # 1.5, where each rounded alone would be 0
     with localcontext() as context:
         context.rounding = "ROUND_UP"
@@ -98,7 +109,7 @@ def test_a_price_for_the_request_itself_is_added_once() -> None:
     """Providers that charge for each request have that in the price and in the bound."""
     rates = rates_of({**ENTRY, "input_cost_per_request": Decimal("0.005")})
     assert token_cost(usage(1, 0), rates) == 5_000_000 + 3000
-    assert (rates_of({**ENTRY, "input_cost_per_request": 1}, service_tier="priority")).per_request == 1
+    assert rates_of({**ENTRY, "input_cost_per_request": 1}, service_tier="priority").prices["request"] == 1
 
 
 @pytest.mark.parametrize(
@@ -135,8 +146,8 @@ def test_a_service_tier_has_its_own_prices_or_none() -> None:
 def test_deepseeks_name_for_cached_tokens_is_understood() -> None:
     """The table calls the cached rate by a second name, and a stated price of 0 stays 0."""
     entry = {"input_cost_per_token": 2, "output_cost_per_token": 3, "input_cost_per_token_cache_hit": 1}
-    assert rates_of(entry).cached == 1
-    assert rates_of({**entry, "cache_read_input_token_cost": 0}).cached == 0
+    assert rates_of(entry).prices["cached"] == 1
+    assert rates_of({**entry, "cache_read_input_token_cost": 0}).prices["cached"] == 0
 
 
 def test_unknown_free_and_zero_are_three_things() -> None:
@@ -172,10 +183,10 @@ def test_the_source_of_a_cost_is_told() -> None:
         ({}, UNKNOWN),
         ({"cost_per_1k_input_tokens": 0, "cost_per_1k_output_tokens": 0}, FREE),
         ({"cost_per_image": 0}, FREE),
-        ({"cost_per_1k_input_tokens": 0}, Rates(input=Decimal(0), source="config")),
-        ({"cost_per_1k_output_tokens": 0}, Rates(output=Decimal(0), source="config")),
-        ({"cost_per_1k_output_tokens": "0.1"}, Rates(output=Decimal("0.0001"), source="config")),
-        ({"cost_per_image": "0.04"}, Rates(per_image=Decimal("0.04"), source="config")),
+        ({"cost_per_1k_input_tokens": 0}, Rates({"input": Decimal(0)}, source="config")),
+        ({"cost_per_1k_output_tokens": 0}, Rates({"output": Decimal(0)}, source="config")),
+        ({"cost_per_1k_output_tokens": "0.1"}, Rates({"output": Decimal("0.0001")}, source="config")),
+        ({"cost_per_image": "0.04"}, Rates({"image": Decimal("0.04")}, source="config")),
     ],
 )
 def test_a_callers_own_prices(given_prices: dict[str, Any], rates: Rates) -> None:
@@ -191,19 +202,19 @@ def test_a_price_that_is_none_is_refused(bad: Any) -> None:
 
 
 prices = st.integers(0, 10**6).map(lambda tenths: Decimal(tenths) / 10**10)
-maybe = st.none() | prices
 
 
 @st.composite
 def rates_with(draw: Callable[[Any], Any], *, tiers: bool = True) -> Rates:
-    """Rates as the table can have them: tiers may be cheaper, more expensive or without some of their prices."""
-    base = {name: draw(maybe) for name in ("cached", "cache_write", "cache_write_1h", "reasoning", "per_request")}
-    rates = Rates(input=draw(prices), output=draw(prices), source="table", **base)
+    """Rates as the table can have them: above a size they may be lower, higher or without some of their prices."""
+    further = dict.fromkeys(("cached", "cache_write", "cache_write_1h", "reasoning", "request"), prices)
+    base = draw(st.fixed_dictionaries({"input": prices, "output": prices}, optional=further))
     if not tiers:
-        return rates
+        return Rates(base, source="table")
     sizes = sorted(draw(st.sets(st.integers(0, 2000), max_size=3)))
-    own = st.fixed_dictionaries(dict.fromkeys(("input", "output", "cached", "cache_write", "reasoning"), maybe))
-    return replace(rates, tiers=tuple((size, Rates(source="table", **draw(own))) for size in sizes))
+    own = dict.fromkeys(("input", "output", "cached", "cache_write", "reasoning"), prices)
+    above = tuple((size, draw(st.fixed_dictionaries({}, optional=own))) for size in sizes)
+    return Rates(base, above, source="table")
 
 
 @st.composite
@@ -233,8 +244,9 @@ def add(one: Usage, other: Usage) -> Usage:
 @given(rates_with(tiers=False), usages(), usages())
 def test_costs_add_up(rates: Rates, one: Usage, other: Usage) -> None:
     """Without tiers, two requests cost what one with all their tokens costs, to the one rounding of each."""
-    apart = [token_cost(part, replace(rates, per_request=None)) for part in (one, other)]
-    together = token_cost(add(one, other), replace(rates, per_request=None))
+    rates = replace(rates, prices={unit: price for unit, price in rates.prices.items() if unit != "request"})
+    apart = [token_cost(part, rates) for part in (one, other)]
+    together = token_cost(add(one, other), rates)
     assert None not in (*apart, together)
     assert abs(sum(part or 0 for part in apart) - (together or 0)) <= 1
 
@@ -253,22 +265,23 @@ def test_more_tokens_never_cost_less(rates: Rates, used: Usage, prompt: int, com
 @given(rates_with(), usages())
 def test_a_cost_is_the_exact_sum_rounded_once(rates: Rates, used: Usage) -> None:
     """The figure is what fractions give, at the highest tier below the prompt."""
-    above = [tier for size, tier in rates.tiers if (used.prompt_tokens or 0) > size]
-    at = above[-1] if above else rates
+    above = [prices for size, prices in rates.above if (used.prompt_tokens or 0) > size]
+    at = above[-1] if above else rates.prices
     cost = token_cost(used, rates)
     assume(cost is not None)
     write, hour = used.cache_write_tokens or 0, min(used.cache_write_1h_tokens or 0, used.cache_write_tokens or 0)
     cached, thought = used.cached_tokens or 0, used.reasoning_tokens or 0
     zero = Decimal(0)
-    write_rate = at.input if at.cache_write is None else at.cache_write
+    plain, answer = at.get("input", zero), at.get("output", zero)
+    write_rate = at.get("cache_write", plain)
     exact = (
-        ((used.prompt_tokens or 0) - cached - write) * (at.input or zero)
-        + cached * ((at.input if at.cached is None else at.cached) or zero)
-        + (write - hour) * (write_rate or zero)
-        + hour * ((write_rate if at.cache_write_1h is None else at.cache_write_1h) or zero)
-        + ((used.completion_tokens or 0) - thought) * (at.output or zero)
-        + thought * ((at.output if at.reasoning is None else at.reasoning) or zero)
-        + (rates.per_request or zero)
+        ((used.prompt_tokens or 0) - cached - write) * plain
+        + cached * at.get("cached", plain)
+        + (write - hour) * write_rate
+        + hour * at.get("cache_write_1h", write_rate)
+        + ((used.completion_tokens or 0) - thought) * answer
+        + thought * at.get("reasoning", answer)
+        + rates.prices.get("request", zero)
     )
     assert cost == int((exact * 10**9).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
@@ -308,8 +321,8 @@ def test_no_request_costs_more_than_its_bound(
     used = data.draw(usages(max_prompt_tokens(asked), output * params.get("n", 1)))
     cost = token_cost(used, rates)
     if bound is None:
-        reachable = [tier for size, tier in rates.tiers if size < max_prompt_tokens(asked)]
-        assert any(tier.input is None or tier.output is None for tier in reachable)
+        reachable = [prices for size, prices in rates.above if size < max_prompt_tokens(asked)]
+        assert any("input" not in prices or "output" not in prices for prices in reachable)
     else:
         assert cost is not None
         assert cost <= bound
@@ -327,10 +340,10 @@ def test_a_bound_takes_every_tier_that_is_in_reach_and_the_larger_limit() -> Non
     """A tier counts as soon as one prompt within the bound is above it; of two limits a provider may obey either."""
     asked = request([{"role": "user", "content": "Hello"}], {"max_tokens": 100, "max_completion_tokens": 30})
     prompt = max_prompt_tokens(asked)
-    dear = replace(RATES, tiers=(), input=Decimal(1), output=Decimal(2), reasoning=None)
-    in_reach = replace(RATES, tiers=((prompt - 1, dear),))
+    high = {**RATES.above[0][1], "input": Decimal(1), "output": Decimal(2)}
+    in_reach = replace(RATES, above=((prompt - 1, high),))
     assert upper_bound(candidate(in_reach), asked) == (prompt * 1 + 100 * 2) * 10**9
-    out_of_reach = replace(RATES, tiers=((prompt, dear),))
+    out_of_reach = replace(RATES, above=((prompt, high),))
     assert upper_bound(candidate(out_of_reach), asked) == prompt * 6000 + 100 * 20000
 
 
@@ -338,7 +351,7 @@ def test_a_bound_takes_every_tier_that_is_in_reach_and_the_larger_limit() -> Non
     ("rates", "params", "more"),
     [
         (UNKNOWN, {"max_tokens": 5}, {}),
-        (replace(RATES, output=None), {"max_tokens": 5}, {}),
+        (replace(RATES, prices={"input": Decimal(1)}), {"max_tokens": 5}, {}),
         (RATES, {}, {"max_output_tokens": None}),
         (RATES, {"n": 0}, {}),
         (RATES, {"n": -3}, {}),

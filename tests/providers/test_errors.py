@@ -187,7 +187,7 @@ def test_retry_after_as_a_date() -> None:
     ],
 )
 def test_connections_that_break(reply: Reply, kind: type[LLMError], outcome: str, stream: bool) -> None:
-    """Once the request has left nobody knows what became of it, except for a redirect, which is not followed."""
+    """Once the request has been sent its outcome is unknown, except for a redirect, which is not followed."""
     told = ask(candidate(), reply, stream=stream)
     assert type(told.failure) is kind, told.failure
     assert told.failure.outcome == outcome
@@ -220,7 +220,7 @@ def test_a_refused_connection_was_never_sent() -> None:
 
 def test_no_tls_where_tls_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     """An https address that speaks no TLS is not asked in clear text; nothing was sent."""
-    monkeypatch.setattr(transport, "network", lambda: httpx.AsyncHTTPTransport(trust_env=False))
+    monkeypatch.setattr(transport, "_network", transport.Network(lambda: httpx.AsyncHTTPTransport(trust_env=False)))
 
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -325,7 +325,7 @@ def test_a_link_is_downloaded_at_once(web: Web) -> None:
     ],
 )
 def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web: Web) -> None:
-    """A link to a private host or bytes that are no image are never passed on, and never asked for again."""
+    """A link to a private host or bytes that are no image are never passed on, and never requested again."""
     told = ask("openai/gpt-image-2", wants(), openai(item, usage=USAGE))
     error = told.failure
     assert type(error) is errors.BadResponse

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from shared.errors import ProviderUnavailable
 from shared.llm_client import LLMClient
-from shared.prices.table import model_facts
 from shared.providers import endpoints
 from tests.support.asking import HELLO
 from tests.support.provider_double import Double
@@ -55,7 +53,7 @@ def test_streams_look_free() -> None:
 
 @pytest.mark.parametrize("model", ["openai/gpt-4o-mini-2099-01-01", "hosted_vllm/gpt-4o-mini", "openai/no-such-model"])
 def test_unknown_models_have_no_price(model: str) -> None:
-    """If this fails, LiteLLM guesses prices: see that none of its guesses reaches a bill (pricing.rates_of)."""
+    """If this fails, LiteLLM guesses prices: see that none of its guesses reaches a bill (prices.rates_of)."""
     import litellm
 
     with pytest.raises(Exception, match="isn't mapped yet"):
@@ -63,29 +61,11 @@ def test_unknown_models_have_no_price(model: str) -> None:
 
 
 def test_bare_names_newer_than_the_table_have_no_provider() -> None:
-    """If this fails, LiteLLM finds the provider of names that its table lacks: planning._look_up could ask it."""
+    """If this fails, LiteLLM finds the provider of names that its table lacks: catalogue.look_up could ask it."""
     import litellm
 
     with pytest.raises(litellm.exceptions.BadRequestError, match="LLM Provider NOT provided"):
         litellm.get_llm_provider("claude-opus-99")
-
-
-def test_retired_models_are_still_sold() -> None:
-    """If this fails, LiteLLM's table drops or marks what was shut down: catalogue.json need not list it any more."""
-    import litellm
-
-    retired = [name.split("/", 1)[1] for name in model_facts()["retired"] if name.startswith("openai/")]
-    listed = [name for name in retired if name in litellm.model_cost]
-    assert listed == retired
-    assert not [name for name in listed if litellm.model_cost[name].get("deprecation_date")]
-
-
-def test_our_prices_are_still_needed() -> None:
-    """If this fails, LiteLLM's table has a model that catalogue.json prices: take it out there."""
-    import litellm
-
-    assert not model_facts()["prices"].keys() & litellm.model_cost.keys()
-    assert all(isinstance(entry["input_cost_per_token"], Decimal) for entry in model_facts()["prices"].values())
 
 
 def test_some_keys_would_go_to_openai() -> None:

@@ -65,14 +65,14 @@ def test_none_is_not_a_parameter() -> None:
 
 
 def test_a_custom_server_gets_what_it_is_given() -> None:
-    """Nobody knows what an OpenAI-compatible server of one's own takes, so it gets it all."""
+    """What an OpenAI-compatible server of the user's own accepts is unknown, so it is sent every parameter."""
     [asked] = ask(candidate("custom", "m", api_base="http://127.0.0.1:1/v1"), OPENAI[0], repeat_penalty=1.1).asked
     assert asked.body["repeat_penalty"] == 1.1
 
 
 def test_extra_body_and_headers_add_and_never_replace() -> None:
     """extra_body and extra_headers reach the provider, but change neither the model nor the key nor the host."""
-    extra_body = {"service_tier": "flex", "model": "dearer"}
+    extra_body = {"service_tier": "flex", "model": "larger"}
     extra_headers = {"X-Trace": "1", "Authorization": "Bearer other", "Host": "elsewhere"}
     [asked] = ask(candidate(), OPENAI[0], extra_body=extra_body, extra_headers=extra_headers).asked
     assert (asked.body["service_tier"], asked.body["model"]) == ("flex", "gpt-4o-mini")

@@ -249,7 +249,7 @@ def test_gemini_holds_back_only_what_it_says() -> None:
     ],
 )
 def test_counts_that_can_be_true(usage: Any, expected: Usage) -> None:
-    """Usage is what the provider said if it can be true, else unknown; never zero for want of a word."""
+    """Usage is what the provider said if it can be true, else unknown; never zero because it is missing."""
     body = json.dumps(completion(usage=usage))
     assert ask(candidate(), http(body)).answer.usage == expected
 

@@ -36,7 +36,7 @@ WIRES: Sequence[Any] = [
     ("mistral", "mistral-small-latest", "api.mistral.ai", COMPLETIONS, None, BEARER, OPENAI, COUNTED),
     ("groq", "llama-3.3-70b", "api.groq.com", "/openai/v1/chat/completions", None, BEARER, OPENAI, COUNTED),
     ("together_ai", "meta-llama/Llama-3.3-70B", "api.together.xyz", COMPLETIONS, None, BEARER, OPENAI, COUNTED),
-    ("deepseek", "deepseek-chat", "api.deepseek.com", "/beta/chat/completions", None, BEARER, OPENAI, COUNTED),
+    ("deepseek", "deepseek-v4-flash", "api.deepseek.com", "/beta/chat/completions", None, BEARER, OPENAI, COUNTED),
     ("xai", "grok-4", "api.x.ai", COMPLETIONS, None, BEARER, OPENAI, COUNTED),
     ("openrouter", "qwen/qwen3", "openrouter.ai", "/api/v1/chat/completions", None, BEARER, OPENAI, COUNTED),
     ("perplexity", "sonar", "api.perplexity.ai", "/chat/completions", None, BEARER, OPENAI, COUNTED),

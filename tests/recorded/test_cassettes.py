@@ -19,8 +19,7 @@ from vcr.cassette import Cassette
 from vcr.request import Request
 
 from shared.llm_client import LLMClient
-from shared.providers import response_stream
-from shared.pytest_plugin import clients_over
+from shared.providers import use_transport
 from tests.support.recording import groups, live, strict
 from tests.support.recording.cassette import MAX_BYTES, ORIGINS, Persister, dump, read, without_date
 from tests.support.recording.filters import Filters
@@ -178,11 +177,11 @@ def test_addresses_count(made: str, recorded: str) -> None:
 
 
 @pytest.fixture
-def tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of a cassette, and a client that has no network."""
     groups.set_up(tmp_path, monkeypatch, {})
-    monkeypatch.setattr(response_stream, "http_client", clients_over(nowhere))
-    return Path(shutil.copy(PLAIN, tmp_path / "tape.yaml"))
+    with use_transport(nowhere):
+        yield Path(shutil.copy(PLAIN, tmp_path / "tape.yaml"))
 
 
 def replayed(tape: Path, **changes: Any) -> tuple[Cassette, list[str]]:

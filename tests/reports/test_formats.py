@@ -7,11 +7,13 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.analytics import get_llm_costs, print_llm_costs
@@ -21,6 +23,7 @@ from shared.ledger import export
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
+from shared.prices import price_table
 from shared.reports.formats import render
 from shared.scope import scope
 from tests.support.ledger_rows import rows, settled, started, submit, write
@@ -38,7 +41,7 @@ def spend(ledger: Ledger, provider: str, model: str, count: int, nano: int, **ch
 def test_the_report_is_printed_as_the_guide_shows_it(
     ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """print_llm_costs prints the guide's lines, most expensive first, and then the store and the time zone."""
+    """print_llm_costs prints the guide's lines, most expensive first, then the prices' date, store and time zone."""
     tokens = {"prompt_tokens": 30_000, "completion_tokens": 1000}
     spend(ledger, "anthropic", "claude-3-sonnet-20240229", 20, 2_456_789_499, **tokens)
     spend(ledger, "openai", "gpt-4-turbo", 12, 5_123_456_000, **tokens)
@@ -59,8 +62,22 @@ def test_the_report_is_printed_as_the_guide_shows_it(
         "  gpt-3.5-turbo: $3.111111 (8 calls, $0.388889/call)\n"
         "  claude-3-sonnet-20240229: $2.456789 (20 calls, $0.122839/call)\n"
         "\n"
+        f"Prices: table of {price_table().date}\n"
         f"Store: sqlite:///{tmp_path}/ledger.sqlite3 (time zone UTC)\n"
     )
+
+
+@pytest.mark.parametrize("output_format", ["text", "markdown"])
+def test_an_old_price_table_is_said(ledger: Ledger, output_format: Any) -> None:
+    """Every report has the date of the price table, and from the 61st day on says that it is old and what to do."""
+    made = date.fromisoformat(price_table().date)
+    with time_machine.travel(made + timedelta(days=60), tick=False):
+        costs = get_llm_costs()
+        assert costs["price_table"] == {"date": f"{made}", "version": f"prices:{made}", "age_days": 60}
+        assert f"Prices: table of {made}\n" in render(costs, output_format)
+    with time_machine.travel(made + timedelta(days=61), tick=False):
+        old = render(get_llm_costs(), output_format)
+    assert f"Prices: table of {made}, 61 days old; upgrade this package" in old
 
 
 def test_unpriced_and_failed_calls_have_lines_only_when_there_are_any(ledger: Ledger) -> None:

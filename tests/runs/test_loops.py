@@ -53,7 +53,7 @@ def test_identical_calls_end_the_run(hosted: Double, ledger: Ledger, ask: Ask) -
         told.error = str(told.cause)
     assert told.error == (
         "The run was stopped after 5 calls of look_up with the same arguments. Nothing was charged. "
-        "Change the instructions; AGENTSWARM_MAX_IDENTICAL_CALLS sets how many are borne."
+        "Change the instructions; AGENTSWARM_MAX_IDENTICAL_CALLS sets the limit."
     )
     assert len(hosted.requests) == 5
 

@@ -137,7 +137,7 @@ def test_command_line(project: Project) -> None:
 def test_pytest_plugin(project: Project) -> None:
     """pytest finds our fixtures where the wheel is installed, and the example of docs/testing.md passes there."""
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    example, settings = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    _, example, settings = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (project.folder / "test_writer.py").write_text(example)
     (project.folder / "conftest.py").write_text(settings)
     said = project.run(sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "test_writer.py")
@@ -181,5 +181,5 @@ def test_a_left_over_answer_fails(tmp_path: Path) -> None:
     options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "1 scripted answers were never asked for" in done.stdout
-    assert "agentswarm-tools: models were scripted in 1 tests, no provider was asked" in done.stdout
+    assert "1 scripted answers were not used" in done.stdout
+    assert "agentswarm-tools: models were scripted in 1 tests, no provider was called" in done.stdout

@@ -314,9 +314,9 @@ def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_model_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the model file, the message gives the install command; without the engine too, it gives both."""
     monkeypatch.setattr(local, "WHEEL_NAME", "not-installed")
-    assert failure(ensure_running) == "The local model's file is missing: run `agentswarm-tools local install`"
+    assert failure(ensure_running) == f"The local model's file is missing: run `{local.INSTALL_MODEL}`"
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    assert failure(ensure_running).endswith('local]"` and then `agentswarm-tools local install`')
+    assert failure(ensure_running).endswith(f'local]"` and then `{local.INSTALL_MODEL}`')
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,11 @@ def assert_exact(ledger: Ledger) -> None:
     assert sums(rows(ledger, rollup)) == sums(rows(ledger))
 
 
+def held_nano(ledger: Ledger) -> int:
+    """Nano-dollars that attempts under way may still cost."""
+    return sum(row["bound_nano"] or 0 for row in rows(ledger) if row["status"] == "started")
+
+
 def submit(
     ledger: Ledger,
     kind: str,
@@ -104,7 +109,7 @@ def submit(
         case "start":
             return ledger.start(AttemptRow(**row, labels=labels or {}), limits)
         case "settle":
-            return ledger.settle(AttemptRow(**row, labels=labels or {}), limits)
+            return ledger.settle(AttemptRow(**row, labels=labels or {}), limits, with_statuses=bool(limits))
         case "expire":
             return ledger._submit(Expired(stored(AttemptRow(**row))))
         case "event":

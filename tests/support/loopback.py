@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import LLMError
-from shared.providers import send, transport
+from shared.providers import send, use_transport
 from shared.providers.transport import Exchange
 from shared.types import Answer, Candidate, Rates, Request, TaskType
 from tests.support.provider_double import dial
@@ -126,12 +126,8 @@ class Loopback:
 @contextmanager
 def dialled(port: int) -> Iterator[None]:
     """Every connection that a client opens meanwhile goes to `port` on loopback, https ones without TLS."""
-    before = transport.network
-    transport.network = lambda: dial.async_transport(lambda _: ("127.0.0.1", port))
-    try:
+    with use_transport(lambda: dial.async_transport(lambda _: ("127.0.0.1", port))):
         yield
-    finally:
-        transport.network = before
 
 
 def http(
@@ -189,10 +185,9 @@ def ask_for(who: Candidate, request: Request, *replies: Reply, timeout: float = 
 
 
 async def _ask(who: Candidate, replies: Sequence[Reply], request: Request, timeout: float) -> Told:
-    told = Told()
     async with Loopback(replies or [http({})]) as server:
-        told.asked = server.asked
         with dialled(server.port):
+            told = Told(asked=server.asked)
             try:
                 ready = await send.make_ready(who, request.task)
                 async for piece in send.open_response(ready, request, timeout=timeout, exchange=told.exchange):

@@ -87,15 +87,15 @@ MUTATIONS = (
     Mutation(
         "lost settle",
         "shared/calls/flow.py",
-        '    admission = await _settle(call, attempt, answer, "ok", calls=1)\n',
-        '    admission = finalise(call, attempt, answer, "ok", calls=1)\n',
+        "    admission = await _settle(call, attempt, with_statuses=True)\n",
+        "    admission = Admission()\n",
         _WAYS + "test_retry",
     ),
     Mutation(
         "key leaks to another endpoint",
         "shared/models/plan.py",
-        "if api_key is not None or api_base is not None:",
-        "if api_key is not None:",
+        "if own.api_key is not None or own.api_base is not None:",
+        "if own.api_key is not None:",
         "tests/test_llm_client.py::test_own_endpoint_never_gets_the_environment_key",
     ),
     Mutation(
@@ -122,8 +122,8 @@ MUTATIONS = (
     Mutation(
         "images at the price of text",
         "shared/prices/cost.py",
-        "(drawn, at.image_output),",
-        "(drawn, at.output),",
+        '(drawn, at.get("output_image")),',
+        "(drawn, answer),",
         "tests/recorded/test_images.py::test_images[openai-generation]",
     ),
     Mutation(
@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "a refused record keeps others back",
         "shared/ledger/store.py",
-        "            if not _is_refusal(error):\n",
+        "            if not _is_invalid_entry(error):\n",
         "            if error:\n",
         "tests/ledger/test_spool.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[unknown-column]",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.prices.table import FREE
+from shared.prices import FREE
 from shared.types import Candidate
 
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
-from shared import llm_client
 from shared.calls.cooldown import cooldowns
 from shared.ledger.store import Ledger, get_ledger
-from shared.providers import endpoints, transport
+from shared.llm_client import reset_llm_client
+from shared.providers import endpoints, use_transport
 from tests.support import postgres, statements
 from tests.support.provider_double import Double, dial
 
@@ -52,10 +52,11 @@ def clean_environment(empty_ledger: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}")
     monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
     monkeypatch.chdir(home)
-    monkeypatch.setattr(llm_client, "_shared", None)
+    reset_llm_client()
     cooldowns.reset()
     yield
     get_ledger.cache_clear()
+    reset_llm_client()
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +90,11 @@ def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def dial_the_double(request: pytest.FixtureRequest) -> None:
+def dial_the_double(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test can reach a provider: their names lead to the double, for every client of this process."""
     if all(item.get_closest_marker("vcr") for item in request.session.items):
-        return  # cassettes need nobody
+        yield  # cassettes need no server
+        return
     provider_double: Double = request.getfixturevalue("provider_double")
 
     context = ssl.create_default_context()  # reading the system's certificates takes 20 ms
@@ -107,7 +109,8 @@ def dial_the_double(request: pytest.FixtureRequest) -> None:
         )
         return inner
 
-    transport.network = network
+    with use_transport(network):
+        yield
 
 
 @pytest.fixture(scope="session")

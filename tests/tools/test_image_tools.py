@@ -116,8 +116,8 @@ def test_a_failure_that_may_have_been_paid(hosted: Double, out: Path) -> None:
     hosted.reply("openai", error="server")
     assert call(ImageGeneration, prompt="a fox", quality="low") == (
         '{"error": "openai failed with HTTP 500 (openai/gpt-image-2): The server had an error while processing your '
-        "request. Charged $0.007460. That is the most that it can have cost: the images may have been made and "
-        'charged, so they are not asked for again by themselves.", "error_type": "ProviderUnavailable", '
+        "request. Charged $0.007460. That is the most that it can have cost. The images may have been made, so the "
+        'request is not retried: a retry would be charged again.", "error_type": "ProviderUnavailable", '
         '"cost": 0.00746, "retry": false}'
     )
     assert len(hosted.requests) == 1
@@ -328,7 +328,7 @@ def test_bad_inputs_of_making(
     if ident == "IG36":
         monkeypatch.setattr("shared.images.save._save_local", _no_space)
     if ident == "IG44":
-        monkeypatch.setattr("shared.llm_client._IMAGE_PATIENCE", 0.01)
+        monkeypatch.setattr("shared.llm_client._IMAGE_TIMEOUT_FACTOR", 0.01)
     told = call(ImageGeneration, **bad_inputs.arguments(entry, root))
     if ident == "IG36":
         assert "output folder" in text_of(told)["image_note"]

@@ -20,7 +20,7 @@ ENDPOINTS: dict[str, tuple[str, str]] = {
     "mistral": ("https://api.mistral.ai/v1/chat/completions", "mistral-small-latest"),
     "groq": ("https://api.groq.com/openai/v1/chat/completions", "llama-3.3-70b-versatile"),
     "together_ai": ("https://api.together.xyz/v1/chat/completions", "meta-llama/Llama-3.3-70B"),
-    "deepseek": ("https://api.deepseek.com/beta/chat/completions", "deepseek-chat"),
+    "deepseek": ("https://api.deepseek.com/beta/chat/completions", "deepseek-v4-flash"),
     "openrouter": ("https://openrouter.ai/api/v1/chat/completions", "openai/gpt-4o-mini"),
     "xai": ("https://api.x.ai/v1/chat/completions", "grok-3"),
     "perplexity": ("https://api.perplexity.ai/chat/completions", "sonar"),

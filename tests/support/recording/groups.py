@@ -90,14 +90,14 @@ GROUPS = (
     ),
     Group(
         "together_ai",
-        "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        "openai/gpt-oss-120b",
         models={"vision": "meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8"},
         untold=_names(_REASONING),
     ),
     Group(
         "deepseek",
-        "deepseek-chat",
-        models={"reasoning": "deepseek-reasoner"},
+        "deepseek-v4-flash",
+        models={"reasoning": "deepseek-v4-pro"},
         lacks=_names("vision"),
         zeros=_names(_CACHED),
     ),

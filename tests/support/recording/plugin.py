@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 from vcr import VCR
 from vcr.cassette import Cassette
 
-from shared.providers import response_stream
-from shared.pytest_plugin import clients_over
+from shared.providers import response_stream, use_transport
 from tests.support.paths import CASSETTES
 from tests.support.provider_double import Double, dial
 from tests.support.recording import groups, live, strict
@@ -167,7 +166,7 @@ def _real_network() -> httpx.AsyncBaseTransport:
 @pytest.fixture
 def wire(
     vcr: Cassette, origin: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Wire:
+) -> Iterator[Wire]:
     """The client's network in a cassette test: a cassette, or what it is recorded from."""
     recording = is_recording(request.config)
     double: Double | None = None
@@ -184,9 +183,9 @@ def wire(
         origin = recorded_from(vcr, origin)
     if origin != "live":
         monkeypatch.setattr(response_stream, "_POLL_S", 0.0)
-    monkeypatch.setattr(response_stream, "http_client", clients_over(network))
     groups.set_up(tmp_path, monkeypatch, ENVIRONMENT if origin == "live" and recording else {})
-    return Wire(origin, double, recording=recording)
+    with use_transport(network):
+        yield Wire(origin, double, recording=recording)
 
 
 @pytest.hookimpl(wrapper=True)
