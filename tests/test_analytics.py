@@ -276,6 +276,7 @@ def test_an_event_has_its_own_time_and_is_counted_once(ledger: Ledger) -> None:
 def test_with_tracking_off_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """LITELLM_COST_TRACKING=false means no ledger at all."""
     monkeypatch.setenv("LITELLM_COST_TRACKING", "false")
+    (tmp_path / "ledger.sqlite3").unlink()
     record_event(cost_event(model="m", cost=1))
     assert not (tmp_path / "ledger.sqlite3").exists()
 

@@ -300,7 +300,7 @@ def test_a_job_that_schedules_itself_does_not_grow() -> None:
     asyncio.run(main())
     gc.collect()
     assert len(seen) == 31
-    assert sum(journal() is not None for journal in seen) <= 1
+    assert sum(calls() is not None for calls in seen) <= 1
 
 
 def test_totals_are_those_of_the_labels() -> None:
@@ -344,37 +344,37 @@ def recorded(model: str = "m", cost: int | None = 5) -> RecordedCall:
 
 def test_each_recorded_call_is_claimed_once_oldest_first() -> None:
     """Two equal calls are two claims, no more; a claim for another model or cost takes nothing."""
-    journal, calls = PendingCalls(), [recorded(), recorded(), recorded(cost=None)]
+    pending, calls = PendingCalls(), [recorded(), recorded(), recorded(cost=None)]
     for call in calls:
-        journal.add(call)
-    assert journal.claim("m", 6) is None
-    assert journal.claim("other", 5) is None
-    assert [journal.claim("m", 5), journal.claim("m", 5), journal.claim("m", 5)] == [calls[0], calls[1], None]
-    assert journal.claim("m", None) is calls[2]
+        pending.add(call)
+    assert pending.claim("m", 6) is None
+    assert pending.claim("other", 5) is None
+    assert [pending.claim("m", 5), pending.claim("m", 5), pending.claim("m", 5)] == [calls[0], calls[1], None]
+    assert pending.claim("m", None) is calls[2]
 
 
 def test_a_call_id_alone_decides() -> None:
     """An event that names its call takes that one whatever else it says, and none when there is no such call."""
-    journal, calls = PendingCalls(), [recorded(), recorded()]
+    pending, calls = PendingCalls(), [recorded(), recorded()]
     for call in calls:
-        journal.add(call)
-    assert journal.claim("other", 9, uuid.uuid4()) is None
-    assert journal.claim("m", 5, uuid.uuid4()) is None
-    assert journal.claim("other", None, calls[1].call_id) is calls[1]
-    assert journal.claim("m", 5) is calls[0]
+        pending.add(call)
+    assert pending.claim("other", 9, uuid.uuid4()) is None
+    assert pending.claim("m", 5, uuid.uuid4()) is None
+    assert pending.claim("other", None, calls[1].call_id) is calls[1]
+    assert pending.claim("m", 5) is calls[0]
 
 
 def test_many_threads_claim_each_call_once() -> None:
     """Claims from many threads at once never take the same call twice, nor leave one over."""
-    journal, calls = PendingCalls(), [recorded() for _ in range(400)]
+    pending, calls = PendingCalls(), [recorded() for _ in range(400)]
     for call in calls:
-        journal.add(call)
+        pending.add(call)
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: journal.claim("m", 5), range(400)))
+        claimed = list(pool.map(lambda _: pending.claim("m", 5), range(400)))
     assert {call.call_id for call in claimed if call} == {call.call_id for call in calls}
 
 
-def test_a_tool_has_a_journal_of_its_own_and_shares_it_with_the_scopes_it_opens() -> None:
+def test_a_tool_has_pending_calls_of_its_own_and_shares_them_with_the_scopes_it_opens() -> None:
     """What a tool does in an inner scope can be claimed, waited for and cancelled by the tool; others' calls cannot."""
     with scope(customer="acme") as outer, scope(tool="T") as tool:
         assert tool.pending is not outer.pending
@@ -388,29 +388,29 @@ def test_a_tool_has_a_journal_of_its_own_and_shares_it_with_the_scopes_it_opens(
 
 def test_cancel_stops_what_is_under_way_and_nothing_else() -> None:
     """A cancelled tool stops its synchronous calls; what had ended is left alone."""
-    journal = PendingCalls()
+    pending = PendingCalls()
     running, ended = Future[None](), Future[None]()
     for future in (running, ended):
-        journal.enter(future)
+        pending.enter(future)
     ended.set_result(None)
-    journal.cancel()
+    pending.cancel()
     assert running.cancelled()
     assert ended.result() is None
-    journal.cancel()
+    pending.cancel()
 
 
 def test_owed_writes_are_handed_over_once() -> None:
     """Whoever asks for the writes that nobody waited for gets each of them once, from any thread."""
-    journal = PendingCalls()
+    pending = PendingCalls()
     writes = [Future[None]() for _ in range(40)]
-    threads = [threading.Thread(target=journal.add_write, args=(write,)) for write in writes]
+    threads = [threading.Thread(target=pending.add_write, args=(write,)) for write in writes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(map(id, journal.take_writes())) == set(map(id, writes))
-    assert journal.take_writes() == []
+    assert set(map(id, pending.take_writes())) == set(map(id, writes))
+    assert pending.take_writes() == []
     for write in writes:
         write.set_result(None)
-        journal.add_write(write)
-    assert journal.take_writes() == writes[-1:]  # What is done is not kept for ever.
+        pending.add_write(write)
+    assert pending.take_writes() == writes[-1:]  # What is done is not kept for ever.

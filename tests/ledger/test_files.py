@@ -1,4 +1,4 @@
-"""How a ledger is opened: its file, its URL, its schema's version, and the journal that is safe."""
+"""How a ledger is opened: its file, its URL, its schema's version, and the journal mode that is safe."""
 
 from __future__ import annotations
 

@@ -286,6 +286,7 @@ def test_a_scope_sees_its_own_costs_only(ledger: Ledger) -> None:
 
 def test_an_unreadable_ledger_is_a_store_error(ledger: Ledger, tmp_path: Path) -> None:
     """A report without its ledger is an error and not a row of zeros."""
+    (tmp_path / "ledger.sqlite3").unlink()
     (tmp_path / "ledger.sqlite3").mkdir()
     with pytest.raises(StoreError, match="cannot be read"):
         get_llm_costs()

@@ -161,7 +161,7 @@ def test_a_vanished_name_is_kept_with_its_day() -> None:
     assert "vanished" not in models["openai/gpt-6"]
 
 
-def test_a_size_of_one_source_is_compared_with_the_standing_price_of_the_other() -> None:
+def test_a_size_of_one_source_is_compared_with_the_present_price_of_the_other() -> None:
     """A source without a higher price for long prompts says that the base price holds; 199,999 is 200,000."""
     long = {"input_cost_per_token_above_200k_tokens": 4e-6, "output_cost_per_token_above_200k_tokens": 8e-6}
     tiered = {"is": "TieredPrices", "base": "2", "tiers": [{"is": "Tier", "start": 199999, "price": "4"}]}

@@ -50,7 +50,18 @@ def recorded_tests() -> list[pytest.Item]:
     quiet = [argument for name in ("randomly", "faulthandler", "cacheprovider") for argument in ("-p", f"no:{name}")]
     files = [str(path) for path in sorted(TESTS.glob("test_*.py"))]
     # Without faulthandler, which this process has, pytest does not know the option for it.
-    options = ["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning", "--collect-only", "-qq", *quiet]
+    options = [
+        "-o",
+        "addopts=",
+        "--disable-plugin-autoload",
+        "-p",
+        "recording",
+        "-W",
+        "ignore::pytest.PytestConfigWarning",
+        "--collect-only",
+        "-qq",
+        *quiet,
+    ]
     assert pytest.main([*options, *files], plugins=[collected]) == 0
     return [item for item in collected.items if item.get_closest_marker("vcr")]
 

@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
 
 
 def test_attempts_come_oldest_first_with_their_time(ledger: Ledger, written: list[dict[str, Any]]) -> None:
-    """An export is in the order of time, exact to the microsecond, and a cost that nobody knows is NaN in Python."""
+    """An export is in the order of time, exact to the microsecond, and an unknown cost is NaN in Python."""
     found = list(attempt_records(ledger))
     assert [record["time"].timestamp() for record in found] == sorted(record["time"].timestamp() for record in found)
     times = {record["attempt_id"]: round(record["time"].timestamp() * 1e6) for record in found}

@@ -117,7 +117,7 @@ def _turned_away(name: str, ids: str, what: str, error: str, then: Then, reply: 
 
 
 def _unknown(name: str, ids: str, what: str, error: str, reply: Any, **more: Any) -> FaultCase:
-    """Something after which nobody knows whether the request was carried out."""
+    """A fault after which it is unknown whether the request was carried out."""
     return FaultCase(name, tuple(ids.split()), what, error, more.pop("then", "once"), "unknown", reply, **more)
 
 

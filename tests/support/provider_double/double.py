@@ -30,7 +30,7 @@ class Double:
 
     def _clear(self) -> None:
         self._queues: dict[tuple[str, str], deque[Reply]] = defaultdict(deque)
-        self._standing: dict[tuple[str, str], Reply] = {}
+        self._repeated: dict[tuple[str, str], Reply] = {}
         self._decide: Decide | None = None
         self._requests: list[Recorded] = []
         self._billed: list[Billed] = []
@@ -64,7 +64,7 @@ class Double:
         """Answer so whenever nothing is queued, until reset."""
         reply = Reply(**fields)
         with self._state:
-            self._standing[(providers.canonical(provider), model)] = reply
+            self._repeated[(providers.canonical(provider), model)] = reply
         return reply
 
     def decide(self, choose: Decide | None) -> None:
@@ -159,10 +159,10 @@ class Double:
             return self._seen[digest] - 1
 
     def take(self, request: Recorded) -> Reply:
-        """The reply for a request: queued, decided, standing, or the default."""
+        """The reply for a request: queued, decided, repeated, or the default."""
         reply = self._queued(request) or (self._decide(request) if self._decide else None)
         keys = ((request.provider, request.model), (request.provider, ""))
-        reply = reply or next((self._standing[key] for key in keys if key in self._standing), None) or Reply()
+        reply = reply or next((self._repeated[key] for key in keys if key in self._repeated), None) or Reply()
         if reply.fault:
             with self._state:
                 self._gates.add(reply.gate)

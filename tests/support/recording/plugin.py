@@ -26,7 +26,7 @@ pytest.register_assert_rewrite("tests.support.recording.asking")
 FOLDER = CASSETTES
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|ORGANI[SZ]ATION|PROJECT_ID")
-# As they were before a test cleans them away; conftest imports this after agency_swarm has read its .env.
+# As they were before a test cleans them away; conftest.py imports this after agency_swarm has read its .env.
 ENVIRONMENT = dict(os.environ)
 
 _shape_changes: dict[str, list[str]] = {}
@@ -34,11 +34,6 @@ _origin = pytest.StashKey[str]()
 _filters = pytest.StashKey[Filters]()
 _complaints = pytest.StashKey[list[str]]()
 _cassette = pytest.StashKey[Cassette]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("recording")
-    group.addoption("--live", metavar="PROVIDER", help="Record this provider's cassettes from its real endpoint.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
