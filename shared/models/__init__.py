@@ -2,7 +2,7 @@
 
 from shared.models.catalogue import Catalogue, chat_models, resolve, retired_models, usable_models
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
-from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_extra
+from shared.models.keys import KEYLESS_PROVIDERS, is_own_host, key_variables, provider_extra
 from shared.models.names import model_facts
 from shared.models.plan import OwnEndpoint, Plan, Planner, default_model, failure
 
@@ -19,6 +19,7 @@ __all__ = [
     "default_model",
     "failure",
     "image_request",
+    "is_own_host",
     "key_variables",
     "model_facts",
     "per_request",
