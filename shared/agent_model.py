@@ -448,7 +448,7 @@ async def _record(model: str, usage: Usage, inside: Scope) -> None:
     if not settings.cost_tracking:
         return
     candidate, counts = _candidate(model.removeprefix("litellm/"), settings), _counts(usage)
-    cost, source = price(Answer("", None, counts), candidate.rates)
+    cost, source, is_lower_bound = price(Answer("", None, counts), candidate.rates)
     row = AttemptRow.started(
         candidate,
         inside,
@@ -458,7 +458,15 @@ async def _record(model: str, usage: Usage, inside: Scope) -> None:
         stream=False,
         bound_nano=None,
         lease_s=0,
-    ).settled("reported", cost_nano=cost, cost_source=source, usage=counts, calls=1, unpriced_calls=int(cost is None))
+    ).settled(
+        "reported",
+        cost_nano=cost,
+        cost_source=source,
+        usage=counts,
+        calls=1,
+        unpriced_calls=int(cost is None),
+        cost_is_lower_bound=is_lower_bound,
+    )
     await committed(get_ledger(database_url(settings)).settle(row))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -73,8 +73,15 @@ class Usage:
     """
     Token counts of one request; None means not reported.
 
-    `prompt_tokens` include cached, cache-write and `image_prompt_tokens`; `completion_tokens` include reasoning and
-    `image_completion_tokens`; `cache_write_tokens` include `cache_write_1h_tokens`, which are cached for one hour.
+    `prompt_tokens` include cached and cache-write tokens, `completion_tokens` include reasoning; `cache_write_tokens`
+    include `cache_write_1h_tokens`, which are cached for one hour.
+
+    Args:
+        units: By unit, each token in one of them: which of the tokens are no text (`input_audio`, of those the cached
+            ones as `cached_audio`, `output_image` ...), and what is billed beside tokens (`search` ...). `input` and
+            `output` are there only where the provider bills other counts than those that the model processed.
+
+        others: What other models did for the answer, by their names; the counts above include it.
     """
 
     prompt_tokens: int | None = None
@@ -83,9 +90,9 @@ class Usage:
     cache_write_tokens: int | None = None
     cache_write_1h_tokens: int | None = None
     reasoning_tokens: int | None = None
-    image_prompt_tokens: int | None = None
-    image_completion_tokens: int | None = None
     source: UsageSource = "unknown"
+    units: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[tuple[str, Usage], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class Rates:
         sizes: Prices of one image as (quality or "", "1024x1024", US$).
 
         version: The table that they are from.
+
+        at_least: Whether more may be charged, since the way in which the request was served has no known price.
     """
 
     prices: Mapping[Unit, Decimal] = field(default_factory=dict)
@@ -113,6 +122,22 @@ class Rates:
     sizes: tuple[tuple[str, str, Decimal], ...] = ()
     source: CostSource = "unknown"
     version: str | None = None
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """
+    How the provider says that it served a request, and when that was sent; None where it does not say.
+
+    `is_other`: the model is not the one that was asked for, but one that has helped it.
+    """
+
+    model: str | None = None
+    tier: str | None = None
+    region: str | None = None
+    when: datetime | None = None
+    is_other: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +146,7 @@ class Candidate:
     One model that may answer a call: the name it was requested by, and how to reach it.
 
     `guarded`: requests go through our transport. `listed`: the operator named the model, not just the caller.
+    `rates_as`: the rates of a request as it was served; None where they are always `rates`.
     """
 
     requested: str
@@ -138,6 +164,7 @@ class Candidate:
     guarded: bool = True
     listed: bool = False
     note: str | None = None
+    rates_as: Callable[[Served], Rates] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +215,18 @@ class MadeImage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A provider's answer, parsed but not yet priced."""
+    """
+    A provider's answer, parsed but not yet priced.
+
+    Args:
+        reported_cost: US$ for all of it, as the provider says.
+
+        fee: US$ that the provider charges on top of the price of the usage.
+
+        service_tier, region: As served; None where the provider does not say.
+
+        reports_usage: Whether the provider sent counts, even if they say nothing: then none of ours replace them.
+    """
 
     text: str
     finish_reason: str | None
@@ -198,6 +236,10 @@ class Answer:
     reported_cost: Decimal | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[MadeImage, ...] = ()
+    fee: Decimal = Decimal(0)
+    service_tier: str | None = None
+    region: str | None = None
+    reports_usage: bool = False
 
 
 @dataclass(slots=True)

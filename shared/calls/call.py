@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from shared.budget import Limit
@@ -17,10 +18,10 @@ from shared.internal.pending import RecordedCall
 from shared.internal.spend import SpendCounter
 from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
-from shared.prices import price, upper_bound
+from shared.prices import UNKNOWN, Cost, all_units, price, upper_bound
 from shared.providers import Exchange, Network
 from shared.scope import Scope
-from shared.types import Answer, Candidate, CostSource, LLMResponse, Request, TaskType, Usage
+from shared.types import Answer, Candidate, LLMResponse, Rates, Request, Served, TaskType, Usage
 
 # How long after its time-out an attempt without an outcome is considered dead.
 _LEASE_S = 900
@@ -154,7 +155,8 @@ def settle_row(
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Make the attempt's row final, with its price."""
-    nano, source = _cost_of(call, attempt, status, answer)
+    rates = _rates_of(attempt, answer)
+    nano, source, is_lower_bound = _cost_of(call, attempt, status, answer, rates)
     if call.request.task is TaskType.IMAGE_GENERATION and status == "failed" and attempt.outcome == "unknown":
         status = "unsettled"  # the provider may have made the images, and charged for them
     attempt.row = attempt.row.settled(
@@ -173,19 +175,48 @@ def settle_row(
         error_type=error_type,
         http_status=attempt.exchange.status if http_status is None else http_status,
         metadata=metadata,
+        units=None if answer is None else all_units(answer.usage),
+        service_tier=None if answer is None else answer.service_tier,
+        price_version=rates.version,
+        cost_is_lower_bound=is_lower_bound,
     )
     call.spend_counter.add(nano or 0, call.scope.spend)
 
 
-def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None) -> tuple[int | None, CostSource]:
+def needs_count(answer: Answer) -> bool:
+    """Whether counts of our own fill what the provider did not report; what it did is never replaced."""
+    usage = answer.usage
+    if answer.images:
+        return False
+    if usage.source == "provider":
+        return None in (usage.prompt_tokens, usage.completion_tokens)
+    return not answer.reports_usage
+
+
+def _rates_of(attempt: Attempt, answer: Answer | None, model: str | None = None) -> Rates:
+    """The rates of the answer as it was served, or of another model that has helped with it."""
+    candidate, when = attempt.candidate, datetime.fromtimestamp(attempt.row.ts_us / 1e6, UTC)
+    if answer is None or candidate.rates_as is None:
+        return candidate.rates if model is None else UNKNOWN
+    if model is not None:
+        return candidate.rates_as(Served(model=model, when=when, is_other=True))
+    if answer.service_tier is answer.region is None and answer.response_model in (None, candidate.wire_model):
+        return candidate.rates
+    return candidate.rates_as(Served(answer.response_model, answer.service_tier, answer.region, when))
+
+
+def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None, rates: Rates) -> Cost:
     """The attempt's cost in nano-dollars (None when unknown), and its source."""
     if attempt.outcome in ("not_sent", "rejected"):
-        return 0, "free"
-    nano, source = price(answer, attempt.candidate.rates) if answer is not None else (None, "unknown")
+        return Cost(0, "free")
+    if answer is None:
+        nano, source, is_lower_bound = Cost(None, "unknown")
+    else:
+        nano, source, is_lower_bound = price(answer, rates, lambda model: _rates_of(attempt, answer, model))
     bound = attempt.row.bound_nano
     if nano is None and call.request.task is TaskType.IMAGE_GENERATION and status != "ok" and bound is not None:
-        return bound, "bound"
-    return nano, source
+        return Cost(bound, "bound")
+    return Cost(nano, source, is_lower_bound)
 
 
 def bound_of(candidate: Candidate, request: Request) -> int | None:
@@ -220,6 +251,8 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         "response_id": answer.response_id,
         "call_id": str(call.call_id),
         "cost_source": row.cost_source,
+        "cost_is_lower_bound": any(a.row.cost_is_lower_bound for a in call.attempts),
+        "service_tier": row.service_tier,
         "usage_source": row.usage_source,
         "price_version": row.price_version,
         "guarded": candidate.guarded,

@@ -11,12 +11,13 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.calls.call import Attempt, Call, response_of, settle_row, start_row
+from shared.calls.call import Attempt, Call, needs_count, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
@@ -369,10 +370,11 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
 
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
     problem: BaseException | None = None
-    if answer.usage.source != "provider" and not answer.images:
+    if needs_count(answer):
         messages = with_pictures(attempt.candidate, call.request)
+        count = partial(count_tokens, params=call.request.params, answer=answer)
         loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(None, count_tokens, attempt.candidate, messages, answer.text)
+        counting = loop.run_in_executor(None, count, attempt.candidate, messages, answer.text)
         if await wait_shielded(counting):
             problem = asyncio.CancelledError()
         answer = replace(answer, usage=counting.result())

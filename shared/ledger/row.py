@@ -140,6 +140,10 @@ class AttemptRow:
         error_type: str | None = None,
         http_status: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        units: Mapping[str, int] | None = None,
+        service_tier: str | None = None,
+        price_version: str | None = None,
+        cost_is_lower_bound: bool = False,
     ) -> Self:
         """The attempt with its result; what is not given is unknown or does not apply."""
         usage = usage or Usage()
@@ -161,6 +165,11 @@ class AttemptRow:
             error_type=error_type,
             http_status=http_status,
             metadata=metadata,
+            units=units,
+            service_tier=service_tier,
+            price_version=price_version or self.price_version,
+            price_table=price_version,
+            cost_is_lower_bound=cost_is_lower_bound,
         )
 
     def with_bound(self, bound_nano: int | None) -> Self:

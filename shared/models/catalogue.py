@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from decimal import Decimal
+from functools import lru_cache, partial
 from typing import Any
 
 from shared.config import Settings, environment
@@ -18,11 +19,11 @@ from shared.errors import (
 )
 from shared.models.abilities import suggested
 from shared.models.image_options import IMAGE_PROVIDERS
-from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_base
+from shared.models.keys import KEYLESS_PROVIDERS, is_loopback, is_own_host, key_variables, provider_base, region_of
 from shared.models.names import model_facts
-from shared.prices import FREE, UNKNOWN, TableEntry, price_overrides, price_table, rates_of, rates_of_config
+from shared.prices import FREE, UNKNOWN, TableEntry, price_overrides, price_table, rates_of, rates_of_config, scaled
 from shared.scope import Scope
-from shared.types import Candidate, ModelConfig, Rates, TaskType
+from shared.types import Candidate, ModelConfig, Rates, Served, TaskType, Unit
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -33,6 +34,14 @@ _CHAT_MODES = frozenset({"chat", "responses", "completion"})
 PROXY_PROVIDERS = frozenset({"github_copilot", "chatgpt", "litellm_proxy", "oobabooga", "custom", "custom_openai"})
 ENDPOINT_OF_NOBODY = frozenset({"custom", "custom_openai"})
 PROVIDER_NAMES = {"cohere_chat": "cohere", "text-completion-openai": "openai", "vertex_ai_beta": "vertex_ai"}
+# What runs on this machine and is told so by its name; a server that only may be here has no price unless it is given.
+_FREE_HERE = frozenset({"local", "ollama", "ollama_chat"})
+# Google's page has a price for audio only where it differs from that of text.
+# Source: ai.google.dev/gemini-api/docs/pricing (read 2026-11-27).
+_ONE_PRICE = frozenset({"gemini", "vertex_ai"})
+# Tiers that never cost less than the standard one.
+_FASTER = frozenset({"priority", "fast"})
+_REGIONS = frozenset({"us", "eu"})
 # What an entry of the user's prices says about money: the table's own is left out where there is any.
 MONEY = frozenset({"prices", "above", "times", "changes", "disputed", "sizes", "free"})
 
@@ -98,16 +107,25 @@ def resolve(
     if provider is None:
         raise ModelNotFound(f"No model is called {name}{_similar(name)}", model=name)
     limits = entry or {}
+    # What this machine passes on, a proxy or a recorder, is charged by the provider that the name says.
+    own_endpoint = api_base is not None or (is_own_host(provider, base) and not is_loopback(base))
     return Candidate(
         requested=name,
         model=name,
         provider=provider,
         wire_model=wire_model,
-        rates=_rates(name, provider, wire_model, entry, catalogue, service_tier, own_endpoint=api_base is not None),
+        rates=_in_region(
+            _rates(name, provider, wire_model, entry, catalogue, service_tier, own_endpoint=own_endpoint),
+            limits,
+            region_of(provider, base),
+        ),
         max_output_tokens=limits.get("max_output"),
         max_input_tokens=limits.get("window"),
         api_base=base,
         guarded=limits.get("mode", "chat") == "chat",
+        rates_as=None
+        if own_endpoint
+        else partial(_rates_as, catalogue, (name, provider, wire_model), service_tier, region_of(provider, base)),
     )
 
 
@@ -242,16 +260,99 @@ def _rates(
     service_tier: str | None,
     *,
     own_endpoint: bool,
+    now: datetime | None = None,
 ) -> Rates:
     """The user's price first, then the table's; a model at somebody's own endpoint has no price in the table."""
-    for key in keys_of(name, provider, wire_model):
-        if entry is not None and not MONEY.isdisjoint(catalogue.overrides.get(key, ())):
-            return rates_of(entry, service_tier=service_tier, version=catalogue.overrides_version)
-    if provider in KEYLESS_PROVIDERS:
+    own_price = _is_own_price(catalogue, name, provider, wire_model)
+    if entry is not None and own_price:
+        return rates_of(entry, service_tier=service_tier, version=catalogue.overrides_version, now=now)
+    if provider in _FREE_HERE and not own_endpoint:
         return FREE
-    if own_endpoint or entry is None:
+    if own_endpoint or entry is None or provider in KEYLESS_PROVIDERS:
         return UNKNOWN
-    return rates_of(entry, service_tier=service_tier)
+    rates = rates_of(entry, service_tier=service_tier, now=now)
+    return _one_price(rates) if provider in _ONE_PRICE and not _says_audio(entry) else rates
+
+
+def _is_own_price(catalogue: Catalogue, name: str, provider: str, wire_model: str) -> bool:
+    return any(not MONEY.isdisjoint(catalogue.overrides.get(key, ())) for key in keys_of(name, provider, wire_model))
+
+
+def _says_audio(entry: TableEntry) -> bool:
+    return "input_audio" in entry.get("prices", {}).get("default", {})
+
+
+def _one_price(rates: Rates) -> Rates:
+    """The rates with audio at the price of text."""
+
+    def filled(prices: Mapping[Unit, Decimal]) -> Mapping[Unit, Decimal]:
+        audio: tuple[tuple[Unit, Unit], ...] = (("input_audio", "input"), ("cached_audio", "cached"))
+        return {**{unit: prices[of] for unit, of in audio if of in prices}, **prices}
+
+    return replace(rates, prices=filled(rates.prices), above=tuple((size, filled(at)) for size, at in rates.above))
+
+
+def _rates_as(
+    catalogue: Catalogue, asked: tuple[str, str, str], asked_tier: str | None, region: str | None, served: Served
+) -> Rates:
+    """The rates of a request as the provider says that it was served."""
+    _, provider, wire_model = asked
+    served = replace(served, region=served.region or region)
+    tier, model = served.tier or asked_tier, served.model or ""
+    found = _rates_at(catalogue, asked, tier, served)
+    if served.is_other or _may_be_other(model, wire_model, found, _is_own_price(catalogue, *asked)):
+        model = model.removeprefix("models/").removeprefix(f"{provider}/")
+        other = _rates_at(catalogue, (f"{provider}/{model}", provider, model), tier, served)
+        if served.is_other:
+            return other
+        if other.source != "unknown" and not _same_price(other, found):
+            found = other
+    return found
+
+
+def _may_be_other(model: str, wire_model: str, rates: Rates, is_own_price: bool) -> bool:
+    """
+    Whether a model that an answer names may have a price of its own.
+
+    A name that the asked one begins with says less than that: gpt-4o for gpt-4o-2024-05-13, the base for a tuned model.
+    """
+    if not model or is_own_price or rates.source == "free":
+        return False
+    asked = wire_model.removeprefix("ft:")
+    return not asked.startswith(model) or rates.source == "unknown"
+
+
+def _same_price(one: Rates, other: Rates) -> bool:
+    """Whether two entries say the same of text: then that of the asked name stays, as it may say more."""
+    return all(one.prices.get(unit) == other.prices.get(unit) for unit in ("input", "output"))
+
+
+def _rates_at(catalogue: Catalogue, asked: tuple[str, str, str], tier: str | None, served: Served) -> Rates:
+    """The rates of a model by tier, region and time; at least those of the standard tier where a faster has none."""
+    name, provider, wire_model = asked
+    found, wire_model, entry = look_up(name, overrides=catalogue.overrides)
+    if entry is None:
+        found, wire_model, entry = look_up(f"{provider}/{wire_model}", overrides=catalogue.overrides)
+    if found != provider or entry is None:
+        return UNKNOWN if provider not in _FREE_HERE else FREE
+
+    def at(tier: str | None) -> Rates:
+        return _rates(name, provider, wire_model, entry, catalogue, tier, own_endpoint=False, now=served.when)
+
+    rates = at(tier)
+    if rates.source == "unknown" and tier in _FASTER:
+        standard = at(None)
+        factor = entry.get("multipliers", {}).get(tier)
+        rates = scaled(standard, Decimal(factor)) if factor else replace(standard, at_least=True)
+    return _in_region(rates, entry, served.region)
+
+
+def _in_region(rates: Rates, entry: TableEntry, region: str | None) -> Rates:
+    """The rates in a region, where the entry prices regions at all; at least the standard ones in another."""
+    multipliers = entry.get("multipliers", {})
+    if region is None or rates.source != "table" or multipliers.keys().isdisjoint(_REGIONS):
+        return rates
+    return scaled(rates, Decimal(multipliers[region])) if region in multipliers else replace(rates, at_least=True)
 
 
 def retirement(provider: str | None, wire_model: str) -> Mapping[str, Any] | None:

@@ -77,6 +77,59 @@ def _warn_of_base(name: str, url: str, path: str) -> None:
     )
 
 
+# Where the hosts of a provider end whose domain does not name it. Source: the providers' API references (2026-11-27).
+_HOSTS: Mapping[str, tuple[str, ...]] = {
+    "azure": ("azure.com", "azure.us", "azure.cn"),
+    "azure_ai": ("azure.com",),
+    "bedrock": ("amazonaws.com",),
+    "bedrock_converse": ("amazonaws.com",),
+    "cohere_chat": ("cohere.com", "cohere.ai"),
+    "dashscope": ("aliyuncs.com",),
+    "databricks": ("databricks.com", "azuredatabricks.net"),
+    "gemini": ("googleapis.com",),
+    "github": ("github.ai", "azure.com"),
+    "nvidia_nim": ("nvidia.com",),
+    "openai": ("openai.com",),
+    "sagemaker": ("amazonaws.com",),
+    "together_ai": ("together.xyz", "together.ai"),
+    "vertex_ai": ("googleapis.com",),
+    "watsonx": ("ibm.com",),
+    "xai": ("x.ai",),
+    "zai": ("z.ai", "bigmodel.cn"),
+}
+
+
+def is_own_host(provider: str, base: str | None) -> bool:
+    """Whether a base URL is none of the provider's own: a gateway, a server of the user's, this machine."""
+    if base is None:
+        return False
+    try:
+        host = (urlsplit(base).hostname or "").rstrip(".")
+    except ValueError:
+        return True
+    if ends := _HOSTS.get(provider):
+        return not any(host == end or host.endswith(f".{end}") for end in ends)
+    return provider.partition("_")[0] not in "".join(host.split(".")[-2:-1]).replace("-", "")
+
+
+def region_of(provider: str, base: str | None) -> str | None:
+    """The region that a base URL of OpenAI keeps data in: "us" of https://us.api.openai.com; None for no region."""
+    try:
+        region, _, rest = (urlsplit(base or "").hostname or "").partition(".")
+    except ValueError:
+        return None
+    return region if provider == "openai" and rest == "api.openai.com" else None
+
+
+def is_loopback(base: str | None) -> bool:
+    """Whether a base URL is this machine itself."""
+    try:
+        host = urlsplit(base or "").hostname or ""
+    except ValueError:
+        return False
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def provider_extra(provider: str) -> dict[str, str]:
     """Further parameters that LiteLLM's config for `provider` needs from the environment."""
     if provider != "azure":

@@ -1,8 +1,8 @@
 """Usage units to nano-dollars, and the most that a request can cost."""
 
 from shared.prices.bound import affordable_output, max_prompt_tokens, only_text, upper_bound
-from shared.prices.cost import price, token_cost
-from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config
+from shared.prices.cost import Cost, all_units, price, token_cost
+from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config, scaled
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
 from shared.prices.units import TOKENS
 
@@ -10,9 +10,11 @@ __all__ = [
     "FREE",
     "TOKENS",
     "UNKNOWN",
+    "Cost",
     "PriceTable",
     "TableEntry",
     "affordable_output",
+    "all_units",
     "max_prompt_tokens",
     "only_text",
     "price",
@@ -20,6 +22,7 @@ __all__ = [
     "price_table",
     "rates_of",
     "rates_of_config",
+    "scaled",
     "token_cost",
     "upper_bound",
 ]

@@ -15,7 +15,7 @@ FREE = Rates({"input": Decimal(0), "output": Decimal(0)}, source="free")
 UNKNOWN = Rates()
 
 _Prices = dict[Unit, Decimal]
-_ASKED = ("priority", "flex")
+_TIERS = frozenset({"priority", "flex", "fast", "batch"})
 _ALONE: tuple[Unit, ...] = ("input", "output", "request", "output_image", "image", "pixel")
 
 
@@ -28,7 +28,8 @@ def rates_of(
     Args:
         entry: One model of the table.
 
-        service_tier: "priority" or "flex", where the request asks for it; such a tier without a price is unknown.
+        service_tier: "priority", "flex", "fast" or "batch", where it is asked for or was given; such a tier without a
+            price is unknown.
 
         version: What to record as the source of the price.
 
@@ -36,7 +37,7 @@ def rates_of(
     """
     if entry.get("free"):
         return FREE
-    tier = service_tier if service_tier in _ASKED else "default"
+    tier = service_tier if service_tier in _TIERS else "default"
     now = now or datetime.now(UTC)
     entry = _dated(entry, now)
     base, above = _stated(entry, tier)
@@ -104,6 +105,17 @@ def _most(*prices: Mapping[Unit, Decimal]) -> _Prices:
         for unit, price in one.items():
             found[unit] = max(price, found.get(unit, price))
     return found
+
+
+def scaled(rates: Rates, factor: Decimal) -> Rates:
+    """The rates with every price of a token multiplied, as a region or a speed does it."""
+
+    def times(prices: Mapping[Unit, Decimal]) -> _Prices:
+        return {unit: price * factor if unit in TOKENS else price for unit, price in prices.items()}
+
+    above = tuple((size, times(at)) for size, at in rates.above)
+    held = None if rates.held is None else scaled(rates.held, factor)
+    return replace(rates, prices=times(rates.prices), above=above, held=held)
 
 
 def rates_of_config(config: ModelConfig) -> Rates:

@@ -17,9 +17,9 @@ from shared.images import decode_off_loop, load_picture
 from shared.providers.image_request import ImageOutgoing
 from shared.providers.litellm_readers import NoLog, as_raw_response, take_gemini_metadata
 from shared.providers.response import Reading, UnreadableError, clean, take_openai
-from shared.providers.response_stream import ResponseStream, post, read_all, with_reported_cost
+from shared.providers.response_stream import ResponseStream, as_billed, post, read_all
 from shared.providers.sse import read_body
-from shared.providers.usage import details, image_usage, reported_cost
+from shared.providers.usage import details, image_usage
 from shared.types import Answer, Candidate, MadeImage, Picture
 
 _DATA_URI = "data:image/"
@@ -41,7 +41,7 @@ class ImageStream(ResponseStream[ImageOutgoing]):
         async with anyio.create_task_group() as tasks:
             for index, item in enumerate(found):
                 tasks.start_soon(_store, images, index, item, outgoing)
-        answer = with_reported_cost(candidate, replace(self._reading.answer(), images=tuple(images)))
+        answer = as_billed(candidate, replace(self._reading.answer(), images=tuple(images)), outgoing.body)
         if not any(image.picture for image in images):
             raise _no_image(candidate, answer)
         await self.end(answer)
@@ -91,9 +91,7 @@ def _read_images(candidate: Candidate, outgoing: ImageOutgoing, reading: Reading
 def _openai(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
     """The images of a response to images/generations or images/edits."""
     reading.identify(body)
-    if isinstance(usage := body.get("usage"), dict):
-        reading.usage = image_usage(usage)
-        reading.reported_cost = reported_cost(usage)
+    reading.take_usage(body.get("usage"), image_usage)
     data = body.get("data")
     if not isinstance(data, list):
         raise UnreadableError("an answer without data")

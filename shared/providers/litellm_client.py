@@ -115,7 +115,10 @@ def _take(reading: Reading, response: Any, part: str) -> str:
     usage = getattr(response, "usage", None)
     if usage is not None:
         # LiteLLM fills in zeros where the provider reported nothing; they count as unknown.
-        reading.usage = openai_usage(usage.model_dump())
+        counts = usage.model_dump()
+        if openai_usage(counts).source == "provider":
+            reading.take_usage(counts, openai_usage)
+    reading.take_tier(getattr(response, "service_tier", None))
     return text
 
 
@@ -129,7 +132,7 @@ def _check_end(candidate: Candidate, reading: Reading, response: Any) -> None:
     if response.received_finish_reason is None and response.intermittent_finish_reason is None:
         raise bad_response(candidate, "an incomplete stream")
     if not any(getattr(chunk, "usage", None) for chunk in response.chunks):
-        reading.usage = Usage()
+        reading.usage, reading.raw_usage = Usage(), {}
 
 
 def _error(candidate: Candidate, error: Exception) -> LLMError:

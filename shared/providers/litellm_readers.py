@@ -10,7 +10,7 @@ import httpx
 
 from shared.providers.request import Outgoing
 from shared.providers.response import Reading, UnreadableError, clean, take_tool_call
-from shared.providers.usage import anthropic_usage, gemini_usage
+from shared.providers.usage import anthropic_served, anthropic_usage, details, gemini_grounding, gemini_usage
 
 type Take = Callable[[Reading, Mapping[str, Any]], None]
 
@@ -38,8 +38,7 @@ def read_anthropic(reading: Reading, body: Mapping[str, Any], outgoing: Outgoing
     reading.began = True
     reading.identify(body)
     reading.finish(body.get("stop_reason"))
-    if isinstance(usage := body.get("usage"), dict):
-        reading.usage = anthropic_usage(usage)
+    _add_usage(reading, body)
     _take_message(reading, _transform(outgoing, plain))
     if outgoing.json_mode and reading.finish_reason == "tool_calls" and not reading.tool_calls:
         reading.finish_reason = "stop"
@@ -76,10 +75,9 @@ def anthropic_events(outgoing: Outgoing) -> Take:
 
 
 def _add_usage(reading: Reading, source: Mapping[str, Any]) -> None:
-    """Merge usage counts. Anthropic's are running totals: each later count replaces the earlier one."""
-    if isinstance(usage := source.get("usage"), dict):
-        reading.raw_usage.update({name: value for name, value in usage.items() if value is not None})
-        reading.usage = anthropic_usage(reading.raw_usage)
+    """Merge usage counts, and how the request was served. Anthropic's counts are running totals."""
+    reading.take_usage(source.get("usage"), lambda usage: anthropic_usage(usage, reading.response_model))
+    reading.service_tier, reading.region = anthropic_served(reading.raw_usage)
 
 
 def read_gemini(reading: Reading, body: Mapping[str, Any], outgoing: Outgoing) -> None:
@@ -117,21 +115,32 @@ def take_gemini_metadata(reading: Reading, body: Mapping[str, Any], *, image_out
         Whether there is a candidate whose content can be read.
     """
     reading.identify(body, "modelVersion", "responseId")
-    if isinstance(usage := body.get("usageMetadata"), dict):
-        reading.usage = gemini_usage(usage, image_output=image_output)
+    candidates = body.get("candidates")
+    first = candidates[0] if isinstance(candidates, list) and candidates else None
+    image_output = image_output or _has_image(first) or "images" in reading.extras
+    usage = body.get("usageMetadata")
+    reading.take_usage(usage, lambda usage: gemini_usage(usage, image_output=image_output))
+    reading.take_tier(reading.raw_usage.get("trafficType"))
     feedback = body.get("promptFeedback")
     if isinstance(feedback, dict) and feedback.get("blockReason"):
         reading.began = True
         reading.finish_reason = "content_filter"
         reading.refusal = clean(str(feedback.get("blockReasonMessage") or feedback["blockReason"]))
-    candidates = body.get("candidates")
-    if not isinstance(candidates, list) or not candidates:
+    if first is None:
         return False
-    if not isinstance(candidates[0], dict):
+    if not isinstance(first, dict):
         raise UnreadableError("a candidate that is not an object")
     reading.began = True
-    reading.finish(candidates[0].get("finishReason"))
+    reading.take_units(gemini_grounding(first))
+    reading.finish(first.get("finishReason"))
     return True
+
+
+def _has_image(candidate: Any) -> bool:
+    """Whether a candidate holds an image that the model made."""
+    parts = details(candidate, "content").get("parts") if isinstance(candidate, dict) else None
+    datas = [part.get("inlineData") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return any(str(details({"data": data}, "data").get("mimeType")).startswith("image/") for data in datas)
 
 
 def _gemini_plain(body: Mapping[str, Any], *, finish: str | None) -> dict[str, Any]:

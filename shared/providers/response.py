@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared.providers.usage import cohere_usage, details, make_usage, openai_usage, reported_cost
+from shared.providers.usage import (
+    cohere_usage,
+    details,
+    has_counts,
+    larger,
+    make_usage,
+    merge_usage,
+    openai_usage,
+    reported_cost,
+    reported_fee,
+    served_tier,
+)
 from shared.types import Answer, Usage
 
 _RESPONSE_FORMAT_TOOL = "json_tool_call"
@@ -57,11 +67,14 @@ class Reading:
     extras: dict[str, Any] = field(default_factory=dict)
     raw_usage: dict[str, Any] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    units: dict[str, int] = field(default_factory=dict)
+    """What is billed beside the usage that the provider counts, by unit."""
+    service_tier: str | None = None
+    region: str | None = None
     finish_reason: str | None = None
     refusal: str = ""
     response_model: str | None = None
     response_id: str | None = None
-    reported_cost: Decimal | None = None
     failure: Any = None
     """The provider's error, where the finish reason reports a failure."""
     began: bool = False
@@ -87,6 +100,20 @@ class Reading:
         if isinstance(value := source.get(response_id), str) and value:
             self.response_id = value[:200]
 
+    def take_usage(self, usage: Any, read: Callable[[Mapping[str, Any]], Usage]) -> None:
+        """Add what a part of the answer says of its usage; `read` understands the provider's format."""
+        if isinstance(usage, dict):
+            merge_usage(self.raw_usage, usage)
+            self.usage = read(self.raw_usage)
+
+    def take_units(self, units: Mapping[str, int]) -> None:
+        """Add counts of what is billed beside tokens, which each part of an answer may repeat."""
+        self.units = larger(self.units, units)
+
+    def take_tier(self, word: Any) -> None:
+        """Store the service tier, where the provider says how it served the request."""
+        self.service_tier = served_tier(word) or self.service_tier
+
     def finish(self, reason: Any, failure: Any = None) -> None:
         """Store the finish reason; an unknown one counts as `stop`."""
         if isinstance(reason, str) and reason:
@@ -105,11 +132,15 @@ class Reading:
         return Answer(
             text=self.text,
             finish_reason=self.finish_reason,
-            usage=self.usage,
+            usage=replace(self.usage, units={**self.usage.units, **self.units}) if self.units else self.usage,
             response_model=self.response_model,
             response_id=self.response_id,
-            reported_cost=self.reported_cost,
+            reported_cost=reported_cost(self.raw_usage),
             message={**message, **self.extras},
+            fee=reported_fee(self.raw_usage),
+            service_tier=self.service_tier,
+            region=self.region,
+            reports_usage=has_counts(self.raw_usage),
         )
 
 
@@ -135,9 +166,8 @@ def _take_openai(reading: Reading, body: Mapping[str, Any], parts: tuple[str, st
                 _take_choice(reading, choice, parts, json_mode)
     groq = body.get("x_groq")
     for usage in (groq.get("usage") if isinstance(groq, dict) else None, body.get("usage")):
-        if isinstance(usage, dict):
-            reading.usage = openai_usage(usage)
-            reading.reported_cost = reported_cost(usage)
+        reading.take_usage(usage, openai_usage)
+    reading.take_tier(body.get("service_tier"))
 
 
 def _take_choice(reading: Reading, choice: Mapping[str, Any], parts: tuple[str, str], json_mode: bool) -> None:
@@ -249,7 +279,8 @@ def take_ollama(reading: Reading, body: Mapping[str, Any]) -> None:
         reading.finish(body.get("done_reason"))
         if reading.finish_reason == "stop" and reading.tool_calls:
             reading.finish_reason = "tool_calls"
-        reading.usage = make_usage(body.get("prompt_eval_count"), body.get("eval_count"))
+        counts = {"prompt_tokens": body.get("prompt_eval_count"), "completion_tokens": body.get("eval_count")}
+        reading.take_usage(counts, openai_usage)
 
 
 def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
@@ -273,8 +304,7 @@ def take_cohere(reading: Reading, body: Mapping[str, Any]) -> None:
         if isinstance(call, dict):
             take_tool_call(reading, {**call, "index": number if kind is None else body.get("index")})
     reading.finish(source.get("finish_reason"), source.get("error"))
-    if isinstance(usage := source.get("usage"), dict):
-        reading.usage = cohere_usage(usage)
+    reading.take_usage(source.get("usage"), cohere_usage)
     reading.ended = reading.ended or kind == "message-end"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, cast
 
 import anyio
 import httpx
 
 from shared.errors import LLMError
+from shared.models import is_own_host
 from shared.providers.errors import from_response, from_transport, interrupted, invalid
 from shared.providers.litellm_readers import Take, anthropic_events, gemini_events, read_anthropic, read_gemini
 from shared.providers.request import Outgoing
@@ -25,10 +28,15 @@ from shared.providers.response import (
 )
 from shared.providers.sse import StreamReader, read_body
 from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange
+from shared.providers.usage import details, served_tier
 from shared.types import Answer, Candidate, Request
 
 # Providers that report the exact cost of a request in US$.
 _REPORTS_COST = frozenset({"openrouter", "perplexity", "xai"})
+# Each request to these is one search. Source: OpenAI's guide on web search in Chat Completions (read 2026-11-27).
+_ALWAYS_SEARCHES = re.compile(r"-search-(preview|api)\b")
+# Their grounding is billed by request, that of later models by query (source: see `gemini_grounding`).
+_BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\b")
 _POOL_TIMEOUT_S = 10.0
 _DRAIN_S = 0.05
 _POLL_S = 0.5
@@ -158,7 +166,12 @@ class HttpStream(ResponseStream[Outgoing]):
         answer = self._reading.answer()
         if self._stream and answer.text:
             self.put([answer.text])
-        await self.end(with_reported_cost(self._candidate, answer))
+        await self.end(self._billed(response, answer))
+
+    def _billed(self, response: httpx.Response, answer: Answer) -> Answer:
+        # Gemini says it here only. Source: ai.google.dev/gemini-api/docs/priority-inference (read 2026-11-27).
+        tier = served_tier(response.headers.get("x-gemini-service-tier")) or answer.service_tier
+        return as_billed(self._candidate, replace(answer, service_tier=tier), self._request.body)
 
     async def _read_chunk(self, response: httpx.Response) -> None:
         reader = self._reader
@@ -177,7 +190,7 @@ class HttpStream(ResponseStream[Outgoing]):
             await _drain(self._chunks)
         self.put(reader.close())
         if self._error is None:
-            await self.end(with_reported_cost(self._candidate, self._reading.answer()))
+            await self.end(self._billed(response, self._reading.answer()))
 
 
 class PredictionStream(ResponseStream[Outgoing]):
@@ -307,7 +320,31 @@ def _readers(outgoing: Outgoing) -> tuple[Take, Take]:
     return take_openai_event, take_openai
 
 
-def with_reported_cost(candidate: Candidate, answer: Answer) -> Answer:
-    """The answer, without its reported cost unless the provider is known to report US$."""
-    trusted = answer.reported_cost is None or candidate.provider in _REPORTS_COST
-    return answer if trusted else replace(answer, reported_cost=None)
+def as_billed(candidate: Candidate, answer: Answer, body: Mapping[str, Any]) -> Answer:
+    """
+    The answer with what its provider bills for, as far as the answer itself does not say.
+
+    A reported cost counts where the provider is known to report US$, and at an endpoint of the user's own, which has no
+    list price; a cost of 0 there may only mean that nobody set a price.
+
+    Args:
+        body: The request's.
+    """
+    own = is_own_host(candidate.provider, candidate.api_base)
+    if candidate.provider not in _REPORTS_COST and not (own and answer.reported_cost):
+        answer = replace(answer, reported_cost=None, fee=Decimal(0))
+    units = dict(answer.usage.units)
+    if candidate.provider == "gemini" and units.get("search") and _bills_by_request(candidate, answer):
+        units["search"] = 1
+    if candidate.provider in ("openai", "azure") and _ALWAYS_SEARCHES.search(candidate.wire_model):
+        units.setdefault("search", 1)
+    if "search_low" in candidate.rates.prices and not any(unit.startswith("search") for unit in units):
+        # Perplexity charges each request by the search context that was asked for, low where nothing was.
+        size = details(body, "web_search_options").get("search_context_size")
+        units[f"search_{size}" if size in ("medium", "high") else "search_low"] = 1
+    return answer if units == answer.usage.units else replace(answer, usage=replace(answer.usage, units=units))
+
+
+def _bills_by_request(candidate: Candidate, answer: Answer) -> bool:
+    names = (candidate.wire_model, answer.response_model or "")
+    return any(_BEFORE_GEMINI_3.search(name) for name in names)

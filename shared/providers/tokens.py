@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from shared.providers.endpoints import import_litellm
-from shared.types import Candidate, Usage
+from shared.types import Answer, Candidate, Usage
 
 _IMAGE_TOKENS = 800
 _MESSAGE_TOKENS = 4
@@ -17,6 +19,9 @@ def count_tokens(
     candidate: Candidate,  # noqa: ARG001 - so far all models are counted with one encoding
     messages: Sequence[Mapping[str, Any]],
     text: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    answer: Answer | None = None,
 ) -> Usage:
     """
     Estimate the usage of a request whose provider reported none, without the network.
@@ -24,14 +29,26 @@ def count_tokens(
     Args:
         text: The model's output.
 
+        params: The request's, whose tools and schema are input too.
+
+        answer: Its reasoning and tool calls are output too, and what it reports of its usage stays.
+
     Returns:
         Usage with source "counted"; unknown usage if counting fails.
     """
     try:
         import_litellm()
         prompt = sum(_MESSAGE_TOKENS + sum(_count(part) for part in _texts_of(message)) for message in messages)
-        return Usage(prompt_tokens=prompt, completion_tokens=_count(text), source="counted")
-    except Exception:  # noqa: BLE001 - a failed estimate must never fail the call that it is for
+        prompt += sum(_count(extra) for extra in _extras(params or {}))
+        completion = _count(text) + sum(_count(extra) for extra in _beside_text(answer.message if answer else {}))
+        known = Usage() if answer is None else answer.usage
+        return replace(
+            known,
+            prompt_tokens=prompt if known.prompt_tokens is None else known.prompt_tokens,
+            completion_tokens=completion if known.completion_tokens is None else known.completion_tokens,
+            source="counted",
+        )
+    except Exception:  # noqa: BLE001 - an estimate must never fail a call that has already been paid for
         return Usage()
 
 
@@ -45,6 +62,23 @@ def _texts_of(message: Mapping[str, Any]) -> Iterator[str | None]:
             yield part["text"] if isinstance(part.get("text"), str) else None
     if calls := message.get("tool_calls"):
         yield str(calls)
+
+
+def _extras(params: Mapping[str, Any]) -> Iterator[str]:
+    """What a request has beside its messages that the model reads: tools and the schema of its answer."""
+    for name in ("tools", "functions", "response_format"):
+        if value := params.get(name):
+            schema = getattr(value, "model_json_schema", None) if isinstance(value, type) else None
+            yield json.dumps(schema() if schema else value, ensure_ascii=False, default=str)
+
+
+def _beside_text(message: Mapping[str, Any]) -> Iterator[str]:
+    """What a model wrote beside its text: reasoning, and its calls of tools."""
+    if isinstance(thought := message.get("reasoning_content"), str):
+        yield thought
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        yield f"{function.get('name') or ''} {function.get('arguments') or ''}"
 
 
 def _count(text: str | None) -> int:

@@ -158,23 +158,23 @@ def test_unknown_free_and_zero_are_three_things() -> None:
     for used in (usage(5, 5), usage(0, 0), Usage()):
         assert token_cost(used, UNKNOWN) is None
         assert token_cost(used, FREE) == 0
-        assert price(Answer("", None, used), FREE) == (0, "free")
-        assert price(Answer("", None, used), UNKNOWN) == (None, "unknown")
+        assert price(Answer("", None, used), FREE) == (0, "free", False)
+        assert price(Answer("", None, used), UNKNOWN) == (None, "unknown", False)
 
 
 def test_what_the_provider_charged_wins() -> None:
     """A cost that the provider reports is recorded instead of ours, 0 included, whatever else is unknown."""
     for reported in ("0.0123", "0"):
         answer = Answer("", None, usage(5, 5), reported_cost=Decimal(reported))
-        assert price(answer, RATES) == price(answer, UNKNOWN) == (to_nano(Decimal(reported)), "provider")
+        assert price(answer, RATES) == price(answer, UNKNOWN) == (to_nano(Decimal(reported)), "provider", False)
 
 
 def test_the_source_of_a_cost_is_told() -> None:
     """Whether a cost rests on counts of our own, on the table or on a caller's config stands beside it."""
-    assert price(Answer("", None, usage(1, 0, source="provider")), RATES) == (3000, "table")
-    assert price(Answer("", None, usage(1, 0, source="counted")), RATES) == (3000, "counted")
+    assert price(Answer("", None, usage(1, 0, source="provider")), RATES) == (3000, "table", False)
+    assert price(Answer("", None, usage(1, 0, source="counted")), RATES) == (3000, "counted", False)
     config = ModelConfig(name="m", provider="p", cost_per_1k_input_tokens=0.5, cost_per_1k_output_tokens=1)
-    assert price(Answer("", None, usage(1, 1)), rates_of_config(config)) == (1_500_000, "config")
+    assert price(Answer("", None, usage(1, 1)), rates_of_config(config)) == (1_500_000, "config", False)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def usages(draw: Callable[[Any], Any], prompt: int = 3000, completion: int = 300
 
 def add(one: Usage, other: Usage) -> Usage:
     """The counts of both together; what neither says is 0."""
-    names = [field.name for field in fields(Usage) if field.name != "source"]
+    names = [field.name for field in fields(Usage) if field.name not in ("source", "units", "others")]
     counts: dict[str, Any] = {name: (getattr(one, name) or 0) + (getattr(other, name) or 0) for name in names}
     return replace(one, **counts)
 

@@ -52,9 +52,9 @@ def test_by_quality_and_size(
     model: str, quality: str | None, size: str, n: int, usd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An image by DALL-E costs what OpenAI's page said for its quality and size, to the cent."""
-    monkeypatch.setenv("OPENAI_API_BASE", "https://old.example/v1")
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")  # elsewhere there is no list price
     who = candidate(f"openai/{model}")
-    assert price(answer(n=n, quality=quality, size=size), who.rates) == (int(Decimal(usd) * 10**9), "table")
+    assert price(answer(n=n, quality=quality, size=size), who.rates) == (int(Decimal(usd) * 10**9), "table", False)
     asked = request(size=size, n=n, quality=quality)
     assert bound_of(who, asked) == int(Decimal(usd) * 10**9)
 
@@ -70,34 +70,34 @@ def test_by_quality_and_size(
 def test_by_the_piece(model: str, nano: int) -> None:
     """Where an image has one price, n images have n times that, as cost and as upper bound."""
     who = candidate(model)
-    assert price(answer(n=2), who.rates) == (2 * nano, "table")
+    assert price(answer(n=2), who.rates) == (2 * nano, "table", False)
     assert bound_of(who, request(n=2)) == 2 * nano
 
 
 def test_by_the_pixel() -> None:
     """A price for each pixel is multiplied out, and is unknown while the size is."""
     rates = Rates({"pixel": Decimal("1e-8")}, source="table")
-    assert price(answer(size="1000x500"), rates) == (5_000_000, "table")
-    assert price(answer(size="auto"), rates) == (None, "unknown")
+    assert price(answer(size="1000x500"), rates) == (5_000_000, "table", False)
+    assert price(answer(size="auto"), rates) == (None, "unknown", False)
 
 
 def test_a_size_that_is_not_listed_has_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
     """The price of another size is not taken for one that nobody lists."""
-    monkeypatch.setenv("OPENAI_API_BASE", "https://old.example/v1")
-    assert price(answer(size="4096x4096", quality="hd"), candidate("openai/dall-e-3").rates) == (None, "unknown")
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:1/v1")  # elsewhere there is no list price
+    assert price(answer(size="4096x4096", quality="hd"), candidate("openai/dall-e-3").rates) == (None, "unknown", False)
 
 
 @pytest.mark.parametrize(
     ("model", "usage", "nano"),
     [
         # 100 text tokens at $5, 400 image tokens at $8, 4,160 output tokens at $30 a million
-        ("openai/gpt-image-2", Usage(500, 4160, image_prompt_tokens=400, image_completion_tokens=4160), 128_500_000),
+        ("openai/gpt-image-2", Usage(500, 4160, units={"input_image": 400, "output_image": 4160}), 128_500_000),
         # 60 of the output are text, at $30 a million too (genai-prices 0.2.3; OpenAI's page names no other)
-        ("openai/gpt-image-2", Usage(100, 4220, image_prompt_tokens=0, image_completion_tokens=4160), 127_100_000),
+        ("openai/gpt-image-2", Usage(100, 4220, units={"output_image": 4160}), 127_100_000),
         # text and image input at $0.50, 1,120 image tokens at $60, 80 of text and thought at $3 a million
         (
             "gemini/gemini-3.1-flash-image",
-            Usage(1000, 1200, reasoning_tokens=50, image_prompt_tokens=900, image_completion_tokens=1120),
+            Usage(1000, 1200, reasoning_tokens=50, units={"input_image": 900, "output_image": 1120}),
             67_940_000,
         ),
     ],
@@ -105,12 +105,12 @@ def test_a_size_that_is_not_listed_has_no_price(monkeypatch: pytest.MonkeyPatch)
 def test_by_tokens(model: str, usage: Usage, nano: int) -> None:
     """Text in, images in and images out are charged at their own rates."""
     counted = Usage(**{name: getattr(usage, name) for name in Usage.__slots__ if name != "source"}, source="provider")
-    assert price(answer(counted), candidate(model).rates) == (nano, "table")
+    assert price(answer(counted), candidate(model).rates) == (nano, "table", False)
 
 
 def test_missing_usage_is_unknown() -> None:
     """An answer without counts of a model that is charged by tokens has no price, which is not 0."""
-    assert price(answer(Usage()), candidate("openai/gpt-image-2").rates) == (None, "unknown")
+    assert price(answer(Usage()), candidate("openai/gpt-image-2").rates) == (None, "unknown", False)
 
 
 # https://developers.openai.com/api/docs/guides/image-generation, as quoted on community.openai.com/t/1379464
@@ -163,7 +163,7 @@ def test_no_bound_where_nobody_says() -> None:
     """A model whose output tokens are published nowhere has a price, and no bound before it answers."""
     who = candidate("openai/gpt-image-2.6-flare")
     assert bound_of(who, request()) is None
-    assert price(answer(Usage(100, 1000, image_completion_tokens=1000, source="provider")), who.rates)[0] is not None
+    assert price(answer(Usage(100, 1000, units={"output_image": 1000}, source="provider")), who.rates)[0] is not None
 
 
 def test_ones_own_prices_win(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,4 +179,4 @@ def test_ones_own_prices_win(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
         scope=Scope(),
         task=TaskType.IMAGE_GENERATION,
     )
-    assert price(answer(n=2), who.rates) == (1_000_000_000, "table")
+    assert price(answer(n=2), who.rates) == (1_000_000_000, "table", False)

@@ -76,7 +76,7 @@ def test_openai_generation() -> None:
     [made] = told.answer.images
     assert made.picture is not None
     assert (made.picture.width, made.picture.height, made.picture.format) == (32, 24, "png")
-    assert told.answer.usage == Usage(50, 272, image_prompt_tokens=40, image_completion_tokens=272, source="provider")
+    assert told.answer.usage == Usage(50, 272, units={"input_image": 40, "output_image": 272}, source="provider")
 
 
 def test_openai_parameters() -> None:
@@ -201,7 +201,7 @@ def test_gemini() -> None:
     assert told.answer.text == "Here."
     assert len(told.answer.images) == 1
     assert told.answer.usage == Usage(
-        1300, 1170, reasoning_tokens=20, image_prompt_tokens=1290, image_completion_tokens=1120, source="provider"
+        1300, 1170, reasoning_tokens=20, units={"input_image": 1290, "output_image": 1120}, source="provider"
     )
 
 
@@ -332,7 +332,7 @@ def test_what_is_no_image_has_been_paid_for(item: dict[str, Any], why: str, web:
     assert "no usable image" in error.message
     assert why in error.message
     assert error.outcome == "completed"
-    assert error.usage == Usage(50, 272, image_prompt_tokens=40, image_completion_tokens=272, source="provider")
+    assert error.usage == Usage(50, 272, units={"input_image": 40, "output_image": 272}, source="provider")
     assert not web.asked or "404" in why
 
 

@@ -289,12 +289,14 @@ def test_usage_of_other_wires() -> None:
         ("openrouter", {}, None),
         ("perplexity", {"cost": {"total_cost": 0.006}}, Decimal("0.006")),
         ("xai", {"cost_in_usd_ticks": 37756000}, Decimal("0.0037756")),
-        ("custom", {"cost": 5}, None),
+        # A server of the user's own has no list price: what it says is all that is known. It was left out before.
+        ("custom", {"cost": 5}, Decimal(5)),
+        ("custom", {"cost": 0}, None),
         ("openai", {"cost": 5}, None),
     ],
 )
 def test_reported_cost(name: str, usage: Any, cost: Decimal | None) -> None:
-    """The exact price is taken from the providers that tell it in US$, to the last digit, and from no other."""
+    """The exact price is taken, to the last digit, from the providers that tell it in US$ and from the user's own."""
     base = "http://127.0.0.1:1" if name == "custom" else None
     body = completion(usage={**OPENAI_USAGE, **usage})
     assert ask(candidate(name, "m", api_base=base), http(body)).answer.reported_cost == cost

@@ -78,7 +78,8 @@ WIRES: Sequence[Any] = [
         None,
         BEARER,
         COHERE,
-        Usage(12, 5, 4, source="provider"),
+        # What is billed is said apart from what was processed; it was left out before.
+        Usage(12, 5, 4, source="provider", units={"input": 1, "output": 1}),
     ),
     ("ollama_chat", "llama3", "localhost", "/api/chat", None, BEARER, OLLAMA, Usage(12, 5, source="provider")),
     (

@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "cached tokens counted twice",
         "shared/prices/cost.py",
-        "fresh = prompt - cached - written - written_1h",
-        "fresh = prompt - written - written_1h",
+        "prompt - (usage.cached_tokens or 0) - written - read_apart",
+        "prompt - written - read_apart",
         _answers("openai-cached"),
     ),
     Mutation(
@@ -122,8 +122,8 @@ MUTATIONS = (
     Mutation(
         "images at the price of text",
         "shared/prices/cost.py",
-        '(drawn, at.get("output_image")),',
-        "(drawn, answer),",
+        "(((unit, *_AS.get(unit, ())), True)",
+        "(((_AT_LEAST.get(unit) or (unit, *_AS.get(unit, ()))), True)",
         "tests/recorded/test_images.py::test_images[openai-generation]",
     ),
     Mutation(
@@ -136,8 +136,8 @@ MUTATIONS = (
     Mutation(
         "unknown price is zero",
         "shared/prices/cost.py",
-        '    if nano is None:\n        return None, "unknown"\n',
-        '    if nano is None:\n        return 0, "unknown"\n',
+        '    if found is None:\n        return Cost(None, "unknown")\n',
+        '    if found is None:\n        return Cost(0, "unknown")\n',
         "tests/test_llm_client.py::test_unknown_price_is_not_zero",
     ),
     Mutation(

@@ -35,6 +35,8 @@ class Group:
     """Its answers have a finish reason."""
     tells_cost: bool = False
     """What it says that a request costs is believed; it charges the full price for cached tokens."""
+    preamble: int = 0
+    """Input tokens that it counts and does not bill, while it bills the cached ones in full (Cohere's billed_units)."""
     fee: int = 0
     """Nano-dollars that it charges for each request."""
     free: bool = False
@@ -60,8 +62,8 @@ class Group:
         """What an answer with these counts costs, in nano-dollars."""
         if self.free:
             return 0
-        cached = 0 if self.tells_cost else counts.get("cached_tokens", 0)
-        fresh = (counts["prompt_tokens"] - cached) * INPUT
+        cached = 0 if self.tells_cost or self.preamble else counts.get("cached_tokens", 0)
+        fresh = (max(counts["prompt_tokens"] - self.preamble, 0) - cached) * INPUT
         return fresh + cached * CACHED + counts["completion_tokens"] * OUTPUT + self.fee
 
 
@@ -81,6 +83,7 @@ GROUPS = (
         "command-a-03-2025",
         models={"reasoning": "command-a-reasoning-08-2025", "vision": "command-a-vision-07-2025"},
         zeros=_names(_CACHED),
+        preamble=3,
     ),
     Group("mistral", "mistral-small-latest", zeros=_names(_CACHED), untold=_names(_REASONING)),
     Group(
