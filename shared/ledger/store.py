@@ -440,6 +440,8 @@ async def committed(write: Future[Admission], patience: float = math.inf) -> Adm
         StoreError: See `Ledger.start`.
     """
     done = asyncio.wrap_future(write)
+    # asyncio would print an error that comes when no one waits any more.
+    done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     if await wait_shielded(done, patience):
         raise asyncio.CancelledError
     if not done.done():

@@ -13,8 +13,10 @@ import pytest
 from shared import errors
 from shared.budget import Budget
 from shared.calls import flow
+from shared.calls.hold import hold
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
+from shared.providers import count_tokens
 from tests.support.asking import HELLO, MINI, NANO
 from tests.support.ledger_rows import assert_exact, only, rows
 from tests.support.provider_double import Double, Fault
@@ -33,7 +35,6 @@ def test_a_deadline_that_passes_during_a_refusal(
     hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal that would leave the next model its turn ends the call when the deadline has passed: it has failed."""
-    hold = flow.hold  # type: ignore[attr-defined]  # it is replaced where the flow looks it up
 
     async def slow(call: Any, attempt: Any, *, is_last: bool) -> None:
         try:
@@ -108,7 +109,6 @@ def test_an_answer_that_is_cancelled_while_it_is_counted(
 ) -> None:
     """Cancelled while the tokens of an answer without usage are counted, a call is settled as answered."""
     hosted.always("openai", fault=Fault.USAGE_MISSING)
-    count = flow.count_tokens  # type: ignore[attr-defined]  # it is replaced where the flow looks it up
 
     async def run() -> None:
         loop, counting, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
@@ -116,7 +116,7 @@ def test_an_answer_that_is_cancelled_while_it_is_counted(
         def slow(*given: Any) -> Any:
             loop.call_soon_threadsafe(counting.set)
             go_on.wait(30)
-            return count(*given)
+            return count_tokens(*given)
 
         monkeypatch.setattr(flow, "count_tokens", slow)
         task = asyncio.create_task(LLMClient().achat_completion(HELLO, model=MINI))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 import tempfile
@@ -21,9 +23,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.errors import StoreError
 from shared.internal.clock import new_id
 from shared.ledger import query
+from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
-from shared.ledger.store import Ledger, _Item
+from shared.ledger.store import Ledger, _Item, committed
 from shared.ledger.writes import Event
 from tests.support.ledger_rows import (
     NOON_US,
@@ -430,3 +433,21 @@ def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pyt
     store = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     store._queue = _Endless()
     assert len(store._next_batch()) < 10
+
+
+def test_an_error_that_comes_too_late_is_not_printed() -> None:
+    """A write that fails after its waiter has given up says nothing to the host program's event loop."""
+    said: list[dict[str, Any]] = []
+
+    async def give_up() -> None:
+        loop, write_ = asyncio.get_running_loop(), Future[Admission]()
+        loop.set_exception_handler(lambda _loop, context: said.append(context))
+        with pytest.raises(TimeoutError):
+            await committed(write_, patience=0)
+        write_.set_exception(StoreError("The ledger cannot be written"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(give_up())
+    assert said == []
