@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from shared import config
 from shared.config import Settings, database_url, environment, load_settings, quiet_litellm
 from shared.errors import ConfigurationError
 from shared.models.keys import key_variables, provider_base, provider_extra, provider_key
-from tests.support.paths import ROOT
 
 
 def dotenv(text: str, folder: Path | None = None) -> None:
@@ -263,10 +260,3 @@ def test_the_default_ledger_lies_in_the_user_data_folder(monkeypatch: pytest.Mon
     url = database_url(load_settings())
     assert url == f"sqlite:///{config.data_dir() / 'ledger.sqlite3'}"
     assert config.data_dir().is_relative_to(Path.home())
-
-
-def test_settings_need_neither_litellm_nor_agency_swarm() -> None:
-    """Settings are read in an instant, without the packages that take seconds."""
-    code = "import sys, shared.config; print({'litellm', 'agency_swarm'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

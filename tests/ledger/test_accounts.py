@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from shared.ledger import accounts
 from shared.ledger.schema import account, attempt
 from shared.ledger.store import Ledger
 from tests.support.ledger_rows import CENT, begin, fresh, rows, submit
-from tests.support.paths import ROOT
+from tests.support.processes import race
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -181,21 +178,19 @@ def test_threads_race(store: Ledger) -> None:
 
 
 RACER = """
-import sys
 from shared.budget import Budget, Limit
 from shared.ledger import Ledger
 from tests.support.ledger_rows import CENT, begin, fresh
-store, limit = Ledger(sys.argv[1]), Limit(Budget(1.0, "total"))
-print(sum(not begin(store, fresh(bound_nano=3 * CENT), limit).refused_by for _ in range(20)))
+
+def run(number, together, url):
+    store, limit = Ledger(url), Limit(Budget(1.0, "total"))
+    together.wait(60)
+    print(sum(not begin(store, fresh(bound_nano=3 * CENT), limit).refused_by for _ in range(20)), flush=True)
 """
 
 
-def test_processes_race(store: Ledger, tmp_path: Path) -> None:
+def test_processes_race(store: Ledger) -> None:
     """Processes that share a ledger share its limits."""
-    url = store._url.render_as_string(hide_password=False)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    racers = [
-        subprocess.Popen([sys.executable, "-c", RACER, url], stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    assert sum(int(racer.communicate(timeout=120)[0]) for racer in racers) == 33
+    allowed = race(RACER, store._url.render_as_string(hide_password=False))
+    assert len(allowed) == 2
+    assert sum(map(int, allowed)) == 33

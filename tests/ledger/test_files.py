@@ -42,7 +42,7 @@ def test_the_ledger_is_open_to_its_owner_only(tmp_path: Path) -> None:
 
 def test_sqlite_is_durable_when_a_write_returns(tmp_path: Path) -> None:
     """Each commit reaches the disk, in the journal mode that is safe for this SQLite, and locks are waited for."""
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'new.sqlite3'}")
     with ledger.reading() as connection:
         pragma = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()

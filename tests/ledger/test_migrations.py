@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +25,7 @@ from shared.ledger.schema import MAJOR, MINOR, account, attempt, meta
 from shared.ledger.store import Ledger
 from tests.support import postgres
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
-from tests.support.paths import ROOT
+from tests.support.processes import race
 
 DATA = Path(__file__).parent / "data"
 STORED = sorted(path.stem.removeprefix("ledger-") for path in DATA.glob("ledger-*.json"))
@@ -153,40 +151,26 @@ def test_every_figure_stays(stored: tuple[str, dict[str, Any]], monkeypatch: pyt
 
 
 OPEN = """
-import sys
 from shared.ledger import Ledger, store
 from shared.ledger.migrations import is_current
-from tests.support.ledger_rows import rows, submit
+from tests.support.ledger_rows import rows
 
-def wait_for_the_others(connection):
-    print(is_current(connection), flush=True)
-    sys.stdin.readline()
-    return False
+def run(number, together, url):
+    def wait_for_the_others(connection):
+        print(is_current(connection), flush=True)
+        together.wait(60)
+        return False
 
-store.is_current = wait_for_the_others
-print(len(rows(Ledger(sys.argv[1]))))
+    store.is_current = wait_for_the_others
+    print(len(rows(Ledger(url))), flush=True)
 """
 
 
 def test_processes_that_start_at_once_migrate_once(stored: tuple[str, dict[str, Any]]) -> None:
     """Of several processes that find an old ledger at the same moment one migrates it, and all of them can use it."""
     url, expected = stored
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN, url],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(4)
-    ]  # fmt: skip
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "False\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [(*process.communicate(timeout=60), process.returncode) for process in processes]
-    assert answers == [(f"{expected['rows']['attempt']}\n", "", 0)] * 4
+    said = race(OPEN, url, count=4)
+    assert said == ["False"] * 4 + [str(expected["rows"]["attempt"])] * 4
     assert version(url) == (MAJOR, MINOR)
 
 

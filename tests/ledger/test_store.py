@@ -41,13 +41,14 @@ from tests.support.ledger_rows import (
     write,
 )
 from tests.support.paths import ROOT
+from tests.support.processes import race
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty ledger on each database."""
     postgresql = request.param == "postgresql"
-    url = request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    url = request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'store.sqlite3'}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return str(url)
 
@@ -287,36 +288,28 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
 
 
 WRITER = """
-import sys, uuid
-from tests.support.ledger_rows import held_nano, settled, started, submit
+import uuid
+from tests.support.ledger_rows import settled, started, submit
 from shared.ledger import Ledger
-ledger, name = Ledger(sys.argv[1]), sys.argv[2]
-sys.stdin.readline()
-done = []
-for number in range(60):
-    own = started(agent=name)
-    done.append(submit(ledger, "start", own, {"process": name}))
-    done.append(submit(ledger, "settle", settled(own), {"process": name}))
-    done.append(submit(ledger, "settle", settled(started(attempt_id=uuid.UUID(int=number), agent=name)), {}))
-for each in done:
-    each.result(timeout=60)
-ledger.close()
+
+def run(number, together, url):
+    ledger, name, done = Ledger(url), "ab"[number], []
+    together.wait(60)
+    for index in range(60):
+        own = started(agent=name)
+        done.append(submit(ledger, "start", own, {"process": name}))
+        done.append(submit(ledger, "settle", settled(own), {"process": name}))
+        done.append(submit(ledger, "settle", settled(started(attempt_id=uuid.UUID(int=index), agent=name)), {}))
+    for each in done:
+        each.result(timeout=60)
+    ledger.close()
 """
 
 
 def test_two_processes_write_at_once(url: str, store: Ledger) -> None:
     """Processes that share a ledger lose nothing, count nothing twice and leave exact sums."""
-    command = [sys.executable, "-c", WRITER, url]
-    writers = [
-        subprocess.Popen([*command, name], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for name in ("a", "b")
-    ]
     store.flush()
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    assert [(writer.communicate(timeout=60)[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    race(WRITER, url)
     found = rows(store)
     assert len(found) == 60 + 2 * 60
     assert {row["status"] for row in found} == {"ok"}
@@ -430,7 +423,7 @@ class _Endless(SimpleQueue[_Item]):
 def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that never stop coming are committed after a second all the same."""
     monkeypatch.setattr("shared.ledger.store._RIDE_S", 0.0)
-    store = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    store = Ledger(f"sqlite:///{tmp_path / 'new.sqlite3'}")
     store._queue = _Endless()
     assert len(store._next_batch()) < 10
 
