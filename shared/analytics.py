@@ -97,9 +97,11 @@ def get_llm_costs(
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same, exact, in nano-dollars), total_tokens,
         total_calls (that were answered), avg_cost_per_call, failed_calls, unpriced_calls (with a cost nobody
-        knows, not in the totals), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent
-        (dearest first), cost_by_day, agent_turns (answered turns of agents themselves; None when agents used tools
-        and nobody tracked their turns, whose cost is then in no total), budgets (those that hold here now: limit, used
+        knows, not in the totals), cost_is_lower_bound (whether something that was billed has no known price, so that
+        the totals are at least what was charged) and lower_bound_requests (of how many requests), cost_by_provider,
+        cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (dearest first), cost_by_day, agent_turns (answered
+        turns of agents themselves; None when agents used tools and nobody tracked their turns, whose cost is then in
+        no total), budgets (those that hold here now: limit, used
         and left in US$, calls under way counted at their most, and lasts_s, the seconds that the rest lasts at the rate
         of the last day, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down
         before models looked at them; US$), since, until, timezone, store, and waiting_records
