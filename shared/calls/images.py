@@ -201,7 +201,11 @@ def _combined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -
         usage=usage,
         cost=to_usd(nano),
         latency_ms=max(response.latency_ms for response in found),
-        metadata={**first.metadata, "attempts": [summary_of(each) for part in parts for each in part.attempts]},
+        metadata={
+            **first.metadata,
+            "attempts": [summary_of(each) for part in parts for each in part.attempts],
+            "cost_is_lower_bound": any(each.row.cost_is_lower_bound for part in parts for each in part.attempts),
+        },
         images=[image for response in found for image in response.images],
     )
 

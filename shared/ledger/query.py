@@ -119,7 +119,8 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
         days = _days(_sums_by(connection, span, which, ("bucket",)), span.zone)
         labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
         turns = _agent_turns(connection, span, which, rows)
-    return _as_dict(ledger, span, rows, days, by, labelled) | {"agent_turns": turns}
+        incomplete = _lower_bounds(connection, span, which, by)
+    return _as_dict(ledger, span, rows, days, by, labelled, incomplete) | {"agent_turns": turns}
 
 
 def attempt_records(
@@ -238,6 +239,29 @@ def _sums_by_label(connection: Connection, span: Window, which: Filter, name: st
     return found
 
 
+def _lower_bounds(connection: Connection, span: Window, which: Filter, by: str | None) -> dict[str, int]:
+    """Requests of which something billed is in no total, by group; all together where `by` is None."""
+    query = sa.select(sa.func.count()).where(
+        sa.text("cost_is_lower_bound"),  # as the index has it
+        attempt.c.ts_us >= span.since_us,
+        attempt.c.ts_us < span.until_us,
+        *conditions(which),
+    )
+    key: sa.ColumnElement[Any] = sa.literal("")
+    source: sa.FromClause = attempt
+    if by == "day":
+        key = attempt.c.bucket
+    elif by in DIMENSIONS:
+        key = sa.func.coalesce(attempt.c[by], "")
+    elif by:
+        key = sa.func.coalesce(label.c.value, "")
+        source = attempt.outerjoin(label, sa.and_(label.c.attempt_id == attempt.c.attempt_id, label.c.name == by))
+    found: dict[str, int] = defaultdict(int)
+    for count, value in connection.execute(query.add_columns(key.label("key")).select_from(source).group_by("key")):
+        found[_day(value, span.zone) if by == "day" else value or UNALLOCATED] += count
+    return found
+
+
 def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:
     sums = (sa.func.coalesce(sa.func.sum(attempt.c[name]), 0).label(name) for name in SUMS)
     inside = (attempt.c.ts_us >= start_us, attempt.c.ts_us < end_us, attempt.c.status != "started")
@@ -291,9 +315,12 @@ def _collect(
 def _days(by_bucket: Mapping[tuple[Any, ...], Sums], zone: ZoneInfo) -> dict[tuple[Any, ...], Sums]:
     found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
     for (bucket,), sums in sorted(by_bucket.items()):
-        day = datetime.fromtimestamp(bucket * BUCKET_S, zone).date().isoformat()
-        _add(found[(day,)], sums)
+        _add(found[(_day(bucket, zone),)], sums)
     return found
+
+
+def _day(bucket: int, zone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(bucket * BUCKET_S, zone).date().isoformat()
 
 
 def _add(into: Sums, sums: Sums) -> None:
@@ -308,6 +335,7 @@ def _as_dict(
     days: Mapping[tuple[Any, ...], Sums],
     by: str | None,
     labelled: Mapping[tuple[Any, ...], Sums],
+    incomplete: Mapping[str, int],
 ) -> dict[str, Any]:
     total = dict.fromkeys(SUMS, 0)
     groups: dict[str, dict[str, Sums]] = {name: defaultdict(lambda: dict.fromkeys(SUMS, 0)) for name in DIMENSIONS}
@@ -327,6 +355,8 @@ def _as_dict(
         "avg_cost_per_call": to_usd(total["cost_nano"]) / calls if calls else 0.0,
         "failed_calls": total["failed_calls"],
         "unpriced_calls": total["unpriced_calls"],
+        "cost_is_lower_bound": bool(incomplete),
+        "lower_bound_requests": sum(incomplete.values()),
         "cost_by_provider": _most_expensive_first(groups["provider"]),
         "cost_by_model": _most_expensive_first(groups["model"]),
         "calls_by_model": {name: sums["calls"] for name, sums in _sorted(groups["model"])},
@@ -342,11 +372,11 @@ def _as_dict(
     if by:
         ordered = groups["day"].items() if by == "day" else _sorted(groups[by])
         result["by"] = by
-        result["groups"] = [_group(name, sums) for name, sums in ordered]
+        result["groups"] = [_group(name, sums, is_lower_bound=name in incomplete) for name, sums in ordered]
     return result
 
 
-def _group(name: str, sums: Sums) -> dict[str, Any]:
+def _group(name: str, sums: Sums, *, is_lower_bound: bool) -> dict[str, Any]:
     return {
         "name": name,
         "cost": to_usd(sums["cost_nano"]),
@@ -354,6 +384,7 @@ def _group(name: str, sums: Sums) -> dict[str, Any]:
         "calls": sums["calls"],
         "failed_calls": sums["failed_calls"],
         "unpriced_calls": sums["unpriced_calls"],
+        "cost_is_lower_bound": is_lower_bound,
     }
 
 

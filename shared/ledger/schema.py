@@ -85,6 +85,13 @@ sa.Index(
     postgresql_where=attempt.c.status == "started",
 )
 
+sa.Index(
+    "ix_attempt_lower_bound",
+    attempt.c.ts_us,
+    sqlite_where=sa.text("cost_is_lower_bound"),
+    postgresql_where=sa.text("cost_is_lower_bound"),
+)
+
 label = sa.Table(
     "label",
     metadata,

@@ -63,6 +63,8 @@ def _text(costs: Mapping[str, Any]) -> str:
         f"Total Tokens: {costs['total_tokens']:,}",
         f"Average Cost per Call: ${costs['avg_cost_per_call']:.6f}",
     ]
+    if costs.get("cost_is_lower_bound"):
+        lines.append(f"The total is {_at_least(costs)}: {_requests(costs)} used something without a known price")
     if costs["unpriced_calls"]:
         lines.append(f"Unpriced calls: {costs['unpriced_calls']:,}")
     if costs["failed_calls"]:
@@ -111,6 +113,15 @@ def _turns(costs: Mapping[str, Any]) -> str:
     return "not tracked" if turns is None else f"{turns:,}"
 
 
+def _at_least(costs: Mapping[str, Any]) -> str:
+    return f"at least ${costs['total_cost']:.6f}"
+
+
+def _requests(costs: Mapping[str, Any]) -> str:
+    count = costs["lower_bound_requests"]
+    return f"{count:,} request{'s' if count != 1 else ''}"
+
+
 def _saved(costs: Mapping[str, Any]) -> str:
     return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
 
@@ -126,7 +137,7 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         for name, cost in costs["cost_by_model"].items()
     ]
     summary = [
-        ("Total cost", f"${costs['total_cost']:.6f}"),
+        ("Total cost", _at_least(costs) if costs.get("cost_is_lower_bound") else f"${costs['total_cost']:.6f}"),
         ("Total tokens", f"{costs['total_tokens']:,}"),
         ("Calls", f"{costs['total_calls']:,}"),
         ("Average cost per call", f"${costs['avg_cost_per_call']:.6f}"),

@@ -286,3 +286,34 @@ def test_attempts_come_oldest_first_with_their_time(ledger: Ledger, written: lis
     times = {record["attempt_id"]: round(record["time"].timestamp() * 1e6) for record in found}
     assert times == {row["attempt_id"]: row["ts_us"] for row in written}
     assert sum(math.isnan(record["cost_usd"]) for record in found) == 2
+
+
+def test_a_total_that_is_not_all_is_said_once(ledger: Ledger) -> None:
+    """A billed unit without a price makes a total "at least" so much, in a line of its own beside the guide's."""
+    spend(ledger, "openai", "known", 2, 10**9)
+    assert not get_llm_costs()["cost_is_lower_bound"]
+    assert "at least" not in render(get_llm_costs())
+    spend(ledger, "xai", "searching", 1, 10**9, cost_is_lower_bound=True, units={"source": 10})
+    costs = get_llm_costs(by="model")
+    assert (costs["cost_is_lower_bound"], costs["lower_bound_requests"]) == (True, 1)
+    flagged = {group["name"]: group["cost_is_lower_bound"] for group in costs["groups"]}
+    assert flagged == {"known": False, "searching": True}
+    lines = render(costs).splitlines()
+    assert lines[1] == "Total Cost: $2.000000"
+    assert lines[4] == "The total is at least $2.000000: 1 request used something without a known price"
+    assert render(costs).count("at least") == 1
+    assert "| Total cost | at least $2.000000 |" in render(costs, "markdown")
+
+
+@pytest.mark.parametrize("by", ["provider", "tool", "agent", "day", "customer"])
+def test_every_group_knows_whether_it_is_all(ledger: Ledger, by: str) -> None:
+    """Whatever costs are grouped by, the group of a request that is not wholly priced says so, and no other."""
+    known = settled(ts_us=now_us() - 3 * 86_400_000_000, provider="openai", tool="a", agent="a")
+    submit(ledger, "settle", known, {"customer": "acme"})
+    lacking = settled(ts_us=now_us(), provider="xai", tool="b", agent="b", cost_is_lower_bound=True)
+    submit(ledger, "settle", lacking, {"customer": "globex"})
+    ledger.flush()
+    groups = get_llm_costs(days=5, by=by)["groups"]
+    assert sorted(group["cost_is_lower_bound"] for group in groups) == [False, True]
+    one = next(group["name"] for group in groups if group["cost_is_lower_bound"])
+    assert by == "day" or one == {"provider": "xai", "tool": "b", "agent": "b", "customer": "globex"}[by]
