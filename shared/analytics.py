@@ -99,14 +99,14 @@ def get_llm_costs(
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
         total_calls (answered calls), avg_cost_per_call, failed_calls, unpriced_calls (whose cost is unknown; not in
         the totals), cost_is_lower_bound (whether something that was billed has no known price, so that the totals are
-        at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider, cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (highest cost first),
-        cost_by_day, agent_turns (answered turns of the agents themselves; None when agents used tools but their own
-        turns were not tracked, so that no total includes those), budgets (those that apply here now: limit, used and
-        left in US$, with running calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at
-        the rate of the last 24 hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by
-        scaling images down before they were sent; US$), since, until, timezone, store, waiting_records (records that
-        could not be written yet, and are in no figure), and price_table (date and version of the built-in prices, and
-        age_days).
+        at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider,
+        cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (highest cost first), cost_by_day, agent_turns
+        (answered turns of the agents themselves; None when agents used tools but their own turns were not tracked, so
+        that no total includes those), budgets (those that apply here now: limit, used and left in US$, with running
+        calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at the rate of the last 24
+        hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down before
+        they were sent; US$), since, until, timezone, store, waiting_records (records that could not be written yet,
+        and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
     Raises:
         InvalidRequest: The window is not a span of time.
