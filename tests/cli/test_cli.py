@@ -75,7 +75,7 @@ def test_text_falls_back(hosted: Double, printed: tuple[io.StringIO, io.StringIO
         (("text", "Hi"), "Authentication failed for openai: no key is set"),
         (("text", "Hi", "-m", "no-such-model"), "No model is called no-such-model"),
         (("report", "--since", "yesterday"), "'yesterday' is not a day or a time"),
-        (("report", "--tz", "Mars/Olympus"), "The time zone is not known"),
+        (("report", "--tz", "Mars/Olympus"), "The time zone is unknown"),
         (("report", "--days", "0"), "days must be more than 0"),
         (
             ("report", "--since", "2026-12-01", "--until", "2026-11-01"),

@@ -27,6 +27,7 @@ def judge(response: LLMResponse, group: Group, scene: Scene, wire: Wire) -> None
     assert (response.provider, response.model) == (group.name, group.named(scene.name))
     assert response.metadata["finish_reason"] == (scene.finish if group.ends else None)
     assert response.metadata["usage_source"] == "provider"
+    assert not response.metadata["cost_is_lower_bound"]
     calls = response.metadata.get("tool_calls", [])
     assert [call["function"]["name"] for call in calls] == (["get_weather"] if scene.finish == "tool_calls" else [])
     assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"city": "Paris"}] * len(calls)
