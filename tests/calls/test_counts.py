@@ -113,10 +113,10 @@ def test_an_answer_that_is_cancelled_while_it_is_counted(
     async def run() -> None:
         loop, counting, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-        def slow(*given: Any) -> Any:
+        def slow(*given: Any, **more: Any) -> Any:
             loop.call_soon_threadsafe(counting.set)
             go_on.wait(30)
-            return count_tokens(*given)
+            return count_tokens(*given, **more)
 
         monkeypatch.setattr(flow, "count_tokens", slow)
         task = asyncio.create_task(LLMClient().achat_completion(HELLO, model=MINI))
