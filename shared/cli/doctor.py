@@ -97,7 +97,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding("store", "problem", str(error))
     else:
         yield Finding("store", "ok", f"{ledger.name} is writable")
-        yield from _journal(ledger)
+        yield from _write_ahead_log(ledger)
     yield from _waiting(ledger)
 
 
@@ -160,7 +160,7 @@ def _waiting(ledger: Ledger) -> Iterator[Finding]:
         yield Finding("records", "problem", f"some were rejected and are in no report; check {file}, then delete it")
 
 
-def _journal(ledger: Ledger) -> Iterator[Finding]:
+def _write_ahead_log(ledger: Ledger) -> Iterator[Finding]:
     if ledger.name.startswith("sqlite") and not wal_is_safe():
         yield Finding("store", "note", "this SQLite has the WAL-reset bug, so the slower rollback journal is used")
 

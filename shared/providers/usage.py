@@ -156,7 +156,7 @@ def anthropic_served(usage: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return served_tier(tier), served_region(usage.get("inference_geo"))
 
 
-# Words for the standard tier; "auto" is a wish and says nothing.
+# Words for the standard tier; "auto" is a tier that was only asked for and says nothing.
 _STANDARD = frozenset({"default", "standard", "on_demand", "on-demand"})
 
 

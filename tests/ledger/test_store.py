@@ -422,7 +422,7 @@ class _Endless(SimpleQueue[_Item]):
 
 def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that never stop coming are committed after a second all the same."""
-    monkeypatch.setattr("shared.ledger.store._RIDE_S", 0.0)
+    monkeypatch.setattr("shared.ledger.store._MAX_DELAY_S", 0.0)
     store = Ledger(f"sqlite:///{tmp_path / 'new.sqlite3'}")
     store._queue = _Endless()
     assert len(store._next_batch()) < 10

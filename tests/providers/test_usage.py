@@ -226,7 +226,7 @@ def test_steps_of_other_models_are_counted_apart() -> None:
     ],
 )
 def test_tiers_have_one_name(word: Any, tier: str | None) -> None:
-    """OpenAI's, Groq's, Anthropic's and Gemini's words for a tier are ours; a wish is no tier."""
+    """OpenAI's, Groq's, Anthropic's and Gemini's words for a tier are ours; a tier that is only asked for is none."""
     assert served_tier(word) == tier
 
 
