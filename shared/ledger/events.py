@@ -103,7 +103,7 @@ def _text(value: Any) -> str:
 def cost_nano_of(value: Any) -> int | None:
     """A reported cost in US$ as nano-dollars; None if it is not a number from 0 to a million."""
     if isinstance(value, Decimal):
-        value = float(value)
+        value = float(value) if value.is_finite() else math.nan  # float() of a signalling NaN raises
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
         return None
     return to_nano(float(value))

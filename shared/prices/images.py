@@ -81,7 +81,7 @@ def images_bound(candidate: Candidate, request: Request, asked: ImageRequest, pr
 
 
 def output_tokens(wire_model: str, asked: ImageRequest) -> int | None:
-    """The most output tokens that one image of this quality and size can be; None when nobody says."""
+    """The most output tokens that one image of this quality and size can be; None if it is unknown."""
     name = wire_model.lower().rpartition("/")[2]
     if name.startswith("gpt-image-2") and not name.startswith("gpt-image-2."):
         return _tokens_of_2(asked)
