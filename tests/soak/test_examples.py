@@ -37,7 +37,7 @@ def test_outage() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     head, answer, night = done.stdout.strip().split("\n\n")
     assert "SCRIPTED" in head
-    assert answer.startswith("gemini/gemini-2.5-flash answers: ")
+    assert answer.startswith("gemini/gemini-3.5-flash answers: ")
     lines = night.splitlines()
     assert len(lines) <= 10
     assert lines[0] == "5 calls, 0 of them unanswered; 14 attempts."
