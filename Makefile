@@ -21,6 +21,8 @@ help: ## Show this help
 demo: .venv/.ready ## Run an agent that writes text and reports what it cost; without a key, on a local model
 	@$(PY) examples/quickstart.py
 
+# The suite starts many short processes, which would compile our files anew each time.
+test soak: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.ready ## Run the whole test suite, without network
 	$(PY) -m pytest
 

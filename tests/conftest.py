@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     import agency_swarm  # noqa: F401
     import hypothesis
 
-    hypothesis.settings.register_profile("here", deadline=None, derandomize=bool(os.environ.get("CI")))
+    hypothesis.settings.register_profile("here", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
     hypothesis.settings.load_profile("here")
 
     for name in _SUPPORT:

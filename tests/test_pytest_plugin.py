@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import subprocess
 import sys
 from typing import Any
@@ -98,8 +99,8 @@ def test_ledger(agentswarm_ledger: Ledger) -> None:
 
 def test_vcr_config(agentswarm_vcr_config: dict[str, Any]) -> None:
     """What a user records with it holds none of the secrets that providers are sent or send back."""
-    request = agentswarm_vcr_config["before_record_request"](SECRET_REQUEST)
-    response = agentswarm_vcr_config["before_record_response"](SECRET_RESPONSE)
+    request = agentswarm_vcr_config["before_record_request"](copy.deepcopy(SECRET_REQUEST))
+    response = agentswarm_vcr_config["before_record_response"](copy.deepcopy(SECRET_RESPONSE))
     assert request.uri == "https://api.example.org/v1/chat?alt=sse"
     kept = secrets_in(repr((request.uri, request.headers, response)))
     assert kept == ["org-AbCdEf123456"], "bodies are the user's own to look through"

@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def wrong(text: str) -> list[str]:
     return found + [f"{hit[0]!r}: say {RETIRED['wishes|wish_.*|.*_wish']}" for hit in _NOUN.finditer(text)]
 
 
+@cache
 def wrong_name(name: str) -> list[str]:
     """What is wrong with an identifier, whose words are joined by underscores or capitals."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

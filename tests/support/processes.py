@@ -7,6 +7,14 @@ import sys
 
 from tests.support.paths import ROOT
 
+# One write a line: where Python's output is not buffered, print() makes two, and the lines of two processes would mix.
+_PRINT = """
+import os
+
+def print(*values, flush=True):
+    os.write(1, (" ".join(map(str, values)) + "\\n").encode())
+"""
+
 _FORKS = """
 import multiprocessing, sys
 context = multiprocessing.get_context("fork")
@@ -31,7 +39,7 @@ def race(program: str, *arguments: str, count: int = 2) -> list[str]:
     Raises:
         AssertionError: One of them failed, or wrote to standard error.
     """
-    command = [sys.executable, "-c", program + _FORKS, str(count), *arguments]
+    command = [sys.executable, "-c", _PRINT + program + _FORKS, str(count), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout.splitlines()
