@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import ssl
@@ -26,7 +27,19 @@ _OLLAMA_PORT = 11434
 _SECRET = ("_API_KEY", "_API_TOKEN", "_API_BASE", "_BASE_URL", "HF_TOKEN")
 
 
+# Looked up once: pytest-socket would look "localhost" up for each test.
+_LOOPBACK: dict[str, set[str]] = {"localhost": {"127.0.0.1", "::1"}}
+_folders = itertools.count()
+
 statements.share()
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own, by number: pytest's own fixture takes longer than many a test does."""
+    path = tmp_path_factory.getbasetemp() / f"test-{next(_folders)}"
+    path.mkdir(mode=0o700)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +79,7 @@ def loopback_only(pytestconfig: pytest.Config) -> Iterator[None]:
         yield
         return
     # For each test anew: pytest-socket lets everything through after each.
-    socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+    socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True, resolution_cache=_LOOPBACK)
     yield
     enable_socket()
 
