@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from shared.llm_client import LLMClient, ModelConfig, TaskType
 from shared.types import AnalyticsEvent, EventType
 from tests.support.asking import HAIKU, HELLO, MINI
 from tests.support.ledger_rows import rows, started
-from tests.support.paths import ROOT
+from tests.support.processes import run
 from tests.support.provider_double import Double
 from tools import TextGeneration
 
@@ -117,7 +114,7 @@ def test_events_are_written_at_exit(ledger: Ledger) -> None:
         "from shared.analytics import AnalyticsEvent, EventType, record_event;"
         "record_event(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name='Mine'))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), timeout=60, check=True)
+    assert run(code).returncode == 0
     assert [row["tool"] for row in rows(ledger, event)] == ["Mine"]
 
 
@@ -184,6 +181,5 @@ def test_events_of_a_worker_process_are_written_at_its_end(ledger: Ledger) -> No
         "child.start()\n"
         "child.join()\n"
     )
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
-    subprocess.run(command, cwd=ROOT, env=dict(os.environ), timeout=60, check=True)
+    assert run(code).returncode == 0
     assert sorted(row["tool"] for row in rows(ledger, event)) == ["Child", "Parent"]

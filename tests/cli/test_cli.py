@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from typer.testing import CliRunner, Result
 from shared import cli
 from shared.analytics import get_llm_costs
 from shared.ledger.store import Ledger
+from tests.support import processes
 from tests.support.asking import MINI
 from tests.support.ledger_rows import settled, write
-from tests.support.paths import ROOT
 from tests.support.provider_double import Double, Fault, Usage
 
 
@@ -174,10 +172,8 @@ for arguments in (["report"], ["report", "--json"], ["--version"]):
         sys.exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.stderr, flush=True)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True, check=False)
+        done = processes.run(program, stdout=full.fileno())
     said = "Error: The output cannot be written (No space left on device).\n1\n"
     assert (done.stderr, done.returncode) == (said * 3, 0)
 

@@ -7,12 +7,9 @@ import errno
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +25,7 @@ from shared.images.load import load_picture
 from shared.images.save import check_output, save_picture
 from shared.types import Picture
 from tests.support import pictures as images
-from tests.support.paths import ROOT
+from tests.support.processes import race
 
 PNG = images.image()
 PICTURE = Picture(PNG, "png", 8, 6)
@@ -160,38 +157,21 @@ def test_a_public_url_is_made_of_the_base(out: Path, memory: str) -> None:
 
 
 _SAVE_MANY = """
-import sys
 from shared.config import Settings
 from shared.images.save import save_picture
 from shared.types import Picture
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range(30):
-    picture = Picture(b"whole" * 1000, "png", 8, 6)
-    print(save_picture(picture, settings=Settings(output_dir=sys.argv[1]), name="cat").path)
+
+def run(number, together, folder):
+    picture, settings = Picture(b"whole" * 1000, "png", 8, 6), Settings(output_dir=folder)
+    together.wait(60)
+    for _ in range(30):
+        print(save_picture(picture, settings=settings, name="cat").path)
 """
 
 
 def test_two_processes_do_not_take_the_same_name(out: Path) -> None:
     """Processes that save under one name at once each get files of their own, all whole."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", _SAVE_MANY, str(out)], cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    paths = []
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-    for child in children:
-        said, wrong = child.communicate(timeout=60)
-        assert not wrong
-        paths += said.split()
+    paths = race(_SAVE_MANY, str(out))
     assert len(set(paths)) == 60
     assert names_in(out) == sorted(Path(path).name for path in paths)
     assert all(Path(path).read_bytes() == b"whole" * 1000 for path in paths)

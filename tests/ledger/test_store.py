@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import tempfile
 import threading
 import uuid
@@ -40,8 +38,7 @@ from tests.support.ledger_rows import (
     sums,
     write,
 )
-from tests.support.paths import ROOT
-from tests.support.processes import race
+from tests.support.processes import race, run
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -379,8 +376,7 @@ print(sorted(row["agent"] for row in rows(parent)))
 
 def test_a_forked_process_has_a_ledger_of_its_own(url: str) -> None:
     """No connection crosses a fork: parent and child both go on writing, and the child can end."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run(FORK, url)
     assert (done.stdout, done.stderr) == ("['child', 'parent', 'parent']\n", "")
 
 
@@ -390,7 +386,7 @@ def test_what_was_handed_over_last_is_written_before_the_program_ends(url: str) 
         "import sys; from shared.ledger import Ledger; from tests.support.ledger_rows import settled, submit;"
         "[submit(Ledger(sys.argv[1]), 'settle', settled()) for _ in range(2)]"
     )
-    subprocess.run([sys.executable, "-c", code, url], cwd=ROOT, timeout=60, check=True)
+    assert run(code, url).returncode == 0
     ledger = Ledger(url)
     assert len(rows(ledger)) == 2
     ledger.close()

@@ -1,11 +1,58 @@
-"""Processes that do the same at once, forked from one that has done nothing but import what takes a second."""
+"""
+Programs in processes of their own, forked from one that has done nothing but import what takes a second.
+
+That one starts with the first program and ends with the tests; no thread runs in it. A program sees a process like that
+of `python -c`: its own environment, working directory, arguments and output, and an end like that of any other.
+"""
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import IO
 
 from tests.support.paths import ROOT
+
+TIMEOUT_S = 120
+
+_PARENT = """
+import gc, json, os, socket, sys
+import multiprocessing.connection, multiprocessing.synchronize, psycopg, sqlalchemy.dialects.postgresql.psycopg
+import shared.analytics, shared.calls.background, shared.cli, shared.images.save, shared.ledger, shared.llm_client
+import tests.support.ledger_rows
+
+def next_program(connection):
+    while True:
+        wanted, files, *_ = socket.recv_fds(connection, 1, 4)
+        if not wanted:
+            os._exit(0)
+        child = os.fork()
+        if not child:
+            connection.close()
+            for number, file in enumerate(files[:3]):
+                os.dup2(file, number)
+                os.close(file)
+            with open(files[3], encoding="utf-8") as order:
+                return json.load(order)
+        for file in files:
+            os.close(file)
+        connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+gc.collect()
+gc.freeze()  # what is imported stays: no child needs to look through it
+program, sys.argv[1:], environment, folder = next_program(socket.socket(fileno=int(sys.argv[1])))
+os.environ.clear()
+os.environ.update(environment)
+os.chdir(folder)
+exec(compile(program, "<string>", "exec"))
+"""
 
 # One write a line: where Python's output is not buffered, print() makes two, and the lines of two processes would mix.
 _PRINT = """
@@ -29,6 +76,44 @@ sys.exit(sum(child.exitcode != 0 for child in children))
 """
 
 
+@cache
+def _parent() -> socket.socket:
+    """The way to the process that all programs are forked from."""
+    ours, theirs = socket.socketpair()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PARENT, str(theirs.fileno())]
+    # Not for the test that comes first, but for all; it hears the end of the tests from its closed socket.
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
+    theirs.close()
+    ours.settimeout(TIMEOUT_S)
+    atexit.register(process.wait, TIMEOUT_S)
+    atexit.register(ours.close)
+    return ours
+
+
+def run(program: str, *arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    """
+    Run a program to its end, in this process's environment and working directory.
+
+    Args:
+        program: Python, as for `python -c`; the repository can be imported, and most of it is.
+        stdout: A file descriptor to write to; None to return what is written.
+    """
+    with _file() as order, _file() as said, _file() as wrong, Path(os.devnull).open("rb") as nothing:
+        json.dump([program, arguments, dict(os.environ), str(Path.cwd())], order)
+        order.seek(0)
+        files = [nothing.fileno(), said.fileno() if stdout is None else stdout, wrong.fileno(), order.fileno()]
+        socket.send_fds(_parent(), [b"."], files)
+        status = int(_parent().recv(16))
+        said.seek(0)
+        wrong.seek(0)
+        return subprocess.CompletedProcess(["-c", *arguments], status, said.read(), wrong.read())
+
+
+def _file() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8")
+
+
 def race(program: str, *arguments: str, count: int = 2) -> list[str]:
     """
     What several processes print, line by line, without an order among them.
@@ -39,7 +124,6 @@ def race(program: str, *arguments: str, count: int = 2) -> list[str]:
     Raises:
         AssertionError: One of them failed, or wrote to standard error.
     """
-    command = [sys.executable, "-c", _PRINT + program + _FORKS, str(count), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = run(_PRINT + program + _FORKS, str(count), *arguments)
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout.splitlines()
