@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError
 
 Window = Literal["run", "hour", "day", "month", "total"]
 OnExceed = Literal["refuse", "downgrade"]
-OnUnknownPrice = Literal["refuse", "allow"]
+OnUnknownPrice = Literal["refuse", "allow", "hold_max"]
 
 FOREVER_US = 2**62
 MAX_LIMIT_USD = 1_000_000_000
@@ -45,7 +45,8 @@ class Budget:
 
         on_exceed: "refuse" raises BudgetExceeded; "downgrade" tries the caller's next model that fits.
 
-        on_unknown_price: "refuse" models with an unknown price, or "allow" them without counting their cost.
+        on_unknown_price: "refuse" requests whose price or upper bound is unknown, "allow" them without counting their
+            cost, or "hold_max": hold the longest request to the provider's most expensive models.
 
     Raises:
         ConfigurationError: An argument is invalid.

@@ -18,8 +18,8 @@ from shared.internal.pending import RecordedCall
 from shared.internal.spend import SpendCounter
 from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
-from shared.prices import UNKNOWN, Cost, all_units, price, upper_bound
-from shared.providers import Exchange, Network
+from shared.prices import FREE_BOUND, UNKNOWN, Bound, Cost, all_units, image_bound, price
+from shared.providers import Draft, Exchange, Network, draft, request_with
 from shared.scope import Scope
 from shared.types import Answer, Candidate, LLMResponse, Rates, Request, Served, TaskType, Usage
 
@@ -113,6 +113,7 @@ class Attempt:
     row: AttemptRow
     release: Callable[[], None]
     exchange: Exchange
+    drafted: Draft
     items: AsyncGenerator[str | Answer] | None = None
     # Output tokens that a budget can pay for, if that is less than the model could write.
     cut_to: int | None = None
@@ -128,7 +129,7 @@ class Attempt:
         return round((time.monotonic() - self.began) * 1e6)
 
 
-def start_row(call: Call, candidate: Candidate) -> AttemptRow:
+def start_row(call: Call, candidate: Candidate, bound: Bound) -> AttemptRow:
     """The row of an attempt that is about to start."""
     return AttemptRow.started(
         candidate,
@@ -137,7 +138,7 @@ def start_row(call: Call, candidate: Candidate) -> AttemptRow:
         attempt_number=call.progress.next_attempt(),
         operation=call.request.task.value,
         stream=call.request.stream,
-        bound_nano=bound_of(candidate, call.request),
+        bound_nano=bound.nano(),
         lease_s=_LEASE_S + call.timeout,
     )
 
@@ -219,14 +220,39 @@ def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None
     return Cost(nano, source, is_lower_bound)
 
 
+def draft_of(candidate: Candidate, request: Request, *, under_budget: bool = False) -> Draft:
+    """
+    The request as it will be sent, and the most that one attempt can cost.
+
+    Args:
+        under_budget: Whether a budget is known to apply: then the request asks for the standard service tier, and says
+            how long the answer may be.
+    """
+    if candidate.rates.source == "free":
+        return Draft(request, FREE_BOUND)
+    if request.task is TaskType.IMAGE_GENERATION:
+        return Draft(request, _bound_of_images(candidate, request))
+    if under_budget and may_cut(request) and candidate.max_output_tokens is not None:
+        request = request_with(request, candidate.max_output_tokens)
+    return draft(candidate, request, pinned=under_budget)
+
+
 def bound_of(candidate: Candidate, request: Request) -> int | None:
     """The most that one attempt can cost, in nano-dollars; None when no bound is known."""
-    if request.task is not TaskType.IMAGE_GENERATION:
-        return upper_bound(candidate, request)
+    return draft_of(candidate, request).bound.nano()
+
+
+def may_cut(request: Request) -> bool:
+    """Whether we may limit the length of the answer: the caller did not."""
+    limits = (request.params.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    return request.task is not TaskType.IMAGE_GENERATION and all(limit is None for limit in limits)
+
+
+def _bound_of_images(candidate: Candidate, request: Request) -> Bound:
     try:
-        return upper_bound(candidate, request, image_request(candidate, request))
+        return image_bound(candidate, request, image_request(candidate, request))
     except InvalidRequest:
-        return None
+        return Bound(unknown="price")
 
 
 def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None = None) -> LLMResponse:

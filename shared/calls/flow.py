@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.calls.call import Attempt, Call, needs_count, response_of, settle_row, start_row
+from shared.calls.call import Attempt, Call, draft_of, needs_count, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
@@ -303,7 +303,13 @@ async def _begin(call: Call, candidate: Candidate) -> Attempt:
     release = await acquire_slot(
         candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.seconds_left())
     )
-    attempt = Attempt(candidate, call.request, start_row(call, candidate), release, Exchange(call.network))
+    try:
+        drafted = draft_of(candidate, call.request, under_budget=bool(call.limits))
+        row = start_row(call, candidate, drafted.bound)
+    except BaseException:
+        release()
+        raise
+    attempt = Attempt(candidate, call.request, row, release, Exchange(call.network), drafted)
     call.attempts.append(attempt)
     return attempt
 
@@ -312,7 +318,9 @@ async def _send(call: Call, attempt: Attempt) -> str | Answer:
     """Send the request, and wait for the first item of its response."""
     attempt.began = time.monotonic()
     limit = max(min(call.timeout, call.seconds_left()), GRACE_S)
-    attempt.items = open_response(attempt.candidate, attempt.request, exchange=attempt.exchange, timeout=limit)
+    attempt.items = open_response(
+        attempt.candidate, attempt.request, exchange=attempt.exchange, timeout=limit, drafted=attempt.drafted
+    )
     return await _next_item(call, attempt, attempt.items, limit)
 
 

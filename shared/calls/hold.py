@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from shared.calls.call import Attempt, Call, bound_of
+from shared.calls.call import Attempt, Call, draft_of, may_cut
 from shared.errors import BudgetExceeded, DeadlineExceeded
 from shared.internal.money import to_usd
 from shared.ledger import Admission, BudgetStatus, LeastBound, committed
-from shared.prices import affordable_output
-from shared.types import Candidate, Request, TaskType
+from shared.prices import Bound, highest_bound
+from shared.providers import limited, pin, request_with
+from shared.types import Request
 
 logger = logging.getLogger("agentswarm_tools")
 
 # Seconds that a row may still take to be committed once the deadline has passed.
 GRACE_S = 0.03
-# A shorter answer than this is not worth paying for.
-MIN_OUTPUT_TOKENS = 64
 # How often the answer is cut again if other calls take the rest of the budget in the meantime.
 _MAX_CUTS = 5
 _MAX_WARNED = 1000
@@ -42,18 +41,22 @@ async def hold(call: Call, attempt: Attempt, *, is_last: bool) -> None:
 
         StoreError: A budget applies, and the ledger cannot be written.
     """
-    least: LeastBound | None = partial(_shortest_bound, attempt.candidate, call.request)
+    least: LeastBound | None = partial(_shortest_bound, attempt, call.request)
     cuts = 0
     while True:
         admission = await _start(call, attempt, least, is_last)
         if admission.refused_by is None:
             if attempt.candidate.rates.source == "unknown":
                 _warn_unpriced(attempt.candidate.requested)
-            _bind(attempt, admission)
+            if admission.statuses:
+                _bind(attempt)
             return
         if admission.refused is not None:
             attempt.row = admission.refused
             raise _exceeded(call, attempt, admission.refused_by, admission.reason or "")
+        if admission.reason == "hold_max":
+            _hold_most(attempt)
+            continue
         cuts += 1
         if not _cut(call, attempt, admission.left_nano) or cuts == _MAX_CUTS:
             least = None
@@ -69,13 +72,30 @@ def _warn_unpriced(model: str) -> None:
 
 def _cut(call: Call, attempt: Attempt, left_nano: int) -> bool:
     """Shorten the answer to what is left; returns False if even the shortest useful answer does not fit."""
-    tokens = affordable_output(attempt.candidate, call.request, left_nano)
-    if tokens is None or tokens < MIN_OUTPUT_TOKENS:
+    bound = attempt.drafted.bound
+    tokens = bound.affordable(left_nano)
+    if tokens is None or tokens < bound.least_output:
         return False
     attempt.cut_to = tokens
-    attempt.request = _with_output(call.request, tokens)
-    attempt.row = attempt.row.with_bound(bound_of(attempt.candidate, attempt.request))
+    _limit(attempt, call.request, tokens)
+    attempt.row = attempt.row.with_bound(attempt.drafted.bound.nano())
     return True
+
+
+def _limit(attempt: Attempt, request: Request, tokens: int) -> None:
+    """Ask for an answer of at most so many tokens."""
+    attempt.request = request_with(request, tokens)
+    attempt.drafted = limited(attempt.candidate, attempt.request, attempt.drafted, tokens)
+
+
+def _hold_most(attempt: Attempt) -> None:
+    """Hold what the provider's most expensive models would cost, since nothing else is known."""
+    answers = attempt.request.params.get("n", 1)
+    bound = highest_bound(attempt.candidate, answers if isinstance(answers, int) else 1)
+    limits = (attempt.request.params.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    output = max((limit for limit in limits if isinstance(limit, int)), default=bound.output)
+    attempt.drafted = replace(attempt.drafted, bound=replace(bound, output=output))
+    attempt.row = attempt.row.with_bound(attempt.drafted.bound.nano())
 
 
 async def _start(call: Call, attempt: Attempt, least: LeastBound | None, is_last: bool) -> Admission:
@@ -92,49 +112,42 @@ async def _start(call: Call, attempt: Attempt, least: LeastBound | None, is_last
         ) from None
 
 
-def _bind(attempt: Attempt, admission: Admission) -> None:
-    """Under a budget, send the maximum length of the answer: the bound only holds if the provider enforces it."""
-    candidate = attempt.candidate
-    if not admission.statuses or candidate.rates.source == "free" or not _may_cut(attempt.request):
+def _bind(attempt: Attempt) -> None:
+    """
+    Under a budget, send the maximum length of the answer and the standard service tier.
+
+    The bound only holds if the provider enforces the one and serves the other.
+    """
+    candidate, bound = attempt.candidate, attempt.drafted.bound
+    if candidate.rates.source == "free" or attempt.drafted.problem is not None:
         return
-    max_output = affordable_output(candidate, attempt.request, attempt.row.bound_nano or 0)
-    if max_output is not None and max_output >= MIN_OUTPUT_TOKENS:
-        attempt.request = _with_output(attempt.request, max_output)
-
-
-def _may_cut(request: Request) -> bool:
-    """Whether we may limit the length of the answer: the caller did not."""
-    limits = (request.params.get(name) for name in ("max_tokens", "max_completion_tokens"))
-    return request.task is not TaskType.IMAGE_GENERATION and all(limit is None for limit in limits)
-
-
-def _with_output(request: Request, tokens: int) -> Request:
-    return replace(request, params={**request.params, "max_tokens": tokens})
+    tokens = bound.output if bound.most_output is None else min(bound.output, bound.most_output)
+    if not may_cut(attempt.request) or bound.unknown is not None or tokens < bound.least_output:
+        pin(candidate, attempt.drafted)
+    else:
+        _limit(attempt, attempt.request, tokens)
 
 
 def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -> BudgetExceeded:
-    terms, name = status.limit.budget, attempt.candidate.requested
-    hint: str | None = None
-    if reason == "unknown price" and call.request.params.get("extra_body"):
-        message = "The upper bound of a request with extra_body is unknown, and a budget applies"
-        hint = 'Leave it out, or let it pass uncounted with on_unknown_price="allow".'
-    elif reason == "unknown price":
-        message = f"The price of {name} is unknown, and a budget applies"
-        hint = "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES."
+    terms, name, bound = status.limit.budget, attempt.candidate.requested, attempt.drafted.bound
+    if reason == "unknown price":
+        message, hint = _without_bound(name, bound.unknown)
     elif reason != "no room":
         message, hint = f"A budget applies, and {reason}", "Set this machine's clock."
     elif not call.scope.may_see(status.limit):
         message, hint = f"A budget of the operator's has no room for {name}", _model_that_fits(call, status)
     else:
         bound_nano, condition = attempt.row.bound_nano, ""
-        if _may_cut(call.request):
-            bound_nano = _least_bound(attempt.candidate, call.request)
-            condition = f" with an answer of {MIN_OUTPUT_TOKENS} tokens"
+        if may_cut(call.request):
+            bound_nano = bound.nano(bound.least_output)
+            condition = f" with an answer of {bound.least_output} tokens"
         message = (
             f"{name} could cost ${to_usd(bound_nano):.6f}{condition}, and ${to_usd(status.left_nano):.6f} is left"
             f" of {status}, with running calls counted at their upper bound"
         )
         hint = _model_that_fits(call, status)
+    if reason in ("unknown price", "no room"):
+        _explain_bounds()
     return BudgetExceeded(
         message,
         provider=attempt.candidate.provider,
@@ -144,21 +157,45 @@ def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -
     )
 
 
+def _without_bound(name: str, unknown: str | None) -> tuple[str, str]:
+    """The message and the hint for a request whose bound is unknown."""
+    if unknown in (None, "price"):
+        return (
+            f"The price of {name} is unknown, and a budget applies",
+            "Use a model with a known price, or state one with ModelConfig or AGENTSWARM_PRICES.",
+        )
+    if unknown == "max_tokens":
+        return f"The longest answer of {name} is unknown, and a budget applies", "Set max_tokens."
+    return (
+        f"The upper bound of a request with {unknown} is unknown, and a budget applies",
+        'Leave it out, or let it pass uncounted with on_unknown_price="allow".',
+    )
+
+
+@lru_cache(maxsize=1)
+def _explain_bounds() -> None:
+    """Say once for each process why a request may be refused that was not refused before."""
+    logger.warning(
+        "A budget refused a request. Budgets hold more for each request than before 0.1.0: the bound now covers "
+        "everything in the body that is sent, such as schemas, searches, audio and images. See docs/budgets.md."
+    )
+
+
 def _model_that_fits(call: Call, status: BudgetStatus) -> str | None:
     """A hint that names the most expensive of the caller's models that would fit; None if there is none."""
-    bounds = {candidate.requested: _least_bound(candidate, call.request) for candidate in call.plan.candidates}
+    bounds = {each.requested: _least(draft_of(each, call.request).bound, call.request) for each in call.plan.candidates}
     fitting = {name: bound for name, bound in bounds.items() if bound is not None and bound <= status.left_nano}
     return f"{max(fitting, key=lambda name: fitting[name])} would fit." if fitting else None
 
 
-def _shortest_bound(candidate: Candidate, request: Request) -> int | None:
+def _shortest_bound(attempt: Attempt, request: Request) -> int | None:
     """The bound of the shortest answer worth paying for; None if the answer cannot be cut."""
-    return _least_bound(candidate, request) if _may_cut(request) else None
+    return _least(attempt.drafted.bound, request) if may_cut(request) else None
 
 
-def _least_bound(candidate: Candidate, request: Request) -> int | None:
+def _least(bound: Bound, request: Request) -> int | None:
     """The bound of the shortest useful answer, or of the whole answer if it must not be cut."""
-    return bound_of(candidate, _with_output(request, MIN_OUTPUT_TOKENS) if _may_cut(request) else request)
+    return bound.nano(bound.least_output if may_cut(request) else None)
 
 
 @lru_cache(maxsize=1)

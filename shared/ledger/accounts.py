@@ -22,6 +22,8 @@ Labels = Mapping[str, str]
 CLOCK_TOLERANCE_US = 300 * 1_000_000
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
+# Why an attempt without a bound may not start; "hold_max" is asked again with the most that is known.
+_WITHOUT_BOUND = {"allow": None, "refuse": "unknown price", "hold_max": "hold_max"}
 _AMOUNT = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
 
 
@@ -77,12 +79,12 @@ def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Lim
     The caller must hold the write lock.
     """
     found = statuses(connection, row, labels, limits)
-    free = row["bound_nano"] == 0
-    for each in found:
-        if free:
-            break
-        if reason := _refusal(connection, row, each):
-            return Admission(found, each, reason)
+    if row["bound_nano"] == 0:
+        return Admission(found)
+    refusals = [(each, reason) for each in found if (reason := _refusal(connection, row, each))]
+    # A limit that holds the most refuses only until the most is known, so that every other refusal comes first.
+    for each, reason in sorted(refusals, key=lambda refusal: refusal[1] == "hold_max"):
+        return Admission(found, each, reason)
     return Admission(found)
 
 
@@ -195,7 +197,7 @@ def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | No
         return f"this machine's clock is {behind} s behind the ledger's latest record"
     bound = row["bound_nano"]
     if bound is None:
-        return None if terms.on_unknown_price == "allow" else "unknown price"
+        return _WITHOUT_BOUND[terms.on_unknown_price]
     return "no room" if bound > status.left_nano else None
 
 

@@ -151,6 +151,8 @@ def _start(connection: Connection, write: _Statements, entry: Start) -> Admissio
     if refusing is None:
         _begin(connection, write, row, labels)
         return admission
+    if admission.reason == "hold_max":
+        return admission  # not final: the caller can hold the most that is known
     least_nano = entry.least() if entry.least is not None and admission.reason == "no room" else None
     if least_nano is not None and least_nano <= admission.left_nano:
         return admission  # not final: the caller can cut the answer to what is left

@@ -1,6 +1,20 @@
 """Usage units to nano-dollars, and the most that a request can cost."""
 
-from shared.prices.bound import affordable_output, max_prompt_tokens, only_text, upper_bound
+from shared.prices.bound import (
+    FREE_BOUND,
+    Bound,
+    Sent,
+    as_sent,
+    bound_of_sent,
+    highest_bound,
+    image_bound,
+    limit_of,
+    marks_of,
+    max_prompt_tokens,
+    only_text,
+    pin_of,
+    text_size,
+)
 from shared.prices.cost import Cost, all_units, price, token_cost
 from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config, scaled
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
@@ -8,21 +22,30 @@ from shared.prices.units import TOKENS
 
 __all__ = [
     "FREE",
+    "FREE_BOUND",
     "TOKENS",
     "UNKNOWN",
+    "Bound",
     "Cost",
     "PriceTable",
+    "Sent",
     "TableEntry",
-    "affordable_output",
     "all_units",
+    "as_sent",
+    "bound_of_sent",
+    "highest_bound",
+    "image_bound",
+    "limit_of",
+    "marks_of",
     "max_prompt_tokens",
     "only_text",
+    "pin_of",
     "price",
     "price_overrides",
     "price_table",
     "rates_of",
     "rates_of_config",
     "scaled",
+    "text_size",
     "token_cost",
-    "upper_bound",
 ]

@@ -25,6 +25,8 @@ _GEMINI = (
     ("gemini-3.1-", {"512": 747, "1K": 1120, "2K": 1680, "4K": 2520}),
     ("gemini-3-pro-image", {"1K": 1120, "2K": 1120, "4K": 2000}),
 )
+# A model that answers chats with images may make one of this size.
+LARGEST_OF_CHAT = max(tokens for _, by_level in _GEMINI for tokens in by_level.values())
 # Gemini's text and thoughts beside an image are not bounded by any page; by its own maximum of output tokens they are.
 _GEMINI_TEXT = 32_768
 _GEMINI_INPUT_IMAGE = 1290

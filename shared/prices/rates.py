@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
 
 from shared.prices.table import TableEntry, price_table
 from shared.prices.units import TOKENS, units_of
@@ -134,3 +136,35 @@ def rates_of_config(config: ModelConfig) -> Rates:
     if per_image is not None:
         prices["image"] = per_image
     return Rates(prices, source="config")
+
+
+class Highest(NamedTuple):
+    """The highest price of each unit, the longest answer and the largest window that a provider has."""
+
+    rates: Rates
+    max_output_tokens: int
+    max_input_tokens: int
+
+
+_LONGEST, _LARGEST = 128_000, 1_048_576
+
+
+@lru_cache(maxsize=64)
+def highest_rates(provider: str) -> Highest:
+    """
+    What the most expensive models of a provider cost, over every tier and size of the prompt.
+
+    Those of all providers together where the price table has none of this one.
+    """
+    table = price_table()
+    entries = [table[name] for name in table if name.startswith(f"{provider}/")]
+    entries = [entry for entry in entries if "prices" in entry] or [e for e in table.values() if "prices" in e]
+    prices: _Prices = {}
+    for entry in entries:
+        tiers = [*entry["prices"].items(), *(each for at in entry.get("above", {}).values() for each in at.items())]
+        found = [units_of(stated) for tier, stated in tiers if tier != "batch"]
+        prices = _most(prices, *found, *(each for by in entry.get("disputed", {}).values() for each in _figures(by)))
+    prices = {"input": Decimal(0), "output": Decimal(0), **prices}
+    longest = max((entry["max_output"] for entry in entries if "max_output" in entry), default=_LONGEST)
+    largest = max((entry["window"] for entry in entries if "window" in entry), default=_LARGEST)
+    return Highest(Rates(prices, source="table", version=table.version), longest, largest)

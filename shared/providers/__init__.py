@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING
 from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from shared.providers.drafts import (
+        Draft as Draft,
+        draft as draft,
+        limited as limited,
+        pin as pin,
+        request_with as request_with,
+        with_pictures as with_pictures,
+    )
     from shared.providers.endpoints import guard_by_provider as guard_by_provider
     from shared.providers.local import (
         INSTALL_MODEL as INSTALL_MODEL,
@@ -15,7 +23,6 @@ if TYPE_CHECKING:
     from shared.providers.send import (
         make_ready as make_ready,
         open_response as open_response,
-        with_pictures as with_pictures,
     )
     from shared.providers.tokens import count_tokens as count_tokens
     from shared.providers.transport import (
@@ -31,10 +38,11 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
+            "drafts": "Draft draft limited pin request_with with_pictures",
             "endpoints": "guard_by_provider",
             "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
-            "send": "make_ready open_response with_pictures",
+            "send": "make_ready open_response",
             "tokens": "count_tokens",
             "transport": "Exchange MAX_CONNECTIONS Network Transport current_network use_transport",
         },

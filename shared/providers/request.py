@@ -61,11 +61,27 @@ class Outgoing:
     config: Any = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     litellm_params: dict[str, Any] = field(default_factory=dict)
+    _text: str | None = None
+
+    def text(self) -> str:
+        """The body as JSON, written once."""
+        if self._text is None:
+            self._text = json.dumps(
+                self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_plain_data
+            )
+        return self._text
 
     def content(self) -> bytes:
         """The body's bytes."""
-        text = json.dumps(self.body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_plain_data)
-        return text.encode("utf-8", "replace")
+        return self.text().encode("utf-8", "replace")
+
+    def change(self, path: Sequence[str], value: Any) -> None:
+        """Set a field of the body."""
+        inner = self.body
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = value
+        self._text = None
 
 
 @dataclass(slots=True)

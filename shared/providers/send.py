@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any
 
 import anyio.to_thread
 
+from shared.providers.drafts import Draft, draft
 from shared.providers.endpoints import endpoint_of, import_litellm, litellm_imported
 from shared.providers.image_request import build_images
 from shared.providers.image_response import ImageStream
 from shared.providers.litellm_client import LiteLLMStream
 from shared.providers.local import ensure_running, prepare
-from shared.providers.request import attach_pictures, build
 from shared.providers.response_stream import HttpStream, PredictionStream
 from shared.providers.transport import Exchange
 from shared.types import Answer, Candidate, Request, TaskType
@@ -52,7 +51,12 @@ def _with_guarded(candidate: Candidate, task: TaskType) -> Candidate:
 
 
 def open_response(
-    candidate: Candidate, request: Request, *, timeout: float, exchange: Exchange | None = None
+    candidate: Candidate,
+    request: Request,
+    *,
+    timeout: float,
+    exchange: Exchange | None = None,
+    drafted: Draft | None = None,
 ) -> AsyncGenerator[str | Answer]:
     """
     Open one request; it is sent when the first piece is read.
@@ -63,6 +67,8 @@ def open_response(
         timeout: Seconds to wait for any single read; the caller limits the total time.
 
         exchange: Records what happens to the request; pass a new one for each request.
+
+        drafted: The request as it was built before, to know what it can cost.
 
     Returns:
         Yields text as it arrives if `request.stream` is set, and last the Answer. Closing it closes the connection.
@@ -79,23 +85,12 @@ def open_response(
         image_outgoing = build_images(candidate, request)
         exchange.aim(image_outgoing.url)
         return ImageStream(candidate, image_outgoing, exchange=exchange, timeout=timeout)
-    if request.task is TaskType.VISION:
-        request = replace(request, messages=with_pictures(candidate, request), params=_without_detail(request))
-    if not candidate.guarded:
-        return LiteLLMStream(candidate, request, exchange=exchange, timeout=timeout)
-    outgoing = build(candidate, request)
-    exchange.aim(outgoing.url)
-    stream_class = PredictionStream if outgoing.wire == "replicate" else HttpStream
-    return stream_class(candidate, outgoing, exchange=exchange, timeout=timeout, stream=request.stream)
-
-
-def with_pictures(candidate: Candidate, request: Request) -> Sequence[Mapping[str, Any]]:
-    """The messages as they are sent to the model, with the fitted pictures in the last user message."""
-    if request.task is not TaskType.VISION:
-        return request.messages
-    fitted = request.fitted.get(candidate.requested, ())
-    return attach_pictures(request.messages, [each.picture for each in fitted], request.params.get("detail"))
-
-
-def _without_detail(request: Request) -> Mapping[str, Any]:
-    return {name: value for name, value in request.params.items() if name != "detail"}
+    if drafted is None or (drafted.outgoing is None and drafted.problem is None):
+        drafted = draft(candidate, request)
+    if drafted.problem is not None:
+        raise drafted.problem
+    if drafted.outgoing is None:
+        return LiteLLMStream(candidate, drafted.request, exchange=exchange, timeout=timeout)
+    exchange.aim(drafted.outgoing.url)
+    stream_class = PredictionStream if drafted.outgoing.wire == "replicate" else HttpStream
+    return stream_class(candidate, drafted.outgoing, exchange=exchange, timeout=timeout, stream=request.stream)
