@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
-from shared.budget import Budget, Limit
+from shared.budget import FOREVER_US, Budget, Limit
 from shared.config import database_url, load_settings
 from shared.errors import ConfigurationError
 from shared.internal.clock import now_us
@@ -97,16 +97,26 @@ def get_llm_costs(
 
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
-        total_calls (answered calls), avg_cost_per_call, failed_calls, unpriced_calls (whose cost is unknown; not in
-        the totals), cost_is_lower_bound (whether something that was billed has no known price, so that the totals are
+        total_calls (answered calls), avg_cost_per_call (of calls whose cost is known; NaN if none is), failed_calls,
+        unpriced_calls (whose cost is unknown, at least in part) and unknown_cost_requests (whose cost is unknown, and
+        in no total), cost_is_lower_bound (whether something that was billed has no known price, so that the totals are
         at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider,
-        cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (highest cost first), cost_by_day, agent_turns
-        (answered turns of the agents themselves; None when agents used tools but their own turns were not tracked, so
-        that no total includes those), budgets (those that apply here now: limit, used and left in US$, with running
-        calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at the rate of the last 24
-        hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down before
+        cost_by_model, cost_by_tool, cost_by_agent (highest cost first) and cost_by_day (US$; NaN where every cost is
+        unknown), calls_by_model, avg_cost_by_model, unknown_cost_by_provider, unknown_cost_by_model,
+        lower_bound_by_provider and lower_bound_by_model (requests, where there are any), agent_turns (answered turns
+        of the agents themselves; None when agents used tools but their own turns were not tracked, so that no total
+        includes those), budgets (see below), image_tokens_saved and image_cost_saved (by scaling images down before
         they were sent; US$), since, until, timezone, store, waiting_records (records that could not be written yet,
         and are in no figure), and price_table (date and version of the built-in prices, and age_days).
+
+        groups (with `by`): name, cost (NaN if every cost is unknown), cost_nano (then None), avg_cost_per_call, tokens,
+        calls, failed_calls, unpriced_calls, cost_is_lower_bound and unknown_cost_requests of each.
+
+        budgets, those that apply here now: limit, left and used in US$. What is used is spent (known costs), reserved
+        (for reserved_requests, of which not all of the cost is known) or under_way (the most that running requests can
+        cost). uncounted_requests have an unknown cost, and count with nothing. since and until are the ends of the
+        window, None if it has none; lasts_s is the seconds that the rest lasts at the rate of the last 24 hours, None
+        when nothing was spent.
 
     Raises:
         InvalidRequest: The window is not a span of time.
@@ -180,6 +190,7 @@ def all_budgets() -> list[dict[str, Any]]:
     from_settings = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
     ledger = _required_ledger()
     ledger.flush()
+    ledger.settle_expired()
     return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
 
 
@@ -197,9 +208,25 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
         "limit": terms.limit_usd,
         "left": to_usd(status.left_nano),
         "used": to_usd(status.counted_nano),
+        "spent": to_usd(status.spent_nano),
+        "reserved": to_usd(status.reserved_nano),
+        "reserved_requests": status.reserved_requests,
+        "under_way": to_usd(status.under_way_nano),
+        "uncounted_requests": forecast.uncounted_requests,
         "window": terms.window,
+        **_ends(forecast),
         "lasts_s": forecast.lasts_s,
     }
+
+
+def _ends(forecast: BudgetForecast) -> dict[str, str | None]:
+    """The ends of a budget's window, in its time zone; None for a window without end."""
+    status = forecast.status
+    ends = {"since": status.since_us, "until": status.until_us}
+    if status.until_us >= FOREVER_US:
+        return dict.fromkeys(ends)
+    tz = ZoneInfo(status.limit.budget.tz or "UTC")
+    return {name: datetime.fromtimestamp(end_us / 1e6, tz).isoformat() for name, end_us in ends.items()}
 
 
 def image_lineages(which: Filter | None = None) -> list[ImageLineage]:

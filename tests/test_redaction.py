@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 from pathlib import Path
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -140,3 +144,45 @@ def test_any_text_becomes_one_printable_line(text: str, limit: int) -> None:
     assert shown.isprintable()
     assert len(shown) <= limit
     shown.encode("utf-8")
+
+
+ENCODED = "pro/ject+key=0001~\N{LATIN SMALL LETTER E WITH ACUTE}Zz"
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:"])
+@pytest.mark.parametrize("after", ["", "x", "xy", ":rest"])
+def test_a_key_in_base64_is_masked_wherever_it_stands(before: str, after: str) -> None:
+    """A provider that echoes a header shows the key in base64, alone or behind a user name, padded or not."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(f"{before}{ENCODED}{after}".encode()).decode()
+        shown = redact(f"Invalid credentials {text.rstrip('=')}.", ENCODED)
+        assert "[redacted]" in shown
+        kept = shown.removeprefix("Invalid credentials ").removesuffix(".").split("[redacted]")
+        assert all(len(part) <= len(text) // 3 for part in kept)
+        assert not any(part and part in encode(ENCODED.encode()).decode()[2:-4] for part in kept if len(part) > 3)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        quote(ENCODED),
+        quote(ENCODED, safe=""),
+        re.sub("%..", lambda found: found[0].lower(), quote(ENCODED)),
+        "".join(f"%{byte:02X}" for byte in ENCODED.encode()),
+        ENCODED.encode().hex(),
+        ENCODED.encode().hex(":").upper(),
+        json.dumps(ENCODED).strip('"'),
+        json.dumps(ENCODED).strip('"').replace("/", "\\/"),
+        "".join(f"\\u{ord(char):04x}" for char in ENCODED),
+        ENCODED.replace("+", "&#43;").replace("=", "&#x3D;"),
+    ],
+)
+def test_a_key_in_other_forms_is_masked(encoded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of the environment is masked in percent form, hexadecimal, JSON's and HTML's escapes, in part or whole."""
+    monkeypatch.setenv("SOME_API_KEY", ENCODED)
+    assert redact(f"GET /v1/models?auth={encoded}&x=1 failed") == "GET /v1/models?auth=[redacted]&x=1 failed"
+
+
+def test_the_forms_of_a_short_key_mask_nothing_else() -> None:
+    """A server of the user's own takes any text as a key; its forms are too short to tell from other text."""
+    assert redact("Bad request: 6e6f in bm8= or %6e%6f", "no") == "Bad request: 6e6f in bm8= or %6e%6f"

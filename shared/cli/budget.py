@@ -9,6 +9,7 @@ import typer
 from shared.analytics import all_budgets, remove_budget, set_budget
 from shared.budget import Budget, Window
 from shared.cli.console import AsJson, err, out
+from shared.cli.tables import print_wrapped
 from shared.internal.serialize import to_json
 from shared.reports import budget_line, printable
 
@@ -52,7 +53,7 @@ def show(as_json: AsJson = False) -> None:
         out.out(to_json(found, indent=2))
         return
     for each in found:
-        out.print(f"{printable(each['name'])}: {printable(budget_line(each))}")
+        print_wrapped(printable(f"{each['name']}: {budget_line(each)}"))
     if not found:
         out.print("No budget is set. Set one with: agentswarm-tools budget set 10")
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
 from shared.analytics import image_lineages
 from shared.cli.console import AsJson, out
+from shared.cli.tables import print_wrapped
 from shared.internal.serialize import to_json
-from shared.reports import printable
+from shared.ledger import ImageLineage
+from shared.reports import counted, printable, usd
+
+
+def _known_cost(family: ImageLineage) -> float:
+    """The sum of the known costs; NaN if there is none, and some are unknown."""
+    return math.nan if family.unpriced_calls and not family.cost else family.cost
 
 
 def images(
@@ -21,11 +29,23 @@ def images(
     """List the images made so far, with the total cost of each original and its edits."""
     found = [family for family in image_lineages() if name is None or name in family.images]
     if as_json:
-        rows = ({"images": family.images, "calls": family.calls, "cost": family.cost} for family in found)
+        rows = (
+            {
+                "images": family.images,
+                "calls": family.calls,
+                "cost": _known_cost(family),
+                "unpriced_calls": family.unpriced_calls,
+            }
+            for family in found
+        )
         out.out(to_json(list(rows), indent=2))
         return
     for family in found:
-        unknown = f", {family.unpriced_calls} of unknown cost" if family.unpriced_calls else ""
-        out.print(f"${family.cost:.6f} in {family.calls} calls{unknown}: {printable(', '.join(family.images))}")
+        cost, unknown = _known_cost(family), ""
+        if family.unpriced_calls:
+            unknown = f", {family.unpriced_calls:,} of unknown cost"
+        at_least = "at least " if unknown and not math.isnan(cost) else ""
+        calls = f"{at_least}{usd(cost)} in {counted(family.calls, 'call')}{unknown}"
+        print_wrapped(f"{calls}: {printable(', '.join(family.images))}")
     if not found:
         out.print("The ledger has no such image." if name else "No images have been made.")

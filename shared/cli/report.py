@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,19 @@ from rich.table import Table
 
 from shared.analytics import get_llm_costs
 from shared.cli.console import AsJson, out
-from shared.reports import budget_line, footer, period, printable, render
+from shared.cli.tables import print_wrapped
+from shared.reports import (
+    budget_line,
+    footer,
+    group_cost,
+    known_cost,
+    notes,
+    period,
+    printable,
+    provider_costs,
+    render,
+    usd,
+)
 
 
 def report(
@@ -34,18 +47,26 @@ def report(
 
 def _print_report(costs: dict[str, Any]) -> None:
     table = Table(title=f"LLM costs ({period(costs)})", title_justify="left", show_footer=True)
-    totals = f"{costs['total_calls']:,}", f"{costs['total_tokens']:,}", f"${costs['total_cost']:.6f}"
-    table.add_column(costs["by"].capitalize(), "Total")
-    for head, total in zip(("Calls", "Tokens", "Cost"), totals, strict=True):
-        table.add_column(head, total, justify="right")
+    total = {"calls": costs["total_calls"], "tokens": costs["total_tokens"], "cost": known_cost(costs)}
+    heads = ["Calls", "Tokens", "Cost"] + ["Unknown"] * bool(costs["unknown_cost_requests"])
+    table.add_column(costs["by"].capitalize(), "Total", overflow="fold")
+    for head, cell in zip(heads, _figures(costs | total), strict=False):
+        table.add_column(head, cell, justify="right")
     for group in costs["groups"]:
-        figures = f"{group['calls']:,}", f"{group['tokens']:,}", f"${group['cost']:.6f}"
-        table.add_row(printable(group["name"]), *figures)
+        table.add_row(printable(group["name"]), *_figures(group)[: len(heads)])
     out.print(table)
-    out.print(f"Failed calls: {costs['failed_calls']:,}. Unpriced calls: {costs['unpriced_calls']:,}.")
+    print_wrapped(f"Average cost per call: {usd(costs['avg_cost_per_call'])}")
+    if costs["by"] != "provider" and costs["cost_by_provider"]:
+        named = (f"{printable(name)} {cost}" for name, cost in provider_costs(costs).items())
+        print_wrapped(f"Cost by provider: {', '.join(named)}")
+    for each in notes(costs):
+        print_wrapped(each)
     for each in costs["budgets"]:
-        out.print(printable(budget_line(each)))
-    if costs["image_tokens_saved"]:
-        tokens, usd = costs["image_tokens_saved"], costs["image_cost_saved"]
-        out.print(f"Saved by scaling images: {tokens:,} tokens, ${usd:.6f}.")
-    out.print(footer(costs))
+        print_wrapped(printable(budget_line(each)))
+    for line in footer(costs).splitlines():
+        print_wrapped(line)
+
+
+def _figures(group: Mapping[str, Any]) -> list[str]:
+    """The cells of a group: its calls, tokens and cost, and how many requests have an unknown cost."""
+    return [f"{group['calls']:,}", f"{group['tokens']:,}", group_cost(group), f"{group['unknown_cost_requests']:,}"]

@@ -63,6 +63,7 @@ STEPS = (
             "ALTER TABLE attempt ADD COLUMN reserved_nano BIGINT",
             "ALTER TABLE attempt ADD COLUMN adjustment_kind VARCHAR(20)",
             "ALTER TABLE attempt ADD COLUMN adjusts VARCHAR(250)",
+            "CREATE INDEX ix_attempt_unknown_cost ON attempt (ts_us) WHERE cost_nano IS NULL AND status <> 'started'",
             "CREATE INDEX ix_attempt_lower_bound ON attempt (ts_us) WHERE cost_is_lower_bound",
         ),
     ),

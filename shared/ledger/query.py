@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,8 +16,16 @@ from sqlalchemy.engine import Connection
 from shared.budget import Limit
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
-from shared.ledger.accounts import BudgetStatus, recent, statuses, statuses_of_all, stored_budgets
-from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, rollup
+from shared.ledger.accounts import (
+    BudgetStatus,
+    recent,
+    statuses,
+    statuses_of_all,
+    stored_budgets,
+    uncounted,
+    with_parts,
+)
+from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, UNKNOWN_COST, attempt, event, label, rollup
 from shared.ledger.store import Ledger
 from shared.scope import Scope
 
@@ -27,6 +35,18 @@ _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 _HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls"})
 
 Sums = dict[str, int]
+# Attempts that make a sum something else than what calls cost. They are few, and an index finds each kind by this text.
+_NOTABLE = {
+    "unknown": UNKNOWN_COST,
+    "lower_bound": "cost_is_lower_bound",
+    "adjustment": "adjustment_kind IS NOT NULL",
+}
+# What is summed of each kind, beside the sums of the rollup: as `unknown_requests`, `unknown_calls` and `unknown_nano`.
+_NOTED = {
+    "requests": sa.func.count(),
+    "calls": sa.func.coalesce(sa.func.sum(attempt.c.calls), 0),
+    "nano": sa.func.coalesce(sa.func.sum(attempt.c.cost_nano), 0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +83,15 @@ def own_filter(inside: Scope) -> Filter:
 
 @dataclass(frozen=True, slots=True)
 class BudgetForecast:
-    """A budget's status, and the seconds that the rest lasts at the current rate; None when nothing was spent."""
+    """
+    A budget's status, and the seconds that the rest lasts at the current rate; None when nothing was spent.
+
+    `uncounted_requests` have an unknown cost and reserve nothing, so that the status leaves them out.
+    """
 
     status: BudgetStatus
     lasts_s: float | None
+    uncounted_requests: int = 0
 
 
 def window(
@@ -119,8 +144,10 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
         days = _days(_sums_by(connection, span, which, ("bucket",)), span.zone)
         labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
         turns = _agent_turns(connection, span, which, rows)
-        incomplete = _lower_bounds(connection, span, which, by)
-    return _as_dict(ledger, span, rows, days, by, labelled, incomplete) | {"agent_turns": turns}
+        notes = list(_notes(connection, span, which, by))
+    groups = _groups(rows, days, by, labelled)
+    _add_notes(groups, notes)
+    return _as_dict(ledger, span, groups, by) | {"agent_turns": turns}
 
 
 def attempt_records(
@@ -155,7 +182,7 @@ def budget_forecasts(
     """
     with ledger.reading() as connection:
         found = statuses(connection, row, labels, limits, keep=False)
-        return [BudgetForecast(each, _lasts_s(each, *recent(connection, each, row["ts_us"]))) for each in found]
+        return [_forecast(connection, each, row["ts_us"]) for each in found]
 
 
 def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: int) -> list[tuple[str, BudgetForecast]]:
@@ -168,14 +195,19 @@ def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: in
     with ledger.reading() as connection:
         named = {**limits, **{name: Limit(declared) for name, declared in stored_budgets(connection)}}
         return [
-            (name, BudgetForecast(each, _lasts_s(each, *recent(connection, each, now_us))))
+            (name, _forecast(connection, each, now_us))
             for name, limit in named.items()
             for each in statuses_of_all(connection, limit, now_us)
         ]
 
 
+def _forecast(connection: Connection, status: BudgetStatus, now_us: int) -> BudgetForecast:
+    lasts_s = _lasts_s(status, *recent(connection, status, now_us))
+    return BudgetForecast(with_parts(connection, status), lasts_s, uncounted(connection, status))
+
+
 def _lasts_s(status: BudgetStatus, spent_nano: int, elapsed_us: int) -> float | None:
-    if not spent_nano or not elapsed_us:
+    if spent_nano <= 0 or not elapsed_us:
         return None
     return status.left_nano * elapsed_us / spent_nano / 1e6
 
@@ -239,27 +271,27 @@ def _sums_by_label(connection: Connection, span: Window, which: Filter, name: st
     return found
 
 
-def _lower_bounds(connection: Connection, span: Window, which: Filter, by: str | None) -> dict[str, int]:
-    """Requests of which something billed is in no total, by group; all together where `by` is None."""
-    query = sa.select(sa.func.count()).where(
-        sa.text("cost_is_lower_bound"),  # as the index has it
-        attempt.c.ts_us >= span.since_us,
-        attempt.c.ts_us < span.until_us,
-        *conditions(which),
-    )
-    key: sa.ColumnElement[Any] = sa.literal("")
+def _notes(
+    connection: Connection, span: Window, which: Filter, by: str | None
+) -> Iterator[tuple[Mapping[str, str], Sums]]:
+    """The notable attempts that the rollup does not tell from others: the groups they belong to, and their sums."""
+    keys = [sa.func.coalesce(attempt.c[name], "").label(name) for name in DIMENSIONS]
+    keys.append(attempt.c.bucket.label("day"))
     source: sa.FromClause = attempt
-    if by == "day":
-        key = attempt.c.bucket
-    elif by in DIMENSIONS:
-        key = sa.func.coalesce(attempt.c[by], "")
-    elif by:
-        key = sa.func.coalesce(label.c.value, "")
+    if by and by not in (*DIMENSIONS, "day"):
+        keys.append(sa.func.coalesce(label.c.value, "").label(by))
         source = attempt.outerjoin(label, sa.and_(label.c.attempt_id == attempt.c.attempt_id, label.c.name == by))
-    found: dict[str, int] = defaultdict(int)
-    for count, value in connection.execute(query.add_columns(key.label("key")).select_from(source).group_by("key")):
-        found[_day(value, span.zone) if by == "day" else value or UNALLOCATED] += count
-    return found
+    names = [*DIMENSIONS, "day", by or ""]
+    inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us, *conditions(which))
+    query = sa.select(*keys, *_NOTED.values()).select_from(source).where(*inside).group_by(*keys)
+    for kind, condition in _NOTABLE.items():
+        for row in connection.execute(query.where(sa.text(condition))):
+            groups = {
+                name: _day(value, span.zone) if name == "day" else value or UNALLOCATED
+                for name, value in zip(names, row[: len(keys)], strict=False)
+            }
+            sums = zip(_NOTED, row[len(keys) :], strict=True)
+            yield groups, {f"{kind}_{what}": int(value) for what, value in sums}
 
 
 def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:
@@ -328,41 +360,63 @@ def _add(into: Sums, sums: Sums) -> None:
         into[name] += value
 
 
-def _as_dict(
-    ledger: Ledger,
-    span: Window,
+def _no_sums() -> Sums:
+    return dict.fromkeys((*SUMS, *(f"{kind}_{what}" for kind in _NOTABLE for what in _NOTED)), 0)
+
+
+def _groups(
     rows: Mapping[tuple[Any, ...], Sums],
     days: Mapping[tuple[Any, ...], Sums],
     by: str | None,
     labelled: Mapping[tuple[Any, ...], Sums],
-    incomplete: Mapping[str, int],
-) -> dict[str, Any]:
-    total = dict.fromkeys(SUMS, 0)
-    groups: dict[str, dict[str, Sums]] = {name: defaultdict(lambda: dict.fromkeys(SUMS, 0)) for name in DIMENSIONS}
+) -> dict[str, dict[str, Sums]]:
+    """The sums by every dimension, by day and by the label that was asked for; "" has the total."""
+    groups: dict[str, dict[str, Sums]] = {name: defaultdict(_no_sums) for name in ("", *DIMENSIONS, "day")}
     for key, sums in rows.items():
-        _add(total, sums)
+        _add(groups[""][""], sums)
         for dimension, value in zip(DIMENSIONS, key, strict=True):
             _add(groups[dimension][value or UNALLOCATED], sums)
-    groups["day"] = {day: sums for (day,), sums in days.items()}
+    for (day,), sums in days.items():
+        _add(groups["day"][day], sums)
     if by and by not in groups:
-        groups[by] = {value or UNALLOCATED: sums for (value,), sums in labelled.items()}
-    calls = total["calls"]
+        groups[by] = defaultdict(_no_sums)
+        for (value,), sums in labelled.items():
+            _add(groups[by][value or UNALLOCATED], sums)
+    return groups
+
+
+def _add_notes(groups: Mapping[str, dict[str, Sums]], notes: Iterable[tuple[Mapping[str, str], Sums]]) -> None:
+    """Add what the notable attempts say to the groups they belong to, and to the total."""
+    for named, noted in notes:
+        _add(groups[""][""], noted)
+        for dimension, value in named.items():
+            _add(groups[dimension][value], noted)
+
+
+def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sums]], by: str | None) -> dict[str, Any]:
+    total = groups[""][""]
     result: dict[str, Any] = {
         "total_cost": to_usd(total["cost_nano"]),
         "total_cost_nano": total["cost_nano"],
         "total_tokens": total["prompt_tokens"] + total["completion_tokens"],
-        "total_calls": calls,
-        "avg_cost_per_call": to_usd(total["cost_nano"]) / calls if calls else 0.0,
+        "total_calls": total["calls"],
+        "avg_cost_per_call": _average(total),
         "failed_calls": total["failed_calls"],
         "unpriced_calls": total["unpriced_calls"],
-        "cost_is_lower_bound": bool(incomplete),
-        "lower_bound_requests": sum(incomplete.values()),
+        "cost_is_lower_bound": bool(total["lower_bound_requests"]),
+        "lower_bound_requests": total["lower_bound_requests"],
+        "unknown_cost_requests": total["unknown_requests"],
+        "unknown_cost_by_provider": _counts(groups["provider"], "unknown_requests"),
+        "unknown_cost_by_model": _counts(groups["model"], "unknown_requests"),
+        "lower_bound_by_provider": _counts(groups["provider"], "lower_bound_requests"),
+        "lower_bound_by_model": _counts(groups["model"], "lower_bound_requests"),
         "cost_by_provider": _most_expensive_first(groups["provider"]),
         "cost_by_model": _most_expensive_first(groups["model"]),
         "calls_by_model": {name: sums["calls"] for name, sums in _sorted(groups["model"])},
+        "avg_cost_by_model": {name: _average(sums) for name, sums in _sorted(groups["model"])},
         "cost_by_tool": _most_expensive_first(groups["tool"]),
         "cost_by_agent": _most_expensive_first(groups["agent"]),
-        "cost_by_day": {day: to_usd(sums["cost_nano"]) for day, sums in groups["day"].items()},
+        "cost_by_day": {day: _cost(sums) for day, sums in groups["day"].items()},
         "since": datetime.fromtimestamp(span.since_us / 1e6, span.zone).isoformat(timespec="seconds"),
         "until": datetime.fromtimestamp(span.until_us / 1e6, span.zone).isoformat(timespec="seconds"),
         "timezone": str(span.zone),
@@ -372,20 +426,48 @@ def _as_dict(
     if by:
         ordered = groups["day"].items() if by == "day" else _sorted(groups[by])
         result["by"] = by
-        result["groups"] = [_group(name, sums, is_lower_bound=name in incomplete) for name, sums in ordered]
+        result["groups"] = [_group(name, sums) for name, sums in ordered]
     return result
 
 
-def _group(name: str, sums: Sums, *, is_lower_bound: bool) -> dict[str, Any]:
+def _group(name: str, sums: Sums) -> dict[str, Any]:
     return {
         "name": name,
-        "cost": to_usd(sums["cost_nano"]),
+        "cost": _cost(sums),
+        "cost_nano": _known_nano(sums),
+        "avg_cost_per_call": _average(sums),
         "tokens": sums["prompt_tokens"] + sums["completion_tokens"],
         "calls": sums["calls"],
         "failed_calls": sums["failed_calls"],
         "unpriced_calls": sums["unpriced_calls"],
-        "cost_is_lower_bound": is_lower_bound,
+        "cost_is_lower_bound": bool(sums["lower_bound_requests"]),
+        "unknown_cost_requests": sums["unknown_requests"],
     }
+
+
+def _known_nano(sums: Sums) -> int | None:
+    """The sum of the known costs; None if there is none, and something that was charged is unknown."""
+    is_part = sums["unknown_requests"] or sums["lower_bound_requests"]
+    return None if is_part and not sums["cost_nano"] else sums["cost_nano"]
+
+
+def _cost(sums: Sums) -> float:
+    return to_usd(_known_nano(sums))
+
+
+def _average(sums: Sums) -> float:
+    """Average cost of the calls whose cost is known, in US$: NaN if there are only others, 0 without calls."""
+    known = sums["calls"] - sums["unknown_calls"]
+    if _known_nano(sums) is None or (known <= 0 and sums["unknown_requests"]):
+        return math.nan
+    if known <= 0:
+        return 0.0
+    return to_usd(sums["cost_nano"] - sums["adjustment_nano"]) / known
+
+
+def _counts(groups: Mapping[str, Sums], name: str) -> dict[str, int]:
+    """The number by group, only for groups that have any."""
+    return {group: sums[name] for group, sums in _sorted(groups) if sums[name]}
 
 
 def _sorted(groups: Mapping[str, Sums]) -> list[tuple[str, Sums]]:
@@ -393,7 +475,8 @@ def _sorted(groups: Mapping[str, Sums]) -> list[tuple[str, Sums]]:
 
 
 def _most_expensive_first(groups: Mapping[str, Sums]) -> dict[str, float]:
-    return {name: to_usd(sums["cost_nano"]) for name, sums in _sorted(groups) if sums["calls"] or sums["cost_nano"]}
+    shown = ("calls", "cost_nano", "unknown_requests")
+    return {name: _cost(sums) for name, sums in _sorted(groups) if any(sums[each] for each in shown)}
 
 
 def _moment(value: datetime | date | str, zone: ZoneInfo, *, end: bool) -> datetime:

@@ -85,6 +85,14 @@ sa.Index(
     postgresql_where=attempt.c.status == "started",
 )
 
+UNKNOWN_COST = "cost_nano IS NULL AND status <> 'started'"
+sa.Index(
+    "ix_attempt_unknown_cost",
+    attempt.c.ts_us,
+    sqlite_where=sa.text(UNKNOWN_COST),
+    postgresql_where=sa.text(UNKNOWN_COST),
+)
+
 sa.Index(
     "ix_attempt_lower_bound",
     attempt.c.ts_us,

@@ -39,6 +39,27 @@ NOT_PARAMETERS = frozenset(
         "timeout",
     }
 )
+# RFC 9110, sections 5.1 and 5.5, without the octets beyond ASCII, which receivers read differently.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8000}")
+# They say where the body ends, where the request goes and how the connection is used.
+_TRANSPORTS_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 _NOT_A_NAME = re.compile(r"://|[\s\\?%]|(^|/)\.\.?(/|$)|^/")
 _REMOTE = re.compile(r"(?i)\s*(https?|gs|s3|ftp|file)://|\s*www\.")
 
@@ -154,6 +175,30 @@ def check_parameters(candidate: Candidate, request: Request) -> dict[str, Any]:
     if params.pop("n", 1) != 1:
         raise invalid(candidate, f"n must be 1: a call to {candidate.model} returns one answer")
     return params
+
+
+def check_headers(candidate: Candidate, headers: Any) -> dict[str, str]:
+    """
+    The caller's extra headers, once nothing in them can end a header or contradict the request that carries them.
+
+    Raises:
+        InvalidRequest: A name or a value cannot be sent, or the header is the transport's own.
+    """
+    if not isinstance(headers, Mapping):
+        raise invalid(candidate, f"extra_headers for {candidate.model} must be an object")
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise invalid(candidate, f"extra_headers: {redact(str(name), limit=60)!r} is not a valid name of a header")
+        if name.lower() in _TRANSPORTS_HEADERS:
+            raise invalid(candidate, f"extra_headers: {name} is set by the transport")
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise invalid(candidate, f"extra_headers: the value of {name} must be text")
+        text = str(value).strip(" \t")
+        if not _HEADER_VALUE.fullmatch(text):
+            raise invalid(candidate, f"extra_headers: the value of {name} must be one line of printable ASCII")
+        checked[name] = text
+    return checked
 
 
 def keep_in_path(candidate: Candidate) -> None:

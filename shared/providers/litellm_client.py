@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
-from shared.providers.checks import check_messages, check_name, check_parameters
+from shared.providers.checks import check_headers, check_messages, check_name, check_parameters
 from shared.providers.endpoints import NO_KEY
 from shared.providers.errors import bad_response, blocked, from_response, interrupted
 from shared.providers.response import Reading, clean, take_tool_call
@@ -68,6 +68,8 @@ async def _complete(candidate: Candidate, request: Request, timeout: float, exch
     check_name(candidate)
     messages = check_messages(candidate, request.messages, allow_image_links=False)
     params = check_parameters(candidate, request)
+    if "extra_headers" in params:
+        params["extra_headers"] = check_headers(candidate, params["extra_headers"])
     if request.stream:
         params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
     exchange.sent = True  # LiteLLM does not report when the request leaves

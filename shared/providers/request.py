@@ -15,6 +15,7 @@ from shared.errors import InvalidRequest, LLMError
 from shared.models import provider_extra
 from shared.providers.checks import (
     check_base,
+    check_headers,
     check_key,
     check_messages,
     check_name,
@@ -176,8 +177,9 @@ def _parameters(
     """The caller's parameters, extra fields of the body, and extra headers."""
     params = check_parameters(candidate, request)
     extra_body, extra_headers = params.pop("extra_body", {}), params.pop("extra_headers", {})
-    if not isinstance(extra_body, dict) or not isinstance(extra_headers, dict):
-        raise invalid(candidate, f"extra_body and extra_headers for {candidate.model} must be objects")
+    if not isinstance(extra_body, dict):
+        raise invalid(candidate, f"extra_body for {candidate.model} must be an object")
+    extra_headers = check_headers(candidate, extra_headers)
     adapt_parameters(candidate, params, base)
     known = endpoint.parameters
     if known is not None and endpoint.wire == "openai":

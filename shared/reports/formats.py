@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ Format = Literal["text", "json", "markdown"]
 _PLAIN_GROUPS = ("provider", "model")
 # A price table that is older than this may miss models and changes of price.
 _OLD_DAYS = 60
+# What would be markup, a link or an entity in a cell of a Markdown table.
+_MARKUP = re.compile(r"[\\|`*\[\]<>~]|&(?=#?\w+;)")
 
 
 def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
@@ -28,7 +32,47 @@ def render(costs: Mapping[str, Any], output_format: Format = "text") -> str:
 def period(costs: Mapping[str, Any]) -> str:
     """The report's window in words."""
     days = costs.get("days")
-    return f"last {days:g} days" if days is not None else f"{costs['since']} to {costs['until']}"
+    return (
+        f"last {days:g} day{'' if days == 1 else 's'}" if days is not None else f"{costs['since']} to {costs['until']}"
+    )
+
+
+def usd(amount: float) -> str:
+    """US$ to the millionth; "unknown" for NaN."""
+    return "unknown" if math.isnan(amount) else f"{'-' if amount < 0 else ''}${abs(amount):.6f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, with its noun in the singular or plural."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def group_cost(group: Mapping[str, Any]) -> str:
+    """A group's cost: the sum of what is known, "at least" so much if that is not all, or "unknown"."""
+    return _cost(group["cost"], group["unknown_cost_requests"] or group["cost_is_lower_bound"])
+
+
+def total_cost(costs: Mapping[str, Any]) -> str:
+    """The total in the same words, with the number of requests that are not in it."""
+    unknown = costs["unknown_cost_requests"]
+    cost = _cost(known_cost(costs), unknown or costs["cost_is_lower_bound"])
+    return f"{cost}, plus {counted(unknown, 'request')} of unknown cost" if unknown and cost != "unknown" else cost
+
+
+def provider_costs(costs: Mapping[str, Any]) -> dict[str, str]:
+    """The cost of each provider in words."""
+    return {name: _named_cost(costs, "provider", name) for name in costs["cost_by_provider"]}
+
+
+def notes(costs: Mapping[str, Any]) -> list[str]:
+    """What a reader must know beside the totals; nothing where there is nothing to say."""
+    found = [_total_note(costs)]
+    found += [f"{what} calls: {number:,}" for what, number in _call_counts(costs) if number]
+    if costs["agent_turns"] is None:
+        found.append("Agent turns not tracked: their cost is not in these totals")
+    if costs.get("image_tokens_saved"):
+        found.append(f"Saved by scaling images: {_saved(costs)}")
+    return [each for each in found if each]
 
 
 def footer(costs: Mapping[str, Any]) -> str:
@@ -59,31 +103,23 @@ def printable(name: Any) -> str:
 def _text(costs: Mapping[str, Any]) -> str:
     lines = [
         f"=== LiteLLM Cost Metrics ({period(costs)}) ===",
-        f"Total Cost: ${costs['total_cost']:.6f}",
+        f"Total Cost: {usd(known_cost(costs))}",
         f"Total Tokens: {costs['total_tokens']:,}",
-        f"Average Cost per Call: ${costs['avg_cost_per_call']:.6f}",
+        f"Average Cost per Call: {usd(costs['avg_cost_per_call'])}",
+        *notes(costs),
     ]
-    if costs.get("cost_is_lower_bound"):
-        lines.append(f"The total is {_at_least(costs)}: {_requests(costs)} used something without a known price")
-    if costs["unpriced_calls"]:
-        lines.append(f"Unpriced calls: {costs['unpriced_calls']:,}")
-    if costs["failed_calls"]:
-        lines.append(f"Failed calls: {costs['failed_calls']:,}")
-    if costs["agent_turns"] is None:
-        lines.append("Agent turns not tracked: their cost is not in these totals")
-    if costs.get("image_tokens_saved"):
-        lines.append(f"Saved by scaling images: {_saved(costs)}")
     lines += ["", "Cost by Provider:"]
-    lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
+    lines += [f"  {printable(name)}: {cost}" for name, cost in provider_costs(costs).items()]
     lines += ["", "Cost by Model:"]
     lines += [
-        f"  {printable(name)}: ${cost:.6f} ({_calls(costs['calls_by_model'][name], cost)})"
-        for name, cost in costs["cost_by_model"].items()
+        f"  {printable(name)}: {_named_cost(costs, 'model', name)} ({_model_calls(costs, name)})"
+        for name in costs["cost_by_model"]
     ]
     if costs.get("by") and costs["by"] not in _PLAIN_GROUPS:
         lines += ["", f"Cost by {printable(costs['by']).title()}:"]
         lines += [
-            f"  {printable(group['name'])}: ${group['cost']:.6f} ({_calls(group['calls'], group['cost'])})"
+            f"  {printable(group['name'])}: {group_cost(group)} "
+            f"({_calls(group['calls'], group['avg_cost_per_call'], group['unknown_cost_requests'])})"
             for group in costs["groups"]
         ]
     if costs["budgets"]:
@@ -95,7 +131,22 @@ def budget_line(budget: Mapping[str, Any]) -> str:
     """A budget's status in words."""
     lasts = budget["lasts_s"]
     rate = "" if lasts is None else f", lasts {_span(lasts)} at the current rate"
-    return f"${budget['left']:.6f} left of {budget['budget']}{rate}"
+    return f"{usd(budget['left'])} left of {budget['budget']}{rate}{_parts(budget)}"
+
+
+def _parts(budget: Mapping[str, Any]) -> str:
+    """What a budget has counted: what is spent, reserved and under way, which add up to it."""
+    uncounted = budget.get("uncounted_requests")
+    without = f", without {counted(uncounted, 'request')} of unknown cost" if uncounted else ""
+    if not budget.get("used"):
+        return without
+    requests = counted(budget["reserved_requests"], "request")
+    reserved = f"{usd(budget['reserved'])} reserved" + (f" ({requests})" if budget["reserved_requests"] else "")
+    since = f" since {budget['since']}" if budget["since"] else ""
+    return (
+        f"; {usd(budget['spent'])} spent + {reserved} + {usd(budget['under_way'])} under way"
+        f" = {usd(budget['used'])} counted{since}{without}"
+    )
 
 
 def _span(seconds: float) -> str:
@@ -103,7 +154,7 @@ def _span(seconds: float) -> str:
     for unit, size in (("year", 31_536_000), ("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
             count = int(seconds // size)
-            return f"about {count:,} {unit}{'s' if count != 1 else ''}" if count < 1_000_000 else "indefinitely"
+            return f"about {counted(count, unit)}" if count < 1_000_000 else "indefinitely"
     return "less than a minute"
 
 
@@ -113,51 +164,103 @@ def _turns(costs: Mapping[str, Any]) -> str:
     return "not tracked" if turns is None else f"{turns:,}"
 
 
-def _at_least(costs: Mapping[str, Any]) -> str:
-    return f"at least ${costs['total_cost']:.6f}"
+def known_cost(costs: Mapping[str, Any]) -> float:
+    """The sum of the known costs; NaN if there is none, and something that was charged is unknown."""
+    is_part = costs["unknown_cost_requests"] or costs["lower_bound_requests"]
+    return math.nan if is_part and not costs["total_cost"] else costs["total_cost"]
 
 
-def _requests(costs: Mapping[str, Any]) -> str:
-    count = costs["lower_bound_requests"]
-    return f"{count:,} request{'s' if count != 1 else ''}"
+def _total_note(costs: Mapping[str, Any]) -> str:
+    """That the total is not all, and why; nothing if it is."""
+    unknown, incomplete = costs["unknown_cost_requests"], costs["lower_bound_requests"]
+    unpriced = f"{counted(incomplete, 'request')} used something without a known price"
+    if not unknown:
+        return f"The total is {total_cost(costs)}: {unpriced}" if incomplete else ""
+    said = f"The total is {total_cost(costs)}"
+    if math.isnan(known_cost(costs)):
+        said += f": {counted(unknown, 'request')} of unknown cost"
+    return f"{said}; {unpriced}" if incomplete else said
+
+
+def _call_counts(costs: Mapping[str, Any]) -> list[tuple[str, int]]:
+    return [("Unpriced", costs["unpriced_calls"]), ("Failed", costs["failed_calls"])]
+
+
+def _cost(amount: float, at_least: object) -> str:
+    return f"at least {usd(amount)}" if at_least and not math.isnan(amount) else usd(amount)
+
+
+def _named_cost(costs: Mapping[str, Any], kind: str, name: str) -> str:
+    at_least = name in costs[f"unknown_cost_by_{kind}"] or name in costs[f"lower_bound_by_{kind}"]
+    return _cost(costs[f"cost_by_{kind}"][name], at_least)
 
 
 def _saved(costs: Mapping[str, Any]) -> str:
-    return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
+    return f"{counted(costs['image_tokens_saved'], 'token')}, {usd(costs['image_cost_saved'])}"
 
 
-def _calls(calls: int, cost: float) -> str:
-    return f"{calls:,} calls, ${cost / calls if calls else 0.0:.6f}/call"
+def _model_calls(costs: Mapping[str, Any], name: str) -> str:
+    unknown = costs["unknown_cost_by_model"].get(name, 0)
+    return _calls(costs["calls_by_model"][name], costs["avg_cost_by_model"][name], unknown)
+
+
+def _calls(calls: int, average: float, unknown: int) -> str:
+    """A group's calls, the average cost of those whose cost is known, and the requests whose cost is not."""
+    each = f", {usd(average)}/call" if calls and not math.isnan(average) else ""
+    requests = f", {counted(unknown, 'request')} of unknown cost" if unknown and (each or unknown != calls) else ""
+    return f"{counted(calls, 'call')}{each}{requests}"
 
 
 def _markdown(costs: Mapping[str, Any]) -> str:
     by = costs.get("by") or "model"
-    groups = costs.get("groups") or [
-        {"name": name, "cost": cost, "calls": costs["calls_by_model"][name]}
-        for name, cost in costs["cost_by_model"].items()
-    ]
     summary = [
-        ("Total cost", _at_least(costs) if costs.get("cost_is_lower_bound") else f"${costs['total_cost']:.6f}"),
+        ("Total cost", total_cost(costs)),
         ("Total tokens", f"{costs['total_tokens']:,}"),
         ("Calls", f"{costs['total_calls']:,}"),
-        ("Average cost per call", f"${costs['avg_cost_per_call']:.6f}"),
+        ("Average cost per call", usd(costs["avg_cost_per_call"])),
         ("Failed calls", f"{costs['failed_calls']:,}"),
         ("Unpriced calls", f"{costs['unpriced_calls']:,}"),
         ("Agent turns", _turns(costs)),
     ]
+    if costs["unknown_cost_requests"]:
+        summary.append(("Requests of unknown cost", f"{costs['unknown_cost_requests']:,}"))
+    if costs["lower_bound_requests"]:
+        summary.append(("Requests that used something without a known price", f"{costs['lower_bound_requests']:,}"))
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))
-    rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
-    parts = [
-        f"## LLM costs ({period(costs)})",
-        _table(("", ""), summary),
-        _table((by.capitalize(), "Cost", "Calls"), rows),
-        footer(costs),
+    rows = [
+        (group["name"], group_cost(group), f"{group['calls']:,}", *_unknown(costs, group)) for group in _groups(costs)
     ]
+    head = (by.capitalize(), "Cost", "Calls", *(["Unknown cost"] if costs["unknown_cost_requests"] else []))
+    parts = [f"## LLM costs ({period(costs)})", _table(("", ""), summary), _table(head, rows), footer(costs)]
     return "\n\n".join(parts)
+
+
+def _groups(costs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The groups that were asked for, else those by model."""
+    return costs.get("groups") or [
+        {
+            "name": name,
+            "cost": cost,
+            "calls": costs["calls_by_model"][name],
+            "cost_is_lower_bound": name in costs["lower_bound_by_model"],
+            "unknown_cost_requests": costs["unknown_cost_by_model"].get(name, 0),
+        }
+        for name, cost in costs["cost_by_model"].items()
+    ]
+
+
+def _unknown(costs: Mapping[str, Any], group: Mapping[str, Any]) -> list[str]:
+    """The cell with a group's requests of unknown cost, in a table that has this column."""
+    return [f"{group['unknown_cost_requests']:,}"] if costs["unknown_cost_requests"] else []
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A text as a cell of a Markdown table: on one line, and without markup."""
+    return _MARKUP.sub(lambda found: "&amp;" if found[0] == "&" else f"\\{found[0]}", printable(text))

@@ -39,11 +39,17 @@ def at(text: str) -> int:
     return us(datetime.fromisoformat(text))
 
 
+def known_nano(cost: float) -> int:
+    """Nano-dollars that are known to be spent; none where the cost is unknown."""
+    return 0 if math.isnan(cost) else to_nano(cost)
+
+
 def days_of(ledger: Ledger, span: Window) -> dict[str, int]:
     """Nano-dollars by day, by both ways that a report tells them, which must agree with the total."""
     costs = query.sum_costs(ledger, span, by="day")
-    by_day = {day: to_nano(cost) for day, cost in costs["cost_by_day"].items()}
-    assert by_day == {group["name"]: to_nano(group["cost"]) for group in costs["groups"]}
+    by_day = {day: known_nano(cost) for day, cost in costs["cost_by_day"].items()}
+    assert by_day == {group["name"]: known_nano(group["cost"]) for group in costs["groups"]}
+    assert by_day == {group["name"]: group["cost_nano"] or 0 for group in costs["groups"]}
     assert sum(by_day.values()) == costs["total_cost_nano"]
     return by_day
 
@@ -155,13 +161,16 @@ def test_every_grouping_adds_up_to_the_total(filled: tuple[Ledger, list[dict[str
     ledger, found = filled
     span = Window(min(row["ts_us"] for row in found) + 1, max(row["ts_us"] for row in found), BERLIN)
     costs = query.sum_costs(ledger, span, by=by)
-    assert sum(to_nano(group["cost"]) for group in costs["groups"]) == costs["total_cost_nano"]
+    assert sum(known_nano(group["cost"]) for group in costs["groups"]) == costs["total_cost_nano"]
+    inside = [row for row in found if span.since_us <= row["ts_us"] < span.until_us]
+    unknown = sum(group["unknown_cost_requests"] for group in costs["groups"])
+    assert unknown == costs["unknown_cost_requests"] == sum(row["cost_nano"] is None for row in inside) > 0
     assert sum(group["calls"] for group in costs["groups"]) == costs["total_calls"]
     names = {group["name"] for group in costs["groups"]}
     expected = {"tool": {"T", UNALLOCATED}, "agent": {UNALLOCATED}, "customer": {"acme", "other"}}
     assert names == expected.get(by, {UNALLOCATED} if by == "nobody-has-this" else names)
     if by != "day":
-        order = [(-to_nano(group["cost"]), -group["calls"], group["name"]) for group in costs["groups"]]
+        order = [(-known_nano(group["cost"]), -group["calls"], group["name"]) for group in costs["groups"]]
         assert order == sorted(order)
 
 
@@ -260,7 +269,8 @@ def test_unknown_and_failed_are_counted_beside_the_total(ledger: Ledger) -> None
     write(ledger, "start", started(ts_us=ts_us, lease_us=1, bound_nano=5 * 10**8))
     costs = get_llm_costs()
     assert [costs[name] for name in ("total_cost", "total_calls", "unpriced_calls", "failed_calls")] == [1.5, 2, 1, 2]
-    assert costs["avg_cost_per_call"] == 0.75
+    assert costs["unknown_cost_requests"] == 1
+    assert costs["avg_cost_per_call"] == 1.5  # of the one call whose cost is known
     assert "under way" not in costs["calls_by_model"]
     assert held_nano(ledger) == 9000
 

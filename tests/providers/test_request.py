@@ -73,11 +73,56 @@ def test_a_custom_server_gets_what_it_is_given() -> None:
 def test_extra_body_and_headers_add_and_never_replace() -> None:
     """extra_body and extra_headers reach the provider, but change neither the model nor the key nor the host."""
     extra_body = {"service_tier": "flex", "model": "larger"}
-    extra_headers = {"X-Trace": "1", "Authorization": "Bearer other", "Host": "elsewhere"}
+    extra_headers = {"X-Trace": "1", "Authorization": "Bearer other"}
     [asked] = ask(candidate(), OPENAI[0], extra_body=extra_body, extra_headers=extra_headers).asked
     assert (asked.body["service_tier"], asked.body["model"]) == ("flex", "gpt-4o-mini")
     assert (asked.headers["x-trace"], asked.headers["authorization"]) == ("1", f"Bearer {KEY}")
     assert host_of(asked) == "api.openai.com"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Trace": "1\r\nX-Admin: yes"},
+        {"X-Trace": "1\n"},
+        {"X-Trace": "a\x00b"},
+        {"X-Trace\r\nX-Admin": "yes"},
+        {"X Trace": "1"},
+        {"": "1"},
+        {"X-Tr\u00e4ce": "1"},
+        {"X-Trace": "\u2713"},
+        {"X-Trace": "caf\u00e9"},
+        {"X-Trace": None},
+        {"X-Trace": True},
+        {"X-Trace": ["1"]},
+        {7: "1"},
+        {"Content-Length": "5"},
+        {"content-length": 5},
+        {"Transfer-Encoding": "chunked"},
+        {"Host": "elsewhere"},
+        {"Connection": "close"},
+        [("X-Trace", "1")],
+        "X-Trace: 1",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("name", "model"), [("openai", "gpt-4o-mini"), ("gemini", "gemini-2.5-flash"), ("bedrock", "m")]
+)
+def test_a_header_that_cannot_be_sent_is_refused(name: str, model: str, headers: Any) -> None:
+    """An extra header that would end early, contradict the body or go elsewhere is refused before anything is sent."""
+    told = ask(candidate(name, model), extra_headers=headers)
+    assert isinstance(told.failure, errors.InvalidRequest)
+    assert "extra_headers" in told.failure.message
+    assert told.failure.message.isprintable()
+    assert told.failure.outcome == "not_sent"
+    assert told.asked == []
+
+
+def test_a_number_is_the_value_of_a_header() -> None:
+    """Numbers are sent as text, and spaces around a value, which mean nothing, are left out."""
+    [asked] = ask(candidate(), OPENAI[0], extra_headers={"X-Budget": 5, "x-tag": " a\tb "}).asked
+    assert (asked.headers["x-budget"], asked.headers["x-tag"]) == ("5", "a\tb")
 
 
 def test_the_request_is_not_changed() -> None:
