@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -44,6 +44,21 @@ class Scope:
     spend: tuple[ScopeSpend, ...] = field(default=(), repr=False, compare=False)
     # The managers that entered this scope and those around it, the innermost last.
     managers: tuple[_ScopeManager, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def tenant(self) -> tuple[tuple[str, str], ...]:
+        """
+        Whose calls these are: the labels that have a budget or keys, else all labels; empty for the operator's own.
+
+        What one tenant does must not be felt by another: failures, retries, and work that takes long.
+        """
+        names = self.bound & self.labels.keys() or self.labels.keys()
+        return tuple((name, self.labels[name]) for name in sorted(names))
+
+    @property
+    def owner(self) -> Hashable:
+        """Whom long work is done for when threads are shared out: the tenant, else the conversation."""
+        return self.tenant or self.conversation
 
     def may_see(self, limit: Limit) -> bool:
         """Whether this scope may see what a limit has left: agents under labels must not learn what others spend."""
