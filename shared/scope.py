@@ -164,10 +164,22 @@ def _narrowed(outer: Scope, terms: _Terms) -> Scope:
         key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(terms.keys, alias)}),
         limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in terms.budgets)))),
         bound=outer.bound | labels.keys() if terms.budgets or terms.keys else outer.bound,
-        # A tool has its own pending calls, shared with the scopes it opens: it waits for and cancels those as well.
-        pending=outer.pending if outer.tool and "tool" not in terms.attribution else PendingCalls(),
+        pending=_pending(outer, terms.attribution),
         spend=outer.spend if labels == outer.labels else _scope_spend(outer, labels),
     )
+
+
+def _pending(outer: Scope, attribution: Mapping[str, Any]) -> PendingCalls:
+    """
+    The pending calls of a scope inside `outer`.
+
+    A tool has its own, shared with the scopes it opens: it waits for and cancels those as well. Events outside cannot
+    be about the calls of a tool that an agent runs: nobody else has seen what they cost.
+    """
+    if "tool" not in attribution:
+        return outer.pending if outer.tool else PendingCalls(outer.pending)
+    is_agents = attribution.get("from_agent", outer.from_agent)
+    return PendingCalls(None if is_agents else outer.pending, looks_out=False)
 
 
 def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:
