@@ -15,6 +15,7 @@ from shared.config import database_url, load_settings
 from shared.errors import ConfigurationError
 from shared.internal.clock import now_us
 from shared.internal.money import to_usd
+from shared.internal.pending import RecordedCall
 from shared.ledger import (
     Admission,
     BudgetForecast,
@@ -36,6 +37,7 @@ from shared.ledger import (
     uuid_of,
     window,
 )
+from shared.models import Catalogue, known_model
 from shared.prices import price_table
 from shared.reports import render
 from shared.scope import Scope, current_scope, run_of_process
@@ -48,8 +50,12 @@ def record_event(event: AnalyticsEvent) -> None:
     """
     Record an event in the ledger.
 
-    The client already records the cost of every call. An LLM_COST event that matches such a call (by `call_id`, else
-    by `model` and `cost`) only adds its metadata to it; any other LLM_COST event counts as a call of its own.
+    The client already records the cost of every call. An LLM_COST event about such a call only adds its metadata to
+    it; any other LLM_COST event counts as a call of its own. An event is about a call that no other event was about,
+    with the same `call_id`, or else the same model (any of its names) and cost (as it is, or rounded to six decimals),
+    that was made in the same scope, in a scope inside it, or in a scope around it; where it is not the same scope, the
+    tokens must not differ either. An event of a tool is about that tool's calls only, and only its own events are about
+    the calls of a tool that an agent runs.
 
     Args:
         event: Its `metadata` may contain model, provider, cost (US$), prompt_tokens, completion_tokens or
@@ -273,10 +279,20 @@ def _ledger() -> Ledger | None:
 def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:
     """Add the event's metadata to the call that it matches; without a match, record it as a call of its own."""
     cost = cost_nano_of(event.metadata.get("cost"))
-    model = event.metadata.get("model")
-    recorded = scope.pending.claim(model, cost, uuid_of(event.metadata.get("call_id")))
+    recorded = _recorded(event, scope, cost, ledger.name)
     if recorded is None:
         return ledger.settle(cost_row(event, cost, scope))
     more = {k: v for k, v in event.metadata.items() if k not in ("model", "provider", "cost", "call_id")}
     ledger.annotate(recorded.attempt_id, safe_metadata(more))
     return None
+
+
+def _recorded(event: AnalyticsEvent, scope: Scope, cost: int | None, store: str) -> RecordedCall | None:
+    """The call of the client that an event is about, by its model's name as it is, or by what that name stands for."""
+    model, call_id = event.metadata.get("model"), uuid_of(event.metadata.get("call_id"))
+    name = model if isinstance(model, str) else None
+    recorded = scope.pending.claim(name, cost, call_id, usage=event.metadata, store=store)
+    if recorded is not None or name is None or call_id is not None:
+        return recorded
+    known = known_model(name, Catalogue.load(load_settings()))
+    return None if known is None else scope.pending.claim(known.name, cost, usage=event.metadata, store=store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -44,6 +44,21 @@ class Scope:
     spend: tuple[ScopeSpend, ...] = field(default=(), repr=False, compare=False)
     # The managers that entered this scope and those around it, the innermost last.
     managers: tuple[_ScopeManager, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def tenant(self) -> tuple[tuple[str, str], ...]:
+        """
+        Whose calls these are: the labels that have a budget or keys, else all labels; empty for the operator's own.
+
+        What one tenant does must not be felt by another: failures, retries, and work that takes long.
+        """
+        names = self.bound & self.labels.keys() or self.labels.keys()
+        return tuple((name, self.labels[name]) for name in sorted(names))
+
+    @property
+    def owner(self) -> Hashable:
+        """Whom long work is done for when threads are shared out: the tenant, else the conversation."""
+        return self.tenant or self.conversation
 
     def may_see(self, limit: Limit) -> bool:
         """Whether this scope may see what a limit has left: agents under labels must not learn what others spend."""
@@ -149,10 +164,22 @@ def _narrowed(outer: Scope, terms: _Terms) -> Scope:
         key_aliases=MappingProxyType({**outer.key_aliases, **dict.fromkeys(terms.keys, alias)}),
         limits=tuple(dict.fromkeys((*outer.limits, *(_limit(each, labels) for each in terms.budgets)))),
         bound=outer.bound | labels.keys() if terms.budgets or terms.keys else outer.bound,
-        # A tool has its own pending calls, shared with the scopes it opens: it waits for and cancels those as well.
-        pending=outer.pending if outer.tool and "tool" not in terms.attribution else PendingCalls(),
+        pending=_pending(outer, terms.attribution),
         spend=outer.spend if labels == outer.labels else _scope_spend(outer, labels),
     )
+
+
+def _pending(outer: Scope, attribution: Mapping[str, Any]) -> PendingCalls:
+    """
+    The pending calls of a scope inside `outer`.
+
+    A tool has its own, shared with the scopes it opens: it waits for and cancels those as well. Events outside cannot
+    be about the calls of a tool that an agent runs: nobody else has seen what they cost.
+    """
+    if "tool" not in attribution:
+        return outer.pending if outer.tool else PendingCalls(outer.pending)
+    is_agents = attribution.get("from_agent", outer.from_agent)
+    return PendingCalls(None if is_agents else outer.pending, looks_out=False)
 
 
 def _limit(budget: Budget, labels: Mapping[str, str]) -> Limit:

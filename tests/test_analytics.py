@@ -28,10 +28,10 @@ from shared.ledger.schema import event as event_table
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import current_scope, scope
-from shared.types import AnalyticsEvent, EventType
+from shared.types import AnalyticsEvent, EventType, LLMResponse
 from tests.support.asking import HELLO, MINI
 from tests.support.ledger_rows import assert_exact, only, rows, settled, write
-from tests.support.provider_double import Double
+from tests.support.provider_double import Double, Usage
 
 
 def cost_event(**metadata: Any) -> AnalyticsEvent:
@@ -146,6 +146,81 @@ def test_calls_of_another_tool_cannot_be_claimed(ledger: Ledger) -> None:
             called(ledger)
         record_event(cost_event(model=MINI, cost=to_usd(7000)))
     assert totals()[1] == 3
+
+
+def asked(**labels: str) -> LLMResponse:
+    """The response of one call, made in a scope that has been left."""
+    with scope(**labels):
+        return LLMClient().chat_completion(HELLO, model=MINI)
+
+
+SPELLINGS = (MINI, "gpt-5.4-mini", "OpenAI/GPT-5.4-mini", " openai/gpt-5.4-mini ")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_another_spelling_of_the_model_is_the_same_call(spelling: str, hosted: Double) -> None:
+    """Whatever name of the model an event uses, and if the cost is rounded to six decimals, the call counts once."""
+    hosted.always("openai", usage=Usage(input=1233, output=567))
+    with scope(customer="acme"):
+        response = LLMClient().chat_completion(HELLO, model=MINI)
+        assert response.cost != round(response.cost, 6)
+        record_event(cost_event(model=spelling, cost=round(response.cost, 6)))
+        assert get_llm_costs()["total_cost"] == response.cost
+        assert get_llm_costs()["total_calls"] == 1
+        record_event(cost_event(model=spelling, cost=round(response.cost, 6)))
+        assert get_llm_costs()["total_calls"] == 2
+
+
+def test_an_event_after_its_scope_was_left_counts_once(hosted: Double) -> None:
+    """An event may be about a call of a scope inside, left or not, in any task, and each call is claimed once."""
+
+    async def together() -> list[LLMResponse]:
+        work = (asyncio.to_thread(asked, customer=name) for name in "abc")
+        return list(await asyncio.gather(*work))
+
+    for response in (asked(customer="acme"), *asyncio.run(together())):
+        record_event(cost_event(model=response.model, cost=response.cost, total_tokens=response.usage["total_tokens"]))
+    assert totals()[1] == 4
+    record_event(cost_event(model=response.model, cost=response.cost))
+    assert totals()[1] == 5
+
+
+def test_an_event_in_a_scope_around_or_inside_counts_once(hosted: Double) -> None:
+    """The scope around knows of the calls inside; a scope inside that is not a tool knows of those around."""
+    with scope(customer="acme"):
+        response = asked(step="one")
+        record_event(cost_event(model=response.model, cost=response.cost))
+        assert totals()[1] == 1
+        response = LLMClient().chat_completion(HELLO, model=MINI)
+        with scope(step="two"):
+            record_event(cost_event(model=response.model, cost=response.cost))
+        response = LLMClient().chat_completion(HELLO, model=MINI)
+        with scope(tool="T"):
+            record_event(cost_event(model=response.model, cost=response.cost, call_id=response.metadata["call_id"]))
+        assert totals()[1] == 3
+    with scope(customer="bolt"):
+        record_event(cost_event(call_id=asked(customer="acme").metadata["call_id"]))
+    assert totals()[1] == 4
+
+
+def test_an_event_about_another_call_is_never_swallowed(hosted: Double, tmp_path: Path) -> None:
+    """Equal figures are not enough: another customer's call, other tokens or an agent's tool's call is not meant."""
+    response = asked(customer="a")
+    told: dict[str, Any] = {"model": response.model, "cost": response.cost}
+    with scope(customer="b"):
+        record_event(cost_event(**told))
+    assert totals()[1] == 2
+    record_event(cost_event(**told, total_tokens=response.usage["total_tokens"] + 1))
+    assert totals()[1] == 3
+    with scope(tool="T"):
+        record_event(cost_event(**told))
+    assert totals()[1] == 4
+    with scope(tool="T", from_agent=True):
+        LLMClient().chat_completion(HELLO, model=MINI)
+    record_event(cost_event(**told))  # about customer a's call
+    assert totals()[1] == 5
+    record_event(cost_event(**told))
+    assert totals()[1] == 6
 
 
 @pytest.mark.parametrize("wrong", [-1, -1e-9, math.nan, math.inf, 2e6, 10**400, "0.5", True, [1], None, Decimal("NaN")])

@@ -301,6 +301,16 @@ def test_schema_answer_that_never_matches(hosted: Double) -> None:
     assert len(hosted.requests) == 2
 
 
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "9" * 400, "[" * 300 + "]" * 300])
+def test_a_paid_answer_that_no_validator_can_take(hosted: Double, ledger: Ledger, text: str) -> None:
+    """The agent gets the cost of what was paid for, and is not told to try again."""
+    hosted.always("openai", text=text)
+    result = json.loads(seen_by_model(TextGeneration, prompt="x", response_schema='{"multipleOf": 0.5}'))
+    assert (result["error_type"], result["retry"]) == ("BadResponse", False)
+    assert result["cost"] == pytest.approx(sum(row["cost_usd"] for row in attempt_records(ledger)), abs=1e-12)
+    assert result["cost"] > 0
+
+
 @pytest.mark.parametrize(
     "schema",
     [

@@ -266,7 +266,17 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     cost = to_usd(None if row.cost_nano is None else call.cost_nano)
     if call.ledger is not None and not call.is_part:
         total_nano = None if math.isnan(cost) else call.cost_nano
-        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, total_nano))
+        call.scope.pending.add(
+            RecordedCall(
+                call.call_id,
+                row.attempt_id,
+                candidate.model,
+                total_nano,
+                names_of(call, candidate, answer.response_model),
+                _usage(answer.usage),
+                call.ledger.name,
+            )
+        )
     requested = call.plan.requested
     metadata: dict[str, Any] = {
         "requested_model": requested,
@@ -300,6 +310,14 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         metadata=metadata,
         images=attempt.images,
     )
+
+
+def names_of(call: Call, candidate: Candidate, answered: str | None) -> frozenset[str]:
+    """Every name by which an event may call the model that answered, in lower case."""
+    names = [call.plan.requested, candidate.requested, candidate.model]
+    for name in (candidate.wire_model, answered):
+        names += [name, f"{candidate.provider}/{name}"] if name else []
+    return frozenset(name.strip().lower() for name in names)
 
 
 def summary_of(attempt: Attempt) -> dict[str, Any]:

@@ -62,7 +62,7 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
-    schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries)
+    schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant)
     try:
         attempt, first = await _first_item(call, schedule)
     except LLMError as error:
@@ -193,7 +193,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
     except LLMError as error:
         if type(error) is InvalidRequest and error.outcome == "not_sent" and state is not schedule.states[0]:
             error.action = "next"  # a fallback model that does not support the request does not make it invalid
-        cooldowns.failed(state.candidate, error)
+        cooldowns.failed(state.candidate, error, call.scope.tenant)
         if attempt is not None:
             attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
@@ -209,11 +209,11 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
             raise _too_late(schedule) from None
         raise
     except BaseException as error:
-        cooldowns.stopped(state.candidate)
+        cooldowns.stopped(state.candidate, call.scope.tenant)
         if attempt is not None:
             await _settle_cancelled(call, attempt, error)
         raise
-    cooldowns.answered(state.candidate)
+    cooldowns.answered(state.candidate, call.scope.tenant)
     return attempt, first
 
 
@@ -459,7 +459,7 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
     except asyncio.CancelledError:
         cancelled = True
     if isinstance(error, LLMError):
-        cooldowns.failed(attempt.candidate, error)
+        cooldowns.failed(attempt.candidate, error, call.scope.tenant)
     try:
         # In a thread: an event loop that is shutting down cancels its tasks, but cannot cancel a thread.
         done = asyncio.get_running_loop().run_in_executor(None, _settle_stream, call, attempt, error)

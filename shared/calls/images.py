@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from shared.calls.call import Attempt, Call, summary_of
+from shared.calls.call import Attempt, Call, names_of, summary_of
 from shared.calls.flow import answer_of, refuse_call
 from shared.config import Settings, output_dir
 from shared.errors import InvalidRequest, LLMError
@@ -195,7 +195,11 @@ def _combined(call: Call, parts: Sequence[Call], found: Sequence[LLMResponse]) -
     nano = _spent(parts)
     if call.ledger is not None:
         answered = next(part for part in parts if part.attempts and part.attempts[-1].answer is not None)
-        call.scope.pending.add(RecordedCall(call.call_id, answered.attempts[-1].row.attempt_id, first.model, nano))
+        attempt = answered.attempts[-1]
+        names = names_of(call, attempt.candidate, first.metadata["response_model"])
+        call.scope.pending.add(
+            RecordedCall(call.call_id, attempt.row.attempt_id, first.model, nano, names, usage, call.ledger.name)
+        )
     return replace(
         first,
         usage=usage,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared.calls.cooldown import Cooldowns
+from shared.calls.cooldown import Cooldowns, Tenant
 from shared.errors import LLMError
 from shared.types import Candidate
 
@@ -39,6 +39,8 @@ class RetrySchedule:
 
         max_retries: Maximum retries for each model.
 
+        tenant: Whose call it is: other tenants' failures do not count.
+
         clock: Monotonic clock, in seconds.
     """
 
@@ -48,11 +50,13 @@ class RetrySchedule:
         cooldowns: Cooldowns,
         *,
         max_retries: int,
+        tenant: Tenant = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.states = [CandidateState(candidate) for candidate in candidates]
         self._cooldowns = cooldowns
         self._max_retries = max_retries
+        self._tenant = tenant
         self._clock = clock
         self._chosen: CandidateState | None = None
 
@@ -79,7 +83,7 @@ class RetrySchedule:
         """
         while True:
             state, self._chosen = self._chosen or self._first(), None
-            if self._cooldowns.asks(state.candidate, again=state.tries > 0):
+            if self._cooldowns.asks(state.candidate, self._tenant, again=state.tries > 0):
                 state.tries += 1
                 return state
             state.out = True
@@ -102,7 +106,7 @@ class RetrySchedule:
         """
         state.error = error
         too_long = (error.retry_after or 0.0) > min(MAX_RETRY_AFTER_S, seconds_left)
-        is_spent = state.tries > self._max_retries or not self._cooldowns.may_retry(state.candidate)
+        is_spent = state.tries > self._max_retries or not self._cooldowns.may_retry(state.candidate, self._tenant)
         state.out = not may_repeat or too_long or is_spent
         state.pause = pause if error.retry_after is None else error.retry_after
         self.rest(state)
@@ -121,7 +125,7 @@ class RetrySchedule:
     def _first(self) -> CandidateState:
         """The first model that is ready, else the one that is ready soonest; those that are cooling down come last."""
         states = [state for state in self.states if not state.out]
-        healthy = [state for state in states if not self._cooldowns.cooling(state.candidate)] or states
+        healthy = [state for state in states if not self._cooldowns.cooling(state.candidate, self._tenant)] or states
         now = self._clock()
         ready = [state for state in healthy if state.ready_at <= now]
         return ready[0] if ready else min(healthy, key=lambda state: state.ready_at)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from shared.runs.loops import Caller as Caller, Watch as Watch, caller_of as caller_of, watch_of as watch_of
 else:
-    # Lazy, because jsonschema is slow to import.
+    # Lazy, because the image results need Pillow and the ledger, which are slow to import.
     __getattr__ = lazy_exports(
         __name__,
         {

@@ -1,27 +1,24 @@
-"""JSON Schemas from agents: checked for keywords that could stall a validator, and compared with a model's answer."""
+"""JSON Schemas from agents: checked, and compared with a model's answer, within limits."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from shared.errors import BadResponse, LLMError
+from shared.internal.fair_pool import FairPool
+from shared.runs.json_schema import MAX_SCHEMA_CHARS, TooMuchWork, first_problem, read_json, read_schema
+from shared.scope import current_scope
 from shared.types import LLMResponse
 
-MAX_SCHEMA_CHARS = 20_000
+__all__ = ["MAX_SCHEMA_CHARS", "Matched", "Mismatch", "ask_until_match", "check_schema", "schema_instruction"]
+
 SCHEMA_HINT = (
     'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
     '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
 )
-# Keywords with which a few lines of schema can keep a validator busy for hours.
-_COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
+_threads = FairPool("agentswarm-schemas", threads=2, per_owner=1)
 
 
 def check_schema(schema: str | None) -> str | None:
@@ -33,12 +30,8 @@ def check_schema(schema: str | None) -> str | None:
     """
     if schema is not None:
         try:
-            parsed = json.loads(schema)
-            Draft202012Validator.check_schema(parsed)
-            if not isinstance(parsed, dict) or _has_costly_keyword(parsed):
-                raise ValueError(SCHEMA_HINT)
-            match_schema("{}", schema)
-        except (ValueError, RecursionError, SchemaError, Unresolvable):
+            read_schema(schema)
+        except (ValueError, TooMuchWork):
             raise ValueError(SCHEMA_HINT) from None
     return schema
 
@@ -75,12 +68,13 @@ async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse
         ask: Makes the call; gets the mismatch of the previous answer, None the first time.
 
     Raises:
-        BadResponse: The second answer does not match either; its `cost` includes both.
+        BadResponse: The second answer does not match either, or one cannot be compared within the limits; its `cost`
+            includes both.
 
         LLMError: A call failed; its `cost` includes the answer before it.
     """
     first = await ask(None)
-    data, problem = match_schema(first.content, schema)
+    data, problem = await _matched(first, schema, first.cost)
     if problem is None:
         return Matched(first, data, first.cost)
     try:
@@ -88,7 +82,7 @@ async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse
     except LLMError as error:
         error.cost += first.cost
         raise
-    data, problem = match_schema(second.content, schema)
+    data, problem = await _matched(second, schema, first.cost + second.cost)
     if problem is None:
         return Matched(second, data, first.cost + second.cost)
     raise BadResponse(
@@ -106,17 +100,42 @@ def schema_instruction(schema: str) -> str:
     return f"Answer with JSON only, matching this JSON Schema:\n{schema}"
 
 
-def match_schema(text: str, schema: str) -> tuple[Any, str | None]:
-    """The JSON in a model's answer, and why it does not match the schema (None when it does)."""
+async def _matched(response: LLMResponse, schema: str, cost: float) -> tuple[Any, str | None]:
+    """
+    `match_schema` off the event loop, in a thread that no other tenant has to wait for.
+
+    Raises:
+        BadResponse: The answer cannot be compared within the limits; asking again would only be charged again.
+    """
     try:
-        data = json.loads(_unfenced(text))
-    except (ValueError, RecursionError):
+        return await _threads.run(current_scope().owner, match_schema, response.content, schema)
+    except TooMuchWork as error:
+        raise BadResponse(
+            f"The answer cannot be compared with response_schema: {error}",
+            provider=response.provider,
+            model=response.model,
+            outcome="completed",
+            cost=cost,
+            action="raise",
+            hint="Ask for less, or use a simpler schema.",
+        ) from None
+
+
+def match_schema(text: str, schema: str) -> tuple[Any, str | None]:
+    """
+    The JSON in a model's answer, and why it does not match the schema (None when it does).
+
+    Raises:
+        TooMuchWork: That cannot be found out within the limits.
+    """
+    try:
+        data = read_json(_unfenced(text))
+    except ValueError:
         return None, "it is not JSON"
-    # An empty registry: the default one would fetch the URL of a $ref.
-    problem = best_match(Draft202012Validator(json.loads(schema), registry=Registry()).iter_errors(data))
+    problem = first_problem(data, read_schema(schema))
     if problem is None:
         return data, None
-    place = "/".join(str(part) for part in problem.absolute_path)
+    place = "/".join(str(part) for part in problem.path)[:200]
     return data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
 
 
@@ -126,15 +145,3 @@ def _unfenced(text: str) -> str:
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         text = text.split("\n", 1)[1].rsplit("```", 1)[0]
     return text
-
-
-def _has_costly_keyword(schema: Any, *, names: bool = False) -> bool:
-    """Whether a schema contains a regular expression or a reference; `names`: its keys are names, not keywords."""
-    if isinstance(schema, list):
-        return any(_has_costly_keyword(part) for part in schema)
-    if not isinstance(schema, dict):
-        return False
-    if not names and not _COSTLY.isdisjoint(schema):
-        return True
-    named = ("properties", "$defs", "definitions", "dependentSchemas")
-    return any(_has_costly_keyword(part, names=not names and key in named) for key, part in schema.items())

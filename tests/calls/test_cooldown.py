@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,32 @@ def test_retries_are_a_tenth(health: Cooldowns, clock: Clock) -> None:
     assert sum(health.asks(candidate(), again=True) for _ in range(50)) == 7
     clock.now += 60
     assert sum(health.asks(candidate(), again=True) for _ in range(50)) == 3
+
+
+def test_tenants_are_apart(health: Cooldowns) -> None:
+    """Each tenant has its own cool-downs and retries; the key is part of both."""
+    here, there = (("customer", "a"),), (("customer", "b"),)
+    health.failed(candidate(), RateLimitError(retry_after=20.0), here)
+    assert [health.cooling(candidate(), tenant) for tenant in (here, there, ())] == [True, False, False]
+    health.answered(candidate(), there)
+    health.stopped(candidate(), there)
+    assert health.cooling(candidate(), here)
+    while health.asks(candidate(), here, again=True):
+        pass
+    assert not health.may_retry(candidate(), here)
+    assert health.may_retry(candidate(), there)
+    assert health.may_retry(candidate(), ())
+    assert health.may_retry(replace(candidate(), api_key="sk-another"), here)
+
+
+def test_the_memory_of_retries_is_bounded(health: Cooldowns) -> None:
+    """However many tenants there are, only the latest are remembered; one that calls all the time is among them."""
+    busy = (("customer", "busy"),)
+    for number in range(3000):
+        health.asks(candidate(), (("customer", str(number)),), again=False)
+        health.asks(candidate(), busy, again=True)
+    assert len(health._seconds) == 1000
+    assert not health.may_retry(candidate(), busy)
 
 
 def test_memory_is_bounded(health: Cooldowns) -> None:

@@ -25,6 +25,7 @@ from shared.errors import (
 )
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
+from shared.scope import scope
 from shared.types import ModelConfig
 from tests.support.asking import HAIKU, HELLO, MINI
 from tests.support.ledger_rows import records, rows
@@ -73,6 +74,24 @@ def test_a_model_that_cools_down_is_passed_over(hosted: Double) -> None:
     assert asked(hosted) == ["openai", "anthropic", "anthropic", "anthropic"]
     assert client.chat_completion(HELLO, model=MINI, fallback_models=[]).model == MINI
     assert client.chat_completion(HELLO, model=MINI, fallback_models=[HAIKU]).model == MINI
+
+
+def test_one_tenant_does_not_steer_the_calls_of_another(hosted: Double, no_pause: None) -> None:
+    """What one customer's calls met neither cools a model down for another customer nor uses up its retries."""
+    hosted.always("openai", status=503)
+    client = LLMClient()
+    with scope(customer="a"):
+        for _ in range(10):
+            with pytest.raises(Overloaded):
+                client.chat_completion(HELLO, model=MINI)
+        assert client.chat_completion(HELLO, model=MINI, fallback_models=[HAIKU]).model == HAIKU
+    hosted.reset()
+    hosted.reply("openai", status=503, times=2)
+    hosted.reply("openai", text="Well.")
+    with scope(customer="b"), scope(task="1"):
+        assert client.chat_completion(HELLO, model=MINI).content == "Well."
+        assert client.chat_completion(HELLO, model=MINI, fallback_models=[HAIKU]).model == MINI
+    assert asked(hosted) == ["openai"] * 4
 
 
 def test_an_outage_does_not_multiply_traffic(hosted: Double, no_pause: None) -> None:
