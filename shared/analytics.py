@@ -102,8 +102,9 @@ def get_llm_costs(
         at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider,
         cost_by_model, calls_by_model, cost_by_tool, cost_by_agent (highest cost first), cost_by_day, agent_turns
         (answered turns of the agents themselves; None when agents used tools but their own turns were not tracked, so
-        that no total includes those), budgets (those that apply here now: limit, used and left in US$, with running
-        calls counted at their upper bound, and lasts_s, the seconds that the rest lasts at the rate of the last 24
+        that no total includes those), budgets (those that apply here now: limit, used and left in US$; of what is used,
+        spent, reserved for reserved_requests of which not all of the cost is known, and under_way, the most that
+        running requests can cost; and lasts_s, the seconds that the rest lasts at the rate of the last 24
         hours, None when nothing was spent), image_tokens_saved and image_cost_saved (by scaling images down before
         they were sent; US$), since, until, timezone, store, waiting_records (records that could not be written yet,
         and are in no figure), and price_table (date and version of the built-in prices, and age_days).
@@ -197,6 +198,10 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
         "limit": terms.limit_usd,
         "left": to_usd(status.left_nano),
         "used": to_usd(status.counted_nano),
+        "spent": to_usd(status.spent_nano),
+        "reserved": to_usd(status.reserved_nano),
+        "reserved_requests": status.reserved_requests,
+        "under_way": to_usd(status.under_way_nano),
         "window": terms.window,
         "lasts_s": forecast.lasts_s,
     }

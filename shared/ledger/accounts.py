@@ -22,23 +22,42 @@ Labels = Mapping[str, str]
 CLOCK_TOLERANCE_US = 300 * 1_000_000
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
-_AMOUNT = sa.func.coalesce(attempt.c.cost_nano, attempt.c.bound_nano, 0)
+# As `counted` has it; an older program leaves out what an attempt of unknown cost reserves.
+_AMOUNT = sa.func.coalesce(
+    attempt.c.cost_nano + attempt.c.reserved_nano, attempt.c.reserved_nano, attempt.c.cost_nano, attempt.c.bound_nano, 0
+)
+# As the indexes have them: with a parameter in its place SQLite would read the whole table.
+_UNDER_WAY = sa.text("status = 'started'")
+_RESERVES = sa.text("reserved_nano > 0")
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """The status of a limit for one group. `whose` names the group; it is empty while nothing has been spent."""
+    """
+    The status of a limit for one group. `whose` names the group; it is empty while nothing has been spent.
+
+    Of `counted_nano`, `reserved_nano` is kept for `reserved_requests` of which not all of the cost is known, and
+    `under_way_nano` is the most that requests under way can cost; both are 0 where nobody asked (see `with_parts`).
+    """
 
     limit: Limit
     whose: tuple[str, ...]
     counted_nano: int
     since_us: int
     until_us: int
+    reserved_nano: int = 0
+    reserved_requests: int = 0
+    under_way_nano: int = 0
 
     @property
     def left_nano(self) -> int:
         """Nano-dollars that may still be spent; never below 0."""
         return max(0, self.limit.budget.limit_nano - self.counted_nano)
+
+    @property
+    def spent_nano(self) -> int:
+        """Nano-dollars known to be spent: what counts but is neither reserved nor under way."""
+        return self.counted_nano - self.reserved_nano - self.under_way_nano
 
     def __str__(self) -> str:
         named = zip(self.limit.dimensions, self.whose, strict=False)  # nothing spent yet: no values
@@ -82,7 +101,7 @@ def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Lim
         if free:
             break
         if reason := _refusal(connection, row, each):
-            return Admission(found, each, reason)
+            return Admission(found, with_parts(connection, each), reason)
     return Admission(found)
 
 
@@ -97,6 +116,24 @@ def statuses(
     """
     all_limits = dict.fromkeys((*limits, *stored(connection)))
     return tuple(_status(connection, each, row, labels, keep=keep) for each in all_limits)
+
+
+def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
+    """The status with the parts of what it counts that are reserved, and under way."""
+    dimensions = status.limit.dimensions
+    if len(dimensions) != len(status.whose):
+        return status
+    inside = [attempt.c.ts_us >= status.since_us, attempt.c.ts_us < status.until_us]
+    inside += [_is_of(name, value) for name, value in zip(dimensions, status.whose, strict=True)]
+    reserved = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.reserved_nano), 0), sa.func.count())
+    reserved_nano, requests = connection.execute(reserved.where(_RESERVES, *inside)).one()
+    held = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)).where(_UNDER_WAY, *inside)
+    return replace(
+        status,
+        reserved_nano=int(reserved_nano),
+        reserved_requests=requests,
+        under_way_nano=int(connection.scalar(held) or 0),
+    )
 
 
 def recent(connection: Connection, status: BudgetStatus, now_us: int) -> tuple[int, int]:
@@ -152,9 +189,11 @@ def move(connection: Connection, before: Row | None, after: Row, labels: Labels)
 
 
 def counted(row: Row) -> int:
-    """The counted amount of an attempt: its cost if known, else its upper bound."""
-    cost = row.get("cost_nano")
-    return int(row.get("bound_nano") or 0) if cost is None else int(cost)
+    """The counted amount of an attempt: its cost and what it reserves; while neither is known, its upper bound."""
+    cost, reserved = row.get("cost_nano"), row.get("reserved_nano")
+    if cost is None and reserved is None:
+        return int(row.get("bound_nano") or 0)
+    return int(cost or 0) + int(reserved or 0)
 
 
 def stored(connection: Connection) -> list[Limit]:

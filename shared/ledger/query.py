@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from shared.budget import Limit
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
-from shared.ledger.accounts import BudgetStatus, recent, statuses, statuses_of_all, stored_budgets
+from shared.ledger.accounts import BudgetStatus, recent, statuses, statuses_of_all, stored_budgets, with_parts
 from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, attempt, event, label, rollup
 from shared.ledger.store import Ledger
 from shared.scope import Scope
@@ -155,7 +155,7 @@ def budget_forecasts(
     """
     with ledger.reading() as connection:
         found = statuses(connection, row, labels, limits, keep=False)
-        return [BudgetForecast(each, _lasts_s(each, *recent(connection, each, row["ts_us"]))) for each in found]
+        return [_forecast(connection, each, row["ts_us"]) for each in found]
 
 
 def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: int) -> list[tuple[str, BudgetForecast]]:
@@ -168,14 +168,18 @@ def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: in
     with ledger.reading() as connection:
         named = {**limits, **{name: Limit(declared) for name, declared in stored_budgets(connection)}}
         return [
-            (name, BudgetForecast(each, _lasts_s(each, *recent(connection, each, now_us))))
+            (name, _forecast(connection, each, now_us))
             for name, limit in named.items()
             for each in statuses_of_all(connection, limit, now_us)
         ]
 
 
+def _forecast(connection: Connection, status: BudgetStatus, now_us: int) -> BudgetForecast:
+    return BudgetForecast(with_parts(connection, status), _lasts_s(status, *recent(connection, status, now_us)))
+
+
 def _lasts_s(status: BudgetStatus, spent_nano: int, elapsed_us: int) -> float | None:
-    if not spent_nano or not elapsed_us:
+    if spent_nano <= 0 or not elapsed_us:
         return None
     return status.left_nano * elapsed_us / spent_nano / 1e6
 
