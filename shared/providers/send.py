@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,9 @@ from shared.providers.image_response import ImageStream
 from shared.providers.litellm_client import LiteLLMStream
 from shared.providers.local import ensure_running, prepare
 from shared.providers.request import attach_pictures, build
-from shared.providers.response_stream import HttpStream, PredictionStream
+from shared.providers.response_stream import HttpStream, PredictionStream, ResponseStream
 from shared.providers.transport import Exchange
-from shared.types import Answer, Candidate, Request, TaskType
+from shared.types import Candidate, Request, TaskType
 
 
 async def make_ready(candidate: Candidate, task: TaskType = TaskType.CHAT_COMPLETION) -> Candidate:
@@ -53,7 +53,7 @@ def _with_guarded(candidate: Candidate, task: TaskType) -> Candidate:
 
 def open_response(
     candidate: Candidate, request: Request, *, timeout: float, exchange: Exchange | None = None
-) -> AsyncGenerator[str | Answer]:
+) -> ResponseStream[Any]:
     """
     Open one request; it is sent when the first piece is read.
 
