@@ -64,6 +64,10 @@ class LLMError(Exception):
 
     action: Action = "raise"
     hint: ClassVar[str] = ""
+    # Whether more than `cost` may have been charged.
+    cost_is_lower_bound: bool = False
+    # Whether the provider itself answered with this error, in its own format.
+    is_providers_answer: bool = False
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class LLMError(Exception):
             return "Nothing was charged."
         if math.isnan(self.cost):
             return "It may have been charged."
-        return f"Charged ${self.cost:.6f}."
+        return f"Charged {'at least ' if self.cost_is_lower_bound else ''}${self.cost:.6f}."
 
     def __str__(self) -> str:
         return " ".join(part for part in (f"{self.message}.", self.charged, self.next_step) if part)
@@ -264,6 +268,7 @@ class AllModelsFailed(LLMError):
     def __init__(self, message: str = "", *, failures: Sequence[LLMError] = ()) -> None:
         self.failures = tuple(failures)
         super().__init__(message, cost=math.fsum(failure.cost for failure in self.failures))
+        self.cost_is_lower_bound = any(failure.cost_is_lower_bound for failure in self.failures)
 
     @property
     def retryable(self) -> bool:

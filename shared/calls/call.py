@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from shared.internal.spend import SpendCounter
 from shared.ledger import COUNTS, AttemptRow, Ledger, Status
 from shared.models import Plan, image_request
 from shared.prices import FREE_BOUND, UNKNOWN, Bound, Cost, all_units, image_bound, price
-from shared.providers import Draft, Exchange, Network, draft, request_with
+from shared.providers import Draft, Exchange, Network, ResponseStream, draft, request_with
 from shared.scope import Scope
 from shared.types import Answer, Candidate, LLMResponse, Rates, Request, Served, TaskType, Usage
 
@@ -64,6 +64,9 @@ class Progress:
         share, self.is_unpriced = int(not self.is_unpriced), True
         return share
 
+
+# Gives the nano-dollars that an attempt reserves beyond its cost, from that cost; None where either is unknown.
+type Reserve = Callable[[int | None], int | None]
 
 # Processes an answer before its attempt is settled; returns metadata for the row.
 type Finish = Callable[[Attempt, Answer], Awaitable[Mapping[str, Any] | None]]
@@ -114,7 +117,7 @@ class Attempt:
     release: Callable[[], None]
     exchange: Exchange
     drafted: Draft
-    items: AsyncGenerator[str | Answer] | None = None
+    items: ResponseStream[Any] | None = None
     # Output tokens that a budget can pay for, if that is less than the model could write.
     cut_to: int | None = None
     began: float = field(default_factory=time.monotonic)
@@ -154,10 +157,19 @@ def settle_row(
     error_type: str | None = None,
     http_status: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    reserve: Reserve | None = None,
 ) -> None:
-    """Make the attempt's row final, with its price."""
+    """
+    Make the attempt's row final, with its price.
+
+    Args:
+        reserve: What it reserves beyond its cost, if the cost of all of it is not known.
+    """
     rates = _rates_of(attempt, answer)
-    nano, source, is_lower_bound = _cost_of(call, attempt, status, answer, rates)
+    nano, source, is_lower_bound = _cost_of(call, attempt, answer, rates)
+    reserved_nano: int | None = None
+    if reserve is not None and source != "free":
+        is_lower_bound, reserved_nano = nano is not None, reserve(nano)
     if call.request.task is TaskType.IMAGE_GENERATION and status == "failed" and attempt.outcome == "unknown":
         status = "unsettled"  # the provider may have made the images, and charged for them
     attempt.row = attempt.row.settled(
@@ -180,6 +192,7 @@ def settle_row(
         service_tier=None if answer is None else answer.service_tier,
         price_version=rates.version,
         cost_is_lower_bound=is_lower_bound,
+        reserved_nano=reserved_nano,
     )
     call.spend_counter.add(nano or 0, call.scope.spend)
 
@@ -206,7 +219,7 @@ def _rates_of(attempt: Attempt, answer: Answer | None, model: str | None = None)
     return candidate.rates_as(Served(answer.response_model, answer.service_tier, answer.region, when))
 
 
-def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None, rates: Rates) -> Cost:
+def _cost_of(call: Call, attempt: Attempt, answer: Answer | None, rates: Rates) -> Cost:
     """The attempt's cost in nano-dollars (None when unknown), and its source."""
     if attempt.outcome in ("not_sent", "rejected"):
         return Cost(0, "free")
@@ -215,8 +228,9 @@ def _cost_of(call: Call, attempt: Attempt, status: Status, answer: Answer | None
     else:
         nano, source, is_lower_bound = price(answer, rates, lambda model: _rates_of(attempt, answer, model))
     bound = attempt.row.bound_nano
-    if nano is None and call.request.task is TaskType.IMAGE_GENERATION and status != "ok" and bound is not None:
-        return Cost(bound, "bound")
+    is_image = call.request.task is TaskType.IMAGE_GENERATION
+    if nano is None and is_image and attempt.outcome == "completed" and bound is not None:
+        return Cost(bound, "bound")  # charged, as the provider has answered, but with nothing that tells how much
     return Cost(nano, source, is_lower_bound)
 
 

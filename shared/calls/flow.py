@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -22,6 +22,7 @@ from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
 from shared.calls.retry_schedule import RetrySchedule
+from shared.calls.unfinished import settle_unfinished
 from shared.errors import (
     BudgetExceeded,
     ContextTooLong,
@@ -37,7 +38,7 @@ from shared.images import fit_pictures
 from shared.internal.aio import wait_shielded
 from shared.internal.clock import new_id
 from shared.internal.money import to_usd
-from shared.ledger import Admission, AttemptRow, Ledger, committed
+from shared.ledger import Admission, AttemptRow, Ledger, Status, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
 from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
@@ -248,8 +249,7 @@ def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
         return False
     if error.outcome == "unknown":
         error.next_step = (
-            "That is the most that it can have cost. The images may have been made, so the request is not retried: a "
-            "retry would be charged again."
+            "The images may have been made, so the request is not retried: a retry would be charged again."
         )
     return True
 
@@ -421,17 +421,13 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
             attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
             await _settle(call, attempt)
         return
-    settle_row(
-        call,
-        attempt,
-        "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed",
-        None if error.usage is None else Answer("", None, error.usage),
-        failed_calls=failed,
-        error_type=error.error_type,
-        http_status=error.status_code,
-    )
+    status: Status = "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed"
+    settle = partial(settle_unfinished, call, attempt, status, error, error_type=error.error_type)
+    cancelled = await _in_thread(partial(settle, failed_calls=failed, http_status=error.status_code))
     await _settle(call, attempt)
-    error.cost = to_usd(attempt.row.cost_nano)
+    error.cost, error.cost_is_lower_bound = to_usd(attempt.row.cost_nano), attempt.row.cost_is_lower_bound
+    if cancelled:
+        raise asyncio.CancelledError
     logger.debug("%s failed: %s", attempt.candidate.requested, error.error_type)
 
 
@@ -441,8 +437,22 @@ async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) 
     attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
     call.is_counted = True
     failed = call.progress.part_failed()
-    settle_row(call, attempt, "cancelled", None, failed_calls=failed, error_type=type(error).__name__)
+    settle = partial(settle_unfinished, call, attempt, "cancelled", error, error_type=type(error).__name__)
+    await _in_thread(partial(settle, failed_calls=failed))
     await _settle(call, attempt)
+
+
+async def _in_thread(work: Callable[[], None]) -> bool:
+    """Do something that takes time, even if this task is cancelled meanwhile; returns whether it was."""
+    try:
+        # In a thread: an event loop that is shutting down cancels its tasks, but cannot cancel a thread.
+        done = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        work()  # Python itself is shutting down and starts no more threads
+        return False
+    cancelled = await wait_shielded(done)
+    done.result()
+    return cancelled
 
 
 async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException) -> BaseException:
@@ -460,19 +470,11 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
         cancelled = True
     if isinstance(error, LLMError):
         cooldowns.failed(attempt.candidate, error, call.scope.tenant)
-    try:
-        # In a thread: an event loop that is shutting down cancels its tasks, but cannot cancel a thread.
-        done = asyncio.get_running_loop().run_in_executor(None, _settle_stream, call, attempt, error)
-    except RuntimeError:
-        _settle_stream(call, attempt, error)  # Python itself is shutting down and starts no more threads
-    else:
-        cancelled = await wait_shielded(done) or cancelled
-        done.result()
-    if cancelled:
+    if await _in_thread(partial(_settle_stream, call, attempt, error)) or cancelled:
         raise asyncio.CancelledError
     if not isinstance(error, LLMError):
         return error
-    return StreamInterrupted(
+    interrupted = StreamInterrupted(
         f"The answer of {attempt.candidate.requested} broke off: {error.message}",
         text="".join(attempt.text),
         provider=attempt.candidate.provider,
@@ -480,32 +482,22 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
         status_code=error.status_code,
         cost=to_usd(attempt.row.cost_nano),
     )
+    interrupted.cost_is_lower_bound = attempt.row.cost_is_lower_bound
+    return interrupted
 
 
 def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
     """Settle a stream that ended early with what is known so far, and wait until the row is committed."""
-    text, call.is_counted = "".join(attempt.text), True
+    call.is_counted = True
+    attempt.outcome = "unknown"
     if isinstance(error, LLMError):
-        usage = error.usage or count_tokens(attempt.candidate, call.request.messages, text)
-        settle_row(
-            call,
-            attempt,
-            "interrupted",
-            Answer(text, None, usage),
-            failed_calls=call.progress.part_failed(),
-            error_type=error.error_type,
-            http_status=error.status_code,
-        )
+        failed = call.progress.part_failed()
+        settle = partial(settle_unfinished, call, attempt, "interrupted", error, failed_calls=failed)
+        settle(error_type=error.error_type, http_status=error.status_code)
     else:
-        usage = count_tokens(attempt.candidate, call.request.messages, text)
-        settle_row(
-            call,
-            attempt,
-            "cancelled",
-            Answer(text, None, usage),
-            calls=call.progress.part_answered(),
-            error_type=None if isinstance(error, GeneratorExit) else type(error).__name__,
-        )
+        kind = None if isinstance(error, GeneratorExit) else type(error).__name__
+        calls = call.progress.part_answered()
+        settle_unfinished(call, attempt, "cancelled", error, calls=calls, error_type=kind)
     if call.ledger is not None:
         call.ledger.settle(attempt.row).result()
 

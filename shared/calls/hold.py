@@ -22,6 +22,7 @@ GRACE_S = 0.03
 # How often the answer is cut again if other calls take the rest of the budget in the meantime.
 _MAX_CUTS = 5
 _MAX_WARNED = 1000
+_CENT = 10_000_000
 _warned: set[tuple[str, int]] = set()
 
 
@@ -143,7 +144,7 @@ def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -
             condition = f" with an answer of {bound.least_output} tokens"
         message = (
             f"{name} could cost ${to_usd(bound_nano):.6f}{condition}, and ${to_usd(status.left_nano):.6f} is left"
-            f" of {status}, with running calls counted at their upper bound"
+            f" of {status}, with running calls counted at their upper bound{_reserved(status, bound_nano)}"
         )
         hint = _model_that_fits(call, status)
     if reason in ("unknown price", "no room"):
@@ -179,6 +180,17 @@ def _explain_bounds() -> None:
         "A budget refused a request. Budgets hold more for each request than before 0.1.0: the bound now covers "
         "everything in the body that is sent, such as schemas, searches, audio and images. See docs/budgets.md."
     )
+
+
+def _reserved(status: BudgetStatus, bound_nano: int | None) -> str:
+    """What is reserved, where the attempt would fit if that were released; else nothing."""
+    if not status.reserved_nano or (bound_nano or 0) > status.left_nano + status.reserved_nano:
+        return ""
+    requests = "1 request" if status.reserved_requests == 1 else f"{status.reserved_requests} requests"
+    reserved, limit = (f"${to_usd(nano):,.2f}" for nano in (status.reserved_nano, status.limit.budget.limit_nano))
+    if status.reserved_nano < _CENT:
+        reserved = f"${to_usd(status.reserved_nano):.6f}"
+    return f"; {reserved} of {limit.removesuffix('.00')} is reserved for {requests} of unknown cost (ledger release)"
 
 
 def _model_that_fits(call: Call, status: BudgetStatus) -> str | None:

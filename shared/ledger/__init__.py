@@ -36,6 +36,11 @@ if TYPE_CHECKING:
         sum_costs as sum_costs,
         window as window,
     )
+    from shared.ledger.reservations import (
+        Reservation as Reservation,
+        open_reservations as open_reservations,
+        release as release,
+    )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.store import Ledger as Ledger, committed as committed, get_ledger as get_ledger
     from shared.ledger.writes import LeastBound as LeastBound
@@ -51,6 +56,7 @@ else:
             "image_lineage": "ImageLineage image_savings lineages_of",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
             "own_filter sum_costs window",
+            "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",
             "writes": "LeastBound",

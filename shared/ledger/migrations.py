@@ -65,6 +65,13 @@ STEPS = (
             "ALTER TABLE attempt ADD COLUMN adjusts VARCHAR(250)",
             "CREATE INDEX ix_attempt_unknown_cost ON attempt (ts_us) WHERE cost_nano IS NULL AND status <> 'started'",
             "CREATE INDEX ix_attempt_lower_bound ON attempt (ts_us) WHERE cost_is_lower_bound",
+            # Until now, a settled attempt of unknown cost counted with its bound without saying so.
+            """
+            UPDATE attempt SET reserved_nano = bound_nano
+            WHERE cost_nano IS NULL AND bound_nano > 0 AND status <> 'started'
+            """,
+            "CREATE INDEX ix_attempt_reserved ON attempt (ts_us) WHERE reserved_nano > 0",
+            "CREATE INDEX ix_attempt_adjustment ON attempt (ts_us) WHERE adjustment_kind IS NOT NULL",
         ),
     ),
 )

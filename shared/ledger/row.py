@@ -144,8 +144,14 @@ class AttemptRow:
         service_tier: str | None = None,
         price_version: str | None = None,
         cost_is_lower_bound: bool = False,
+        reserved_nano: int | None = None,
     ) -> Self:
-        """The attempt with its result; what is not given is unknown or does not apply."""
+        """
+        The attempt with its result; what is not given is unknown or does not apply.
+
+        Args:
+            reserved_nano: What it reserves in its budgets beyond its cost. None: its bound where its cost is unknown.
+        """
         usage = usage or Usage()
         return replace(
             self,
@@ -170,6 +176,7 @@ class AttemptRow:
             price_version=price_version or self.price_version,
             price_table=price_version,
             cost_is_lower_bound=cost_is_lower_bound,
+            reserved_nano=self.bound_nano if reserved_nano is None and cost_nano is None else reserved_nano,
         )
 
     def with_bound(self, bound_nano: int | None) -> Self:
@@ -183,14 +190,15 @@ class AttemptRow:
         )
 
     def expired(self) -> Self:
-        """The attempt after its lease has ended: it counts with its bound, because the money may have been spent."""
+        """The attempt after its lease has ended: it reserves its bound, because the money may have been spent."""
         return replace(
             self,
             status="unsettled",
-            cost_nano=self.bound_nano,
-            cost_source="unknown" if self.bound_nano is None else "bound",
+            cost_nano=None,
+            cost_source="unknown",
+            reserved_nano=self.bound_nano,
             failed_calls=1,
-            unpriced_calls=int(self.bound_nano is None),
+            unpriced_calls=1,
         )
 
     @classmethod

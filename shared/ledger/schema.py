@@ -100,6 +100,20 @@ sa.Index(
     postgresql_where=sa.text("cost_is_lower_bound"),
 )
 
+sa.Index(
+    "ix_attempt_reserved",
+    attempt.c.ts_us,
+    sqlite_where=attempt.c.reserved_nano > 0,
+    postgresql_where=attempt.c.reserved_nano > 0,
+)
+
+sa.Index(
+    "ix_attempt_adjustment",
+    attempt.c.ts_us,
+    sqlite_where=attempt.c.adjustment_kind.is_not(None),
+    postgresql_where=attempt.c.adjustment_kind.is_not(None),
+)
+
 label = sa.Table(
     "label",
     metadata,

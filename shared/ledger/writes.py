@@ -97,7 +97,12 @@ _MAX_LABEL = 200
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
 _SELECT_BEFORE = (
-    sa.select(*(attempt.c[name] for name in ("status", "bucket", "bound_nano", "metadata", *DIMENSIONS, *SUMS)))
+    sa.select(
+        *(
+            attempt.c[name]
+            for name in ("status", "bucket", "bound_nano", "reserved_nano", "metadata", *DIMENSIONS, *SUMS)
+        )
+    )
     .where(_KNOWN)
     .with_for_update()
 )
@@ -184,10 +189,11 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels
         _add_labels(connection, write, row["attempt_id"], labels)
     else:
         # What an event has added meanwhile stays.
-        more = {"metadata": {**(before["metadata"] or {}), **(row.get("metadata") or {})} or None}
-        connection.execute(
-            _UPDATE, known | {name: value for name, value in (row | more).items() if name != "attempt_id"}
-        )
+        row = row | {"metadata": {**(before["metadata"] or {}), **(row.get("metadata") or {})} or None}
+        if before["status"] != "started" and None not in (before["reserved_nano"], row.get("reserved_nano")):
+            # What an operator has released stays released.
+            row["reserved_nano"] = min(before["reserved_nano"], row["reserved_nano"])
+        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
         if before["status"] != "started":
             changes.append(_rollup_row(dict(before), sign=-1))
     connection.execute(write.add_to_rollup, changes)

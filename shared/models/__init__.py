@@ -16,7 +16,7 @@ from shared.models.facts import (
     similar_models,
 )
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
-from shared.models.keys import KEYLESS_PROVIDERS, is_own_host, key_variables, provider_extra
+from shared.models.keys import KEYLESS_PROVIDERS, is_loopback, is_own_host, key_variables, provider_extra
 from shared.models.names import model_facts
 from shared.models.plan import OwnEndpoint, Plan, Planner, default_model, failure
 
@@ -38,6 +38,7 @@ __all__ = [
     "failure",
     "image_models",
     "image_request",
+    "is_loopback",
     "is_own_host",
     "key_variables",
     "known_model",

@@ -18,6 +18,7 @@ from shared.prices.bound import (
 from shared.prices.cost import Cost, all_units, price, token_cost
 from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config, scaled
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
+from shared.prices.unfinished import ends_with_connection, ends_with_error, errors_are_free, generated_at_most
 from shared.prices.units import TOKENS
 
 __all__ = [
@@ -33,6 +34,10 @@ __all__ = [
     "all_units",
     "as_sent",
     "bound_of_sent",
+    "ends_with_connection",
+    "ends_with_error",
+    "errors_are_free",
+    "generated_at_most",
     "highest_bound",
     "image_bound",
     "limit_of",

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         serve_local_model as serve_local_model,
     )
     from shared.providers.request import attach_pictures as attach_pictures
+    from shared.providers.response import Partial as Partial
+    from shared.providers.response_stream import ResponseStream as ResponseStream
     from shared.providers.send import (
         make_ready as make_ready,
         open_response as open_response,
     )
-    from shared.providers.tokens import count_tokens as count_tokens
+    from shared.providers.tokens import count_partial as count_partial, count_tokens as count_tokens
     from shared.providers.transport import (
         MAX_CONNECTIONS as MAX_CONNECTIONS,
         Exchange as Exchange,
@@ -42,8 +44,10 @@ else:
             "endpoints": "guard_by_provider",
             "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
+            "response": "Partial",
+            "response_stream": "ResponseStream",
             "send": "make_ready open_response",
-            "tokens": "count_tokens",
+            "tokens": "count_partial count_tokens",
             "transport": "Exchange MAX_CONNECTIONS Network Transport current_network use_transport",
         },
     )

@@ -95,18 +95,24 @@ _NO_MODEL = re.compile(
     r"|no such model|model\b.{0,80}(does not exist|not found|is not available|no longer (supported|available))"
     r"|model\b.{0,80}has been (deprecated|decommissioned|retired)|no endpoints? found"
 )
+_KINDS = frozenset({"type", "code", "status"})
 _BAD_CERTIFICATE = "its certificate is not valid"
 _TOO_LARGE = re.compile(r"request too large|too large for .{0,80}tokens per")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """A parsed error body: its message, its error codes, the status that it names and how long to wait."""
+    """
+    A parsed error body: its message, its error codes, the status that it names and how long to wait.
+
+    `is_providers`: it has the form of a provider's own error, and not that of a gateway's or a proxy's page.
+    """
 
     message: str = ""
     codes: tuple[str, ...] = ()
     status: int | None = None
     retry_after: float | None = None
+    is_providers: bool = False
 
     @property
     def text(self) -> str:
@@ -318,7 +324,7 @@ def _error(
         head = f"{provider} failed with HTTP {code} ({model})"
     # A provider's message about a wrong key may repeat parts of it.
     excerpt = "" if kind is AuthenticationError and code != 403 else error_body.message
-    return kind(
+    error = kind(
         _sentence(head, excerpt, candidate),
         provider=provider,
         model=model,
@@ -326,6 +332,8 @@ def _error(
         retry_after=retry_after,
         outcome=outcome,
     )
+    error.is_providers_answer = error_body.is_providers
+    return error
 
 
 def _sentence(head: str, excerpt: str, candidate: Candidate) -> str:
@@ -351,7 +359,9 @@ def read_error_body(body: Any) -> ErrorBody:
     parts = [part for part in (inner, body.get("message"), body) if isinstance(part, dict)]
     message = inner if isinstance(inner, str) else next((m for part in parts if (m := _message(part))), "")
     codes = tuple(dict.fromkeys(code for part in parts for code in _codes(part)))
-    return ErrorBody(message[:1000], codes, _status(parts), next(_delays(parts), None))
+    # OpenAI, Anthropic, Google and OpenRouter all have {"error": {"message": ...}} with a type, a code or a status.
+    is_providers = isinstance(inner, dict) and isinstance(inner.get("message"), str) and bool(inner.keys() & _KINDS)
+    return ErrorBody(message[:1000], codes, _status(parts), next(_delays(parts), None), is_providers)
 
 
 def _message(part: Mapping[str, Any]) -> str:

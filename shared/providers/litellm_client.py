@@ -38,7 +38,10 @@ class LiteLLMStream(ResponseStream[Request]):
                 _take(reading, self._response, "message")
                 await self._finish()
             elif (chunk := await anext(self._response, None)) is not None:
+                reports = reading.reports
                 self.put(text for text in [_take(reading, chunk, "delta")] if text)
+                if reading.reports != reports:
+                    reading.mark_counted()
             else:
                 _check_end(self._candidate, reading, self._response)
                 await self._finish()

@@ -67,6 +67,8 @@ class Reading:
     extras: dict[str, Any] = field(default_factory=dict)
     raw_usage: dict[str, Any] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    reports: int = 0
+    """How often the provider has reported counts of tokens."""
     units: dict[str, int] = field(default_factory=dict)
     """What is billed beside the usage that the provider counts, by unit."""
     service_tier: str | None = None
@@ -77,6 +79,11 @@ class Reading:
     response_id: str | None = None
     failure: Any = None
     """The provider's error, where the finish reason reports a failure."""
+    counted: tuple[int, ...] = (0, 0, 0)
+    """How much of each of `written` had arrived when the provider last reported its usage."""
+    reported_output: int = 0
+    usage_is_final: bool = False
+    """Whether that report came with the finish reason or after it, so that it is of the whole answer."""
     began: bool = False
     """Whether any part of an answer has arrived."""
     ended: bool = False
@@ -105,6 +112,32 @@ class Reading:
         if isinstance(usage, dict):
             merge_usage(self.raw_usage, usage)
             self.usage = read(self.raw_usage)
+            self.reports += has_counts(usage)
+
+    def mark_counted(self) -> None:
+        """
+        Note what the provider's last report of its usage covers.
+
+        A report without more output than the one before does not cover what was written in between: some servers send
+        the prompt's tokens with every event, and the answer's only at the end.
+        """
+        output = self.usage.completion_tokens
+        if output is not None and output > self.reported_output:
+            self.counted = tuple(len(text) for text in self.written())
+            self.reported_output = output
+        self.usage_is_final = output is not None and self.finish_reason is not None and self.failure is None
+
+    def written(self) -> tuple[str, str, str]:
+        """What the model has written so far: its text, its reasoning, and its calls of tools."""
+        functions = [call["function"] for call in self.tool_calls]
+        calls = " ".join(f"{function['name']} {function['arguments']}" for function in functions)
+        return self.text + self.refusal, "".join(self.reasoning), calls
+
+    def uncounted(self) -> list[str]:
+        """What the model has written that is in no report of its usage yet."""
+        if self.usage_is_final:
+            return []
+        return [text[done:] for text, done in zip(self.written(), self.counted, strict=True)]
 
     def take_units(self, units: Mapping[str, int]) -> None:
         """Add counts of what is billed beside tokens, which each part of an answer may repeat."""
@@ -142,6 +175,42 @@ class Reading:
             region=self.region,
             reports_usage=has_counts(self.raw_usage),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """
+    An answer as far as it has arrived.
+
+    Args:
+        uncounted: What of its text, reasoning and calls of tools is not in its usage yet.
+
+        is_final: Whether its usage is that of the whole answer.
+    """
+
+    answer: Answer
+    uncounted: list[str]
+    is_final: bool
+
+
+def marked(take: Callable[[Reading, Any], None], *, whole: bool = False) -> Callable[[Reading, Any], None]:
+    """
+    A reader that also notes what the usage which it reads is of.
+
+    Args:
+        whole: Whether it reads complete answers.
+    """
+
+    def take_and_mark(reading: Reading, body: Any) -> None:
+        before = reading.reports
+        try:
+            take(reading, body)
+        finally:
+            if reading.reports != before:
+                reading.mark_counted()
+                reading.usage_is_final = reading.usage_is_final or (whole and reading.usage.source == "provider")
+
+    return take_and_mark
 
 
 def take_openai(reading: Reading, body: Mapping[str, Any], *, json_mode: bool = False) -> None:

@@ -18,8 +18,10 @@ from shared.providers.errors import from_response, from_transport, interrupted, 
 from shared.providers.litellm_readers import Take, anthropic_events, gemini_events, read_anthropic, read_gemini
 from shared.providers.request import Outgoing
 from shared.providers.response import (
+    Partial,
     Reading,
     UnreadableError,
+    marked,
     take_cohere,
     take_ollama,
     take_openai,
@@ -80,6 +82,17 @@ class ResponseStream[R: Outgoing | Request](AsyncGenerator[str | Answer, None]):
     async def release(self) -> None:
         """Release the connection."""
 
+    def so_far(self) -> Partial | None:
+        """The answer as far as it has arrived; None when nothing of it has."""
+        reading = self._reading
+        if not reading.began and reading.usage.source == "unknown":
+            return None
+        return Partial(self.as_served(reading.answer()), reading.uncounted(), reading.usage_is_final)
+
+    def as_served(self, answer: Answer) -> Answer:
+        """The answer with what the response says of it beside its body."""
+        return answer
+
     async def __anext__(self) -> str | Answer:
         try:
             while not self.pieces:
@@ -139,7 +152,8 @@ class HttpStream(ResponseStream[Outgoing]):
         super().__init__(candidate, request, exchange=exchange, timeout=timeout, stream=stream)
         self._response: httpx.Response | None = None
         self._chunks: AsyncGenerator[bytes] | None = None
-        take_event, self._take_body = _readers(request)
+        take_event, take_body = _readers(request)
+        take_event, self._take_body = marked(take_event), marked(take_body, whole=True)
         self._reader = StreamReader(
             candidate, self._reading, take_event, self._take_body, ndjson=request.wire == "ollama"
         )
@@ -166,11 +180,13 @@ class HttpStream(ResponseStream[Outgoing]):
         answer = self._reading.answer()
         if self._stream and answer.text:
             self.put([answer.text])
-        await self.end(self._billed(response, answer))
+        await self.end(self.as_served(answer))
 
-    def _billed(self, response: httpx.Response, answer: Answer) -> Answer:
+    def as_served(self, answer: Answer) -> Answer:
+        """The answer with its tier from the headers, and with what its provider bills for."""
         # Gemini says it here only. Source: ai.google.dev/gemini-api/docs/priority-inference (read 2026-11-27).
-        tier = served_tier(response.headers.get("x-gemini-service-tier")) or answer.service_tier
+        headers = httpx.Headers() if self._response is None else self._response.headers
+        tier = served_tier(headers.get("x-gemini-service-tier")) or answer.service_tier
         return as_billed(self._candidate, replace(answer, service_tier=tier), self._request.body)
 
     async def _read_chunk(self, response: httpx.Response) -> None:
@@ -190,7 +206,7 @@ class HttpStream(ResponseStream[Outgoing]):
             await _drain(self._chunks)
         self.put(reader.close())
         if self._error is None:
-            await self.end(self._billed(response, self._reading.answer()))
+            await self.end(self.as_served(self._reading.answer()))
 
 
 class PredictionStream(ResponseStream[Outgoing]):

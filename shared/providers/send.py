@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import replace
+from typing import Any
 
 import anyio.to_thread
 
@@ -13,9 +13,9 @@ from shared.providers.image_request import build_images
 from shared.providers.image_response import ImageStream
 from shared.providers.litellm_client import LiteLLMStream
 from shared.providers.local import ensure_running, prepare
-from shared.providers.response_stream import HttpStream, PredictionStream
+from shared.providers.response_stream import HttpStream, PredictionStream, ResponseStream
 from shared.providers.transport import Exchange
-from shared.types import Answer, Candidate, Request, TaskType
+from shared.types import Candidate, Request, TaskType
 
 
 async def make_ready(candidate: Candidate, task: TaskType = TaskType.CHAT_COMPLETION) -> Candidate:
@@ -57,7 +57,7 @@ def open_response(
     timeout: float,
     exchange: Exchange | None = None,
     drafted: Draft | None = None,
-) -> AsyncGenerator[str | Answer]:
+) -> ResponseStream[Any]:
     """
     Open one request; it is sent when the first piece is read.
 

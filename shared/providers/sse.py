@@ -231,7 +231,7 @@ class StreamReader:
 
     def _error(self, body: Any) -> LLMError:
         reading = self.reading
-        began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls)
+        began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls or reading.reports)
         return self.failure(from_body(self._candidate, body, status=200, began=began))
 
     def _new_text(self) -> Iterator[str]:

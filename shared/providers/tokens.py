@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from shared.providers.endpoints import import_litellm
+from shared.providers.response import Partial
 from shared.types import Answer, Candidate, Usage
 
 _IMAGE_TOKENS = 800
@@ -38,8 +39,7 @@ def count_tokens(
     """
     try:
         import_litellm()
-        prompt = sum(_MESSAGE_TOKENS + sum(_count(part) for part in _texts_of(message)) for message in messages)
-        prompt += sum(_count(extra) for extra in _extras(params or {}))
+        prompt = _count_prompt(messages, params or {})
         completion = _count(text) + sum(_count(extra) for extra in _beside_text(answer.message if answer else {}))
         known = Usage() if answer is None else answer.usage
         return replace(
@@ -50,6 +50,40 @@ def count_tokens(
         )
     except Exception:  # noqa: BLE001 - an estimate must never fail a call that has already been paid for
         return Usage()
+
+
+def count_partial(
+    messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any], partial: Partial | None = None
+) -> Usage:
+    """
+    The usage of a request that did not finish: what was reported, and our own count of the rest.
+
+    Args:
+        params: The request's, whose tools and schema are input too.
+
+        partial: What has arrived of its answer. None: nothing.
+
+    Returns:
+        Usage with source "provider" where nothing had to be counted, else "counted"; unknown usage if counting fails.
+    """
+    known = Usage() if partial is None else partial.answer.usage
+    written = [] if partial is None else [text for text in partial.uncounted if text]
+    if known.prompt_tokens is not None and known.completion_tokens is not None and not written:
+        return known
+    try:
+        import_litellm()
+        prompt, completion = known.prompt_tokens, known.completion_tokens
+        if prompt is None:
+            prompt = _count_prompt(messages, params)
+        completion = (completion or 0) + sum(_count(text) for text in written)
+        return replace(known, prompt_tokens=prompt, completion_tokens=completion, source="counted")
+    except Exception:  # noqa: BLE001 - as above
+        return known
+
+
+def _count_prompt(messages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> int:
+    prompt = sum(_MESSAGE_TOKENS + sum(_count(part) for part in _texts_of(message)) for message in messages)
+    return prompt + sum(_count(extra) for extra in _extras(params))
 
 
 def _texts_of(message: Mapping[str, Any]) -> Iterator[str | None]:

@@ -268,9 +268,9 @@ def test_unknown_and_failed_are_counted_beside_the_total(ledger: Ledger) -> None
     write(ledger, "start", started(ts_us=ts_us, model="under way"))
     write(ledger, "start", started(ts_us=ts_us, lease_us=1, bound_nano=5 * 10**8))
     costs = get_llm_costs()
-    assert [costs[name] for name in ("total_cost", "total_calls", "unpriced_calls", "failed_calls")] == [1.5, 2, 1, 2]
-    assert costs["unknown_cost_requests"] == 1
-    assert costs["avg_cost_per_call"] == 1.5  # of the one call whose cost is known
+    assert [costs[name] for name in ("total_cost", "total_calls", "unpriced_calls", "failed_calls")] == [1, 2, 2, 2]
+    assert costs["unknown_cost_requests"] == 2
+    assert costs["avg_cost_per_call"] == 1  # of the one call whose cost is known
     assert "under way" not in costs["calls_by_model"]
     assert held_nano(ledger) == 9000
 

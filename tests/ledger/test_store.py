@@ -112,22 +112,23 @@ def test_an_unknown_cost_stays_unknown(store: Ledger) -> None:
     assert (total["cost_nano"], total["prompt_tokens"], total["unpriced_calls"]) == (0, 0, 1)
 
 
-def test_an_expired_lease_is_settled_at_its_bound_and_corrected_later(store: Ledger) -> None:
-    """A killed process's attempt counts as failed at its bound, until its true cost is told; leases left run."""
+def test_an_expired_lease_reserves_its_bound_and_is_corrected_later(store: Ledger) -> None:
+    """A killed process's attempt counts as failed, and reserves its bound until its true cost is known."""
     known, unknown, alive = started(lease_us=1), started(lease_us=1, bound_nano=None), started()
     for row in (known, unknown, alive):
         write(store, "start", row)
     assert store.settle_expired() == 2
     assert store.settle_expired() == 0
     found = {row["attempt_id"]: row for row in rows(store)}
-    facts = ("status", "cost_nano", "cost_source", "failed_calls", "unpriced_calls")
-    assert [found[known["attempt_id"]][name] for name in facts] == ["unsettled", 9000, "bound", 1, 0]
-    assert [found[unknown["attempt_id"]][name] for name in facts] == ["unsettled", None, "unknown", 1, 1]
+    facts = ("status", "cost_nano", "reserved_nano", "cost_source", "failed_calls", "unpriced_calls")
+    assert [found[known["attempt_id"]][name] for name in facts] == ["unsettled", None, 9000, "unknown", 1, 1]
+    assert [found[unknown["attempt_id"]][name] for name in facts] == ["unsettled", None, None, "unknown", 1, 1]
     assert found[alive["attempt_id"]]["status"] == "started"
     assert_exact(store)
     write(store, "settle", settled(known))
     write(store, "expire", found[known["attempt_id"]])
-    assert [row["cost_nano"] for row in rows(store) if row["attempt_id"] == known["attempt_id"]] == [7000]
+    (corrected,) = [row for row in rows(store) if row["attempt_id"] == known["attempt_id"]]
+    assert (corrected["cost_nano"], corrected["reserved_nano"]) == (7000, None)
     assert_exact(store)
 
 

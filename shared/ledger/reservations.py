@@ -1,0 +1,114 @@
+"""Reservations: what budgets keep for requests whose whole cost is unknown, and how an operator frees it."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.ledger import accounts
+from shared.ledger.schema import attempt, label
+from shared.ledger.store import Ledger
+
+# Released in one transaction, so that no other writer waits for long.
+_PAGE = 200
+_COLUMNS = (
+    "attempt_id", "call_id", "ts_us", "provider", "model", "status", "error_type", "tool", "agent", "run", "cost_nano",
+    "bound_nano", "reserved_nano",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """
+    An attempt that reserves `reserved_nano` in its budgets.
+
+    `cost_nano` is what it has cost at least, None where nothing is known.
+    """
+
+    attempt_id: uuid.UUID
+    call_id: uuid.UUID
+    ts_us: int
+    provider: str
+    model: str
+    status: str
+    error_type: str | None
+    cost_nano: int | None
+    reserved_nano: int
+
+
+def open_reservations(
+    ledger: Ledger, *, call_id: uuid.UUID | None = None, before_us: int | None = None
+) -> list[Reservation]:
+    """
+    The attempts that reserve something, oldest first.
+
+    Args:
+        call_id: Only those of one call; the id of an attempt names that one.
+
+        before_us: Only those that started before, in microseconds since 1970.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        return [_reservation(row) for row in connection.execute(_query(call_id, before_us)).mappings()]
+
+
+def release(ledger: Ledger, *, call_id: uuid.UUID | None = None, before_us: int | None = None) -> list[Reservation]:
+    """
+    Free what attempts reserve in their budgets; a reservation that is no longer there is left alone.
+
+    Args:
+        call_id, before_us: Which, as for `open_reservations`.
+
+    Returns:
+        Those that this call has released.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    ledger.flush()
+    released: list[Reservation] = []
+    while True:
+        with ledger.changing() as connection:
+            page = _query(call_id, before_us).limit(_PAGE).with_for_update()
+            rows = [dict(row) for row in connection.execute(page).mappings()]
+            _release(connection, rows)
+        released += [_reservation(row) for row in rows]
+        if len(rows) < _PAGE:
+            return released
+
+
+def _query(call_id: uuid.UUID | None, before_us: int | None) -> sa.Select[Any]:
+    # As the index has it.
+    query = sa.select(*(attempt.c[name] for name in _COLUMNS)).where(sa.text("reserved_nano > 0"))
+    if call_id is not None:
+        query = query.where(sa.or_(attempt.c.call_id == call_id, attempt.c.attempt_id == call_id))
+    if before_us is not None:
+        query = query.where(attempt.c.ts_us < before_us)
+    return query.order_by(attempt.c.ts_us, attempt.c.attempt_id)
+
+
+def _release(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    labels = labels_of(connection, [row["attempt_id"] for row in rows])
+    for row in rows:
+        freed = row | {"reserved_nano": 0}
+        connection.execute(sa.update(attempt).where(attempt.c.attempt_id == row["attempt_id"]).values(reserved_nano=0))
+        accounts.move(connection, row, freed, labels[row["attempt_id"]])
+
+
+def labels_of(connection: Connection, attempt_ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, str]]:
+    """The labels of attempts, by id."""
+    found = defaultdict[uuid.UUID, dict[str, str]](dict)
+    for row in connection.execute(sa.select(label).where(label.c.attempt_id.in_(attempt_ids))):
+        found[row.attempt_id][row.name] = row.value
+    return found
+
+
+def _reservation(row: Any) -> Reservation:
+    return Reservation(**{name: row[name] for name in Reservation.__slots__})
