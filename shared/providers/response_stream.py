@@ -291,7 +291,7 @@ async def post(
         body = b""
     finally:
         await response.aclose()
-    raise from_response(candidate, response.status_code, response.headers, body)
+    raise from_response(candidate, response.status_code, response.headers, body, sent=outgoing.body)
 
 
 async def _drain(chunks: AsyncGenerator[bytes]) -> None:
