@@ -182,8 +182,8 @@ TEXT_RULES = (
     ),
     _rule(
         ContextTooLong,
-        r"when (the )?context (the )?overflows|context overflow\b|loaded with (a )?context length of|greater than the context length"
-        r"|larger context length, or provide a shorter input",
+        r"when (the )?context (the )?overflows|context overflow\b|loaded with (a )?context length of"
+        r"|greater than the context length|larger context length, or provide a shorter input",
         "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context "
         "length of only 4096 tokens, which is not enough.",
         f"LM Studio; {_READ}",
