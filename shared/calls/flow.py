@@ -344,9 +344,19 @@ async def _make_ready(call: Call, candidate: Candidate) -> Candidate:
 
 
 async def _next_item(call: Call, attempt: Attempt, items: AsyncGenerator[str | Answer], limit: float) -> str | Answer:
-    """The next item within `limit` seconds, and within the deadline."""
+    """
+    The next item, within the deadline.
+
+    Args:
+        limit: Seconds of silence. Thoughts and the arguments of tool calls are no items, but no silence either.
+    """
+
+    def wait_anew() -> None:
+        scope.deadline = anyio.current_time() + min(limit, call.seconds_left())
+
     try:
-        with anyio.fail_after(min(limit, call.seconds_left())):
+        with anyio.fail_after(min(limit, call.seconds_left())) as scope:
+            attempt.exchange.heard = wait_anew
             return await anext(items)
     except TimeoutError:
         kind = DeadlineExceeded if call.seconds_left() <= 0 else ProviderTimeout

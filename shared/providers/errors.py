@@ -7,8 +7,8 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -34,70 +34,39 @@ from shared.errors import (
     RequestTooLarge,
     StreamInterrupted,
 )
+from shared.providers.caller_words import without_callers_words
+from shared.providers.error_rules import (
+    OVERLOADED,
+    PARAMS_OF_INPUT,
+    RATE_WORDS,
+    REQUEST_TOO_LARGE,
+    STATUS_BY_CODE,
+    STATUS_OF_MINIMAX,
+    Kind,
+    kind_by_code,
+    kind_by_text,
+    seconds_in,
+)
 from shared.providers.transport import Exchange, Refused
+from shared.providers.usage import details
 from shared.redaction import redact
 from shared.types import Candidate, Usage
 
-# HTTP status that an error inside an HTTP 200 stands for, by the provider's error code.
-# Sources: Anthropic, OpenAI and Google API error references; real_traffic (read 2026-11-24).
-_STATUS_BY_CODE = {
-    "overloaded_error": 529,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "too_many_requests_error": 429,
-    "insufficient_quota": 429,
-    "resource_exhausted": 429,
-    "billing_error": 402,
-    "authentication_error": 401,
-    "unauthenticated": 401,
-    "invalid_api_key": 401,
-    "permission_error": 403,
-    "permission_denied": 403,
-    "not_found_error": 404,
-    "not_found": 404,
-    "model_not_found": 404,
-    "request_too_large": 413,
-    "invalid_request_error": 400,
-    "invalid_argument": 400,
-    "failed_precondition": 400,
-    "context_length_exceeded": 400,
-    "content_filter": 400,
-    "timeout_error": 504,
-    "deadline_exceeded": 504,
-    "unavailable": 503,
-    "api_error": 500,
-    "server_error": 500,
-    "internal_server_error": 500,
-    "internal": 500,
-}
-
-_CONTEXT = re.compile(
-    r"context[_ ]?(length|window|size|limit)|maximum context|prompt is too long|input is too long|too many tokens"
-    r"|maximum prompt length|exceeds? the (available )?context|input token count|string_above_max_length"
-    r"|reduce the length|too large for model|tokens \+ `?max_new_tokens"
-)
-_BLOCKED = re.compile(
-    r"content[_ ]?(policy|filter|management|moderation|safety)|responsibleaipolicy|moderation|safety[_ ](system|check)"
-    r"|flagged|content exists risk|violat\w+ .{0,30}(usage|guideline|polic)|data_inspection_failed|prohibited_content"
-)
-_QUOTA = re.compile(
-    r"insufficient[_ ](quota|balance|credits?|funds)|credit balance|out of credits|requires more credits"
-    r"|(purchase|add|buy) (more )?credits|available credits|exceeded your current quota|billing[_ ](hard|not|error)"
-    r"|spend(ing)?[_ ]limit|usage limits?\b|key limit exceeded|hard[_ ]limit|payment required|monthly|/ ?month"
-)
-_RATE = re.compile(r"rate[_ ]?limit|per[_ ](min|sec|day|hour)|requests? rate|too many requests|tpm|rpm|overloaded")
-_BAD_KEY = re.compile(
-    r"api[_ -]?key.{0,40}(not valid|invalid|incorrect|expired|not found|missing)"
-    r"|(invalid|incorrect|expired|missing|no|wrong) .{0,12}api[_ -]?key|(api_key_invalid|invalid_api_key)"
-)
-_NO_MODEL = re.compile(
-    r"model[_ ](not[_ ](found|available|exist)|decommissioned)|not a valid model|(invalid|unknown|unsupported) model"
-    r"|no such model|model\b.{0,80}(does not exist|not found|is not available|no longer (supported|available))"
-    r"|model\b.{0,80}has been (deprecated|decommissioned|retired)|no endpoints? found"
-)
 _KINDS = frozenset({"type", "code", "status"})
 _BAD_CERTIFICATE = "its certificate is not valid"
-_TOO_LARGE = re.compile(r"request too large|too large for .{0,80}tokens per")
+# Where the parts of an error body are, and where its message is.
+_LEVELS = ("error", "message", "detail", "base_resp", "response")
+_MESSAGE_KEYS = ("message", "detail", "msg", "status_msg", "error_msg", "error_message", "title", "errors", "error")
+_MAX_SENTENCE_CHARS = 300
+# Failures that a sentence may name where the provider gives no status at all.
+_BY_TEXT_ALONE = {
+    ContextTooLong: 400,
+    ContentBlocked: 400,
+    QuotaExhausted: 402,
+    AuthenticationError: 401,
+    ModelNotFound: 404,
+}
+_PIECE_OF_KEY = re.compile(r"[^\s'\"`,;:()\[\]{}<>]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +74,7 @@ class ErrorBody:
     """
     A parsed error body: its message, its error codes, the status that it names and how long to wait.
 
+    `param` is the parameter that the provider names; `words` is the message in lower case, without the caller's words;
     `is_providers`: it has the form of a provider's own error, and not that of a gateway's or a proxy's page.
     """
 
@@ -112,25 +82,31 @@ class ErrorBody:
     codes: tuple[str, ...] = ()
     status: int | None = None
     retry_after: float | None = None
+    param: str = ""
+    words: str = ""
     is_providers: bool = False
 
-    @property
-    def text(self) -> str:
-        """Codes and message in lower case, for searching."""
-        return " ".join((*self.codes, self.message)).lower()
 
+def from_response(
+    candidate: Candidate, status: int, headers: Mapping[str, str], body: bytes, *, sent: Any = None
+) -> LLMError:
+    """
+    The error for an HTTP response with a status other than 2xx.
 
-def from_response(candidate: Candidate, status: int, headers: Mapping[str, str], body: bytes) -> LLMError:
-    """The error for an HTTP response with a status other than 2xx."""
-    error_body = read_error_body(body)
+    Args:
+        sent: The request's body, whose words say nothing about the failure.
+    """
+    error_body = _read(body, sent)
     retry_after = _retry_after(headers)
     if retry_after is None:
-        retry_after = error_body.retry_after
-    kind, outcome = _classify(status, error_body, headers)
+        retry_after = _named_wait(status, error_body)
+    kind, outcome = _classify(status, error_body, headers, retry_after)
     return _error(kind, candidate, error_body, status=status, retry_after=retry_after, outcome=outcome)
 
 
-def from_body(candidate: Candidate, body: Any, *, status: int | None = None, began: bool = False) -> LLMError:
+def from_body(
+    candidate: Candidate, body: Any, *, status: int | None = None, began: bool = False, sent: Any = None
+) -> LLMError:
     """
     The error for an error body inside an HTTP 200.
 
@@ -140,30 +116,60 @@ def from_body(candidate: Candidate, body: Any, *, status: int | None = None, beg
         status: HTTP status that it came with.
 
         began: Whether the model had started to generate, so that the request may have been billed.
+
+        sent: As in `from_response`.
     """
-    error_body = read_error_body(body)
-    named = error_body.status or next(
-        (s for code in error_body.codes if (s := _STATUS_BY_CODE.get(code.lower()))), None
-    )
-    if named is None:
-        named = 429 if _RATE.search(error_body.text) else 503 if "overload" in error_body.text else 500
-    kind, outcome = _classify(named, error_body, {})
+    error_body = _read(body, sent)
+    named = _named_status(error_body)
+    retry_after = _named_wait(named, error_body)
+    kind, outcome = _classify(named, error_body, {}, retry_after)
     return _error(
         kind,
         candidate,
         error_body,
         status=status,
-        retry_after=error_body.retry_after,
+        retry_after=retry_after,
         outcome="unknown" if began else outcome,
         reported_status=named,
     )
+
+
+def _read(body: Any, sent: Any) -> ErrorBody:
+    error_body = read_error_body(body)
+    return replace(error_body, words=without_callers_words(error_body.message, sent).lower())
+
+
+def _named_status(error_body: ErrorBody) -> int:
+    """The HTTP status that an error inside an HTTP 200 stands for."""
+    by_code = (s for code in error_body.codes if (s := STATUS_BY_CODE.get(code.lower())))
+    if named := error_body.status or next(by_code, None):
+        return named
+    if kind := kind_by_code(error_body.codes) or kind_by_text(error_body.words, _BY_TEXT_ALONE):
+        return _BY_TEXT_ALONE.get(kind, 400)
+    return 429 if RATE_WORDS.search(error_body.words) else 503 if OVERLOADED.search(error_body.words) else 500
+
+
+def _named_wait(status: int, error_body: ErrorBody) -> float | None:
+    """Seconds to wait, as the body says: in a field, or where the request was refused for now, in its sentence."""
+    if error_body.retry_after is None and status in (429, 503, 529):
+        return seconds_in(error_body.words)
+    return error_body.retry_after
 
 
 def holds_error(body: Any) -> bool:
     """Whether a JSON value is an error instead of an answer."""
     if isinstance(body, list):
         return any(holds_error(item) for item in body)
-    return isinstance(body, dict) and (bool(body.get("error")) or "error" in (body.get("type"), body.get("object")))
+    if not isinstance(body, dict):
+        return False
+    return bool(body.get("error")) or "error" in (body.get("type"), body.get("object")) or _minimax_code(body) != 0
+
+
+def _minimax_code(body: Mapping[str, Any]) -> int:
+    """MiniMax's own error code; 0 where there is none."""
+    status = body.get("base_resp")
+    code = status.get("status_code") if isinstance(status, dict) and not body.get("choices") else 0
+    return code if isinstance(code, int) else 0
 
 
 def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -> LLMError:
@@ -241,52 +247,73 @@ def interrupted(candidate: Candidate, cause: LLMError) -> StreamInterrupted:
     return error
 
 
-def _classify(status: int, error_body: ErrorBody, headers: Mapping[str, str]) -> tuple[type[LLMError], Outcome]:
-    text = error_body.text
+def _classify(
+    status: int, error_body: ErrorBody, headers: Mapping[str, str], retry_after: float | None
+) -> tuple[type[LLMError], Outcome]:
     if status in (503, 529, 498):  # 498: Groq's flex tier is full
         return Overloaded, "rejected"
     if status >= 500:
-        return ProviderUnavailable, "unknown"
+        # llama.cpp and Ollama report an input that is too long as a failure of their own.
+        too_long = status == 500 and _named_kind(error_body, {ContextTooLong}) is ContextTooLong
+        return (ContextTooLong, "rejected") if too_long else (ProviderUnavailable, "unknown")
     if status == 408:
         return ProviderTimeout, "unknown"
     if status in (409, 425, 499):
         return ProviderUnavailable, "unknown"
     if status < 400:
         return BadResponse, "rejected" if status >= 300 else "unknown"
-    return _classify_rejection(status, error_body, text, headers), "rejected"
+    return _classify_rejection(status, error_body, headers, retry_after), "rejected"
 
 
-def _classify_rejection(status: int, error_body: ErrorBody, text: str, headers: Mapping[str, str]) -> type[LLMError]:
+def _classify_rejection(
+    status: int, error_body: ErrorBody, headers: Mapping[str, str], retry_after: float | None
+) -> type[LLMError]:
+    """The kind of a rejected request: by its status, then by code and parameter, by the sentence last."""
     if status == 429:
-        return _classify_429(error_body, text, headers)
-    if status == 402 or _QUOTA.search(text):
+        return _classify_429(error_body, headers, retry_after)
+    if status == 402:
         return QuotaExhausted
     if status == 413:
-        return RequestTooLarge if _TOO_LARGE.search(text) else ContextTooLong
-    if status == 403 and _BLOCKED.search(text):
-        return ContentBlocked
-    if status in (401, 403) or (status in (400, 422) and _BAD_KEY.search(text)):
-        return AuthenticationError
+        return RequestTooLarge if REQUEST_TOO_LARGE.search(error_body.words) else ContextTooLong
     if status in (404, 410):
         return ModelNotFound
-    for pattern, kind in ((_CONTEXT, ContextTooLong), (_BLOCKED, ContentBlocked), (_NO_MODEL, ModelNotFound)):
-        if pattern.search(text):
-            return kind
-    return InvalidRequest
+    if status in (401, 403):
+        possible: set[Kind] = {QuotaExhausted} if status == 401 else {QuotaExhausted, ContentBlocked, ModelNotFound}
+        kind = _named_kind(error_body, possible - {ModelNotFound}, by_code=possible)
+        return kind if kind in possible else AuthenticationError
+    return _named_kind(error_body, _BY_TEXT_ALONE) or InvalidRequest
 
 
-def _classify_429(error_body: ErrorBody, text: str, headers: Mapping[str, str]) -> type[LLMError]:
-    if "insufficient_quota" in text:
+def _named_kind(
+    error_body: ErrorBody, by_text: Iterable[Kind], *, by_code: Iterable[Kind] | None = None
+) -> Kind | None:
+    """The kind that a code, the parameter or, for the given kinds only, the sentence names."""
+    kind = kind_by_code(error_body.codes)
+    if kind is not None and (by_code is None or kind in by_code):
+        return kind
+    if error_body.param and not _is_of_input(error_body.param):
+        return InvalidRequest
+    return kind_by_text(error_body.words, by_text)
+
+
+def _is_of_input(param: str) -> bool:
+    """Whether a parameter is the input or the model, or limits the output."""
+    root = re.split(r"[.\[/]", param.lstrip("$./[").lower())[0]
+    return (root in PARAMS_OF_INPUT and "tool_call" not in param) or root.startswith("max_")
+
+
+def _classify_429(error_body: ErrorBody, headers: Mapping[str, str], retry_after: float | None) -> type[LLMError]:
+    if kind_by_code(error_body.codes) is QuotaExhausted:
         return QuotaExhausted
-    if _TOO_LARGE.search(text):
+    if REQUEST_TOO_LARGE.search(error_body.words):
         return RequestTooLarge
     if headers.get("x-should-retry", "").lower() == "false":
         return QuotaExhausted
-    # Messages about a limit per minute often mention billing too; a limit with a time to wait is not exhausted.
-    has_wait = error_body.retry_after is not None or _retry_after(headers) is not None
-    # Only the message counts, since the type is "rate_limit_error" even for an exhausted monthly limit.
-    temporary = has_wait or _RATE.search(error_body.message.lower())
-    return QuotaExhausted if _QUOTA.search(text) and not temporary else RateLimitError
+    # Messages about a limit per minute often mention billing too; a limit with a time to wait is not exhausted. Only
+    # the message counts, since the type is "rate_limit_error" even for an exhausted monthly limit.
+    if retry_after is not None or RATE_WORDS.search(error_body.words):
+        return RateLimitError
+    return kind_by_text(error_body.words, (QuotaExhausted,)) or RateLimitError
 
 
 def _error(
@@ -323,7 +350,8 @@ def _error(
     else:
         head = f"{provider} failed with HTTP {code} ({model})"
     # A provider's message about a wrong key may repeat parts of it.
-    excerpt = "" if kind is AuthenticationError and code != 403 else error_body.message
+    is_about_key = kind is AuthenticationError
+    excerpt = _without_key(error_body.message, candidate.api_key) if is_about_key else error_body.message
     error = kind(
         _sentence(head, excerpt, candidate),
         provider=provider,
@@ -336,8 +364,17 @@ def _error(
     return error
 
 
+def _without_key(text: str, key: str | None) -> str:
+    """A message about a key without what may be a part of it: words with asterisks or dots, and pieces of the key."""
+
+    def is_part(word: str) -> bool:
+        return "*" in word or ".." in word.rstrip(".") or "…" in word or bool(key and word.rstrip(".") in key)
+
+    return _PIECE_OF_KEY.sub(lambda found: "[redacted]" if is_part(found[0]) else found[0], text)
+
+
 def _sentence(head: str, excerpt: str, candidate: Candidate) -> str:
-    tail = redact(excerpt, candidate.api_key, limit=200).rstrip(". ")
+    tail = redact(excerpt, candidate.api_key, limit=_MAX_SENTENCE_CHARS).rstrip(". ")
     return f"{head}: {tail}" if tail else head
 
 
@@ -356,24 +393,48 @@ def read_error_body(body: Any) -> ErrorBody:
     if not isinstance(body, dict):
         return ErrorBody()
     inner = body.get("error")
-    parts = [part for part in (inner, body.get("message"), body) if isinstance(part, dict)]
+    parts = [part for name in _LEVELS if isinstance(part := body.get(name), dict)] + [body]
+    parts += [part for part in _upstream(parts) if part not in parts]
     message = inner if isinstance(inner, str) else next((m for part in parts if (m := _message(part))), "")
     codes = tuple(dict.fromkeys(code for part in parts for code in _codes(part)))
+    param = next((p for part in parts if isinstance(p := part.get("param"), str) and p), "")
+    status = _status(parts) or STATUS_OF_MINIMAX.get(_minimax_code(body))
     # OpenAI, Anthropic, Google and OpenRouter all have {"error": {"message": ...}} with a type, a code or a status.
     is_providers = isinstance(inner, dict) and isinstance(inner.get("message"), str) and bool(inner.keys() & _KINDS)
-    return ErrorBody(message[:1000], codes, _status(parts), next(_delays(parts), None), is_providers)
+    text = (message or _any_text(body))[:1000]
+    return ErrorBody(text, codes, status, next(_delays(parts), None), param[:200], is_providers=is_providers)
+
+
+def _upstream(parts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The error of the provider behind a router, which passes it on as text."""
+    for part in parts:
+        raw = details(part, "metadata").get("raw")
+        try:
+            body = json.loads(raw) if isinstance(raw, str) else raw
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(body, dict):
+            yield from (body["error"], body) if isinstance(body.get("error"), dict) else (body,)
 
 
 def _message(part: Mapping[str, Any]) -> str:
     """The message of one level of an error body, with the upstream provider's message where a router passes it on."""
-    metadata = part.get("metadata")
-    raw = metadata.get("raw") if isinstance(metadata, dict) else None
-    for key in ("message", "detail", "msg", "title"):
+    raw = details(part, "metadata").get("raw")
+    for key in _MESSAGE_KEYS:
         value = part.get(key)
         if isinstance(value, str) and value:
             return f"{value}: {read_error_body(raw.encode()).message}" if isinstance(raw, str) else value
-        if isinstance(value, list):
+        if isinstance(value, list) and value:
             return "; ".join(_validation(item) for item in value[:3])
+    return ""
+
+
+def _any_text(body: Any) -> str:
+    """The first longer text in a body of an unknown shape, so that the provider's sentence is kept."""
+    for value in body.values() if isinstance(body, dict) else body if isinstance(body, list) else ():
+        text = value if isinstance(value, str) and " " in value.strip() else _any_text(value)
+        if text:
+            return text
     return ""
 
 
@@ -383,7 +444,7 @@ def _validation(item: Any) -> str:
         return str(item)
     place = item.get("loc")
     where = ".".join(map(str, place)) if isinstance(place, list) else ""
-    return f"{where}: {item.get('msg', '')}".strip(": ")
+    return f"{where}: {item.get('msg') or item.get('message') or item.get('detail') or ''}".strip(": ")
 
 
 def _codes(part: Mapping[str, Any]) -> Iterator[str]:
@@ -393,9 +454,10 @@ def _codes(part: Mapping[str, Any]) -> Iterator[str]:
     sources = [part, inner, *(details if isinstance(details, list) else ())]
     for source in sources:
         if isinstance(source, dict):
-            for key in ("code", "type", "status", "reason"):
-                if isinstance(code := source.get(key), str):
-                    yield code[:100]
+            for key in ("code", "type", "status", "reason", "error_type", "error_code"):
+                code = source.get(key)
+                if isinstance(code, str | int) and not isinstance(code, bool):
+                    yield str(code)[:100]
 
 
 def _status(parts: list[dict[str, Any]]) -> int | None:
@@ -408,8 +470,10 @@ def _status(parts: list[dict[str, Any]]) -> int | None:
 
 
 def _delays(parts: list[dict[str, Any]]) -> Iterator[float]:
-    """Google's RetryInfo, such as {"retryDelay": "38s"}."""
+    """Google's RetryInfo, such as {"retryDelay": "38s"}, and a plain number of seconds."""
     for part in parts:
+        if isinstance(plain := part.get("retry_after"), int | float) and not isinstance(plain, bool) and plain >= 0:
+            yield float(plain)
         details = part.get("details")
         for detail in details if isinstance(details, list) else ():
             delay = detail.get("retryDelay") if isinstance(detail, dict) else None

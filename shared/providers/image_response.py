@@ -82,9 +82,9 @@ def _read_images(candidate: Candidate, outgoing: ImageOutgoing, reading: Reading
             found.extend(_chat(reading, body))
         else:
             found.extend(_openai(reading, body))
-        reading.began = True
+        reading.began = reading.is_images = True
 
-    read_body(candidate, reading, content, take)
+    read_body(candidate, reading, content, take, sent=outgoing.body)
     return found
 
 

@@ -13,9 +13,11 @@ import httpx
 from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
 from shared.providers.checks import check_headers, check_messages, check_name, check_parameters
 from shared.providers.endpoints import NO_KEY
-from shared.providers.errors import bad_response, blocked, from_response, interrupted
+from shared.providers.errors import bad_response, from_response, interrupted
+from shared.providers.litellm_readers import take_beside
 from shared.providers.response import Reading, clean, take_tool_call
 from shared.providers.response_stream import ResponseStream
+from shared.providers.sse import check_answer
 from shared.providers.transport import Exchange
 from shared.providers.usage import openai_usage
 from shared.types import Candidate, Request, Usage
@@ -39,6 +41,7 @@ class LiteLLMStream(ResponseStream[Request]):
                 await self._finish()
             elif (chunk := await anext(self._response, None)) is not None:
                 reports = reading.reports
+                self._exchange.heard()
                 self.put(text for text in [_take(reading, chunk, "delta")] if text)
                 if reading.reports != reports:
                     reading.mark_counted()
@@ -46,7 +49,7 @@ class LiteLLMStream(ResponseStream[Request]):
                 _check_end(self._candidate, reading, self._response)
                 await self._finish()
         except Exception as error:
-            failure = error if isinstance(error, LLMError) else _error(self._candidate, error)
+            failure = error if isinstance(error, LLMError) else _error(self._candidate, error, self._request)
             raise (interrupted(self._candidate, failure) if any(reading.pieces) else failure) from error
 
     async def release(self) -> None:
@@ -58,10 +61,7 @@ class LiteLLMStream(ResponseStream[Request]):
         await _end_logging()
 
     async def _finish(self) -> None:
-        if not self._reading.began:
-            raise bad_response(self._candidate, "an answer without a message")
-        if self._reading.blocked:
-            raise blocked(self._candidate, self._reading.refusal, self._reading.usage)
+        check_answer(self._candidate, self._reading)
         await self.end(self._reading.answer())
 
 
@@ -115,7 +115,8 @@ def _take(reading: Reading, response: Any, part: str) -> str:
         if thought := getattr(message, "reasoning_content", None):
             reading.reasoning.append(clean(str(thought)))
         for call in getattr(message, "tool_calls", None) or ():
-            take_tool_call(reading, call if isinstance(call, dict) else call.model_dump())
+            take_tool_call(reading, call if isinstance(call, dict) else call.model_dump(), whole=part == "message")
+        take_beside(reading, message)
         reading.finish(getattr(choice, "finish_reason", None))
     usage = getattr(response, "usage", None)
     if usage is not None:
@@ -140,7 +141,7 @@ def _check_end(candidate: Candidate, reading: Reading, response: Any) -> None:
         reading.usage, reading.raw_usage = Usage(), {}
 
 
-def _error(candidate: Candidate, error: Exception) -> LLMError:
+def _error(candidate: Candidate, error: Exception, request: Request | None = None) -> LLMError:
     """Map LiteLLM's exception by its cause and status, since its class is unreliable."""
     common: Mapping[str, Any] = {"provider": candidate.provider, "model": candidate.model}
     for cause in _causes(error):
@@ -157,7 +158,9 @@ def _error(candidate: Candidate, error: Exception) -> LLMError:
     status = getattr(error, "status_code", None)
     headers = getattr(error, "litellm_response_headers", None)
     text = re.sub(r"^(litellm\.)?(\w+: )?(litellm\.\w+: )?(\w+Exception - )?", "", str(error))
-    return from_response(candidate, status if isinstance(status, int) else 500, headers or {}, text.encode())
+    sent = None if request is None else (request.messages, request.params)
+    status = status if isinstance(status, int) else 500
+    return from_response(candidate, status, headers or {}, text.encode(), sent=sent)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,14 @@ from shared.providers.request import Outgoing
 from shared.providers.response import Reading, UnreadableError, clean, take_tool_call
 from shared.providers.usage import anthropic_served, anthropic_usage, details, gemini_grounding, gemini_usage
 
+# What Gemini says about its answer, in the last part of a stream, and where it is kept.
+_GEMINI_BESIDE = {
+    "groundingMetadata": "grounding_metadata",
+    "citationMetadata": "citation_metadata",
+    "urlContextMetadata": "url_context_metadata",
+    "logprobsResult": "logprobs",
+}
+
 type Take = Callable[[Reading, Mapping[str, Any]], None]
 
 
@@ -87,7 +95,6 @@ def read_gemini(reading: Reading, body: Mapping[str, Any], outgoing: Outgoing) -
         _take_message(reading, _transform(outgoing, {**_gemini_plain(body, finish="STOP"), "usageMetadata": zero}))
     elif not reading.began:
         raise UnreadableError("an answer without candidates")
-    _fix_gemini_finish(reading)
 
 
 def gemini_events(_: Outgoing) -> Take:
@@ -98,8 +105,7 @@ def gemini_events(_: Outgoing) -> Take:
 
     def take(reading: Reading, event: Mapping[str, Any]) -> None:
         if take_gemini_metadata(reading, event):
-            _take_chunk(reading, parser, _gemini_plain(event, finish=None))
-        _fix_gemini_finish(reading)
+            _take_chunk(reading, parser, _gemini_plain(event, finish=None), whole_calls=True)
 
     return take
 
@@ -133,6 +139,9 @@ def take_gemini_metadata(reading: Reading, body: Mapping[str, Any], *, image_out
     reading.began = True
     reading.take_units(gemini_grounding(first))
     reading.finish(first.get("finishReason"))
+    for name, kept_as in _GEMINI_BESIDE.items():
+        if first.get(name):
+            reading.extras[kept_as] = first[name]
     return True
 
 
@@ -150,12 +159,6 @@ def _gemini_plain(body: Mapping[str, Any], *, finish: str | None) -> dict[str, A
         first["finishReason"] = finish
         first.setdefault("content", {"parts": []})
     return {"candidates": [first], **({"responseId": body["responseId"]} if "responseId" in body else {})}
-
-
-def _fix_gemini_finish(reading: Reading) -> None:
-    """Report tool calls as such: Gemini sends STOP for them too."""
-    if reading.finish_reason == "stop" and reading.tool_calls:
-        reading.finish_reason = "tool_calls"
 
 
 def _transform(outgoing: Outgoing, body: dict[str, Any]) -> Any:
@@ -180,7 +183,7 @@ def _transform(outgoing: Outgoing, body: dict[str, Any]) -> Any:
         raise UnreadableError("an answer with an unknown structure") from error
 
 
-def _take_chunk(reading: Reading, parser: Any, event: Mapping[str, Any]) -> None:
+def _take_chunk(reading: Reading, parser: Any, event: Mapping[str, Any], *, whole_calls: bool = False) -> None:
     """Read one event through LiteLLM's iterator."""
     try:
         chunk = parser.chunk_parser(dict(event))
@@ -188,25 +191,41 @@ def _take_chunk(reading: Reading, parser: Any, event: Mapping[str, Any]) -> None
     except Exception as error:
         raise UnreadableError("an event with an unknown structure") from error
     for choice in choices:
-        _take_message(reading, choice.delta)
+        _take_message(reading, choice.delta, whole_calls=whole_calls)
 
 
-def _take_message(reading: Reading, message: Any) -> None:
-    """Read a message or a delta in LiteLLM's format."""
+def _take_message(reading: Reading, message: Any, *, whole_calls: bool = True) -> None:
+    """Read a message or a delta in LiteLLM's format; `whole_calls`: its tool calls are complete."""
     if isinstance(content := getattr(message, "content", None), str):
         reading.pieces.append(clean(content))
     if isinstance(thought := getattr(message, "reasoning_content", None), str) and thought:
         reading.reasoning.append(clean(thought))
     for call in getattr(message, "tool_calls", None) or ():
-        take_tool_call(reading, call if isinstance(call, dict) else call.model_dump())
+        take_tool_call(reading, call if isinstance(call, dict) else call.model_dump(), whole=whole_calls)
+    take_beside(reading, message)
     for block in getattr(message, "thinking_blocks", None) or ():
         # A streamed block is repeated as a whole, with its signature; the next turn needs that one.
         if block.get("signature") or block.get("type") == "redacted_thinking":
             reading.extras.setdefault("thinking_blocks", []).append(dict(block))
-    if images := getattr(message, "images", None):
-        reading.extras.setdefault("images", []).extend(images)
+
+
+def take_beside(reading: Reading, message: Any) -> None:
+    """Keep what a message in LiteLLM's format holds beside its text: images, sound, sources."""
+    for name in ("images", "audio", "annotations"):
+        value = getattr(message, name, None)
+        value = [_plain(each) for each in value] if isinstance(value, list) else _plain(value)
+        reading.add(name, value)
     fields = getattr(message, "provider_specific_fields", None)
-    if isinstance(fields, dict):
-        kept = {name: value for name, value in fields.items() if value and name not in ("thinking_blocks", "citation")}
-        if kept:
-            reading.extras.setdefault("provider_specific_fields", {}).update(kept)
+    if not isinstance(fields, dict):
+        return
+    if citation := fields.get("citation"):
+        reading.add("citations", [citation])  # one by one in a stream
+    kept = {name: value for name, value in fields.items() if value and name not in ("thinking_blocks", "citation")}
+    if found := kept.get("citations"):
+        reading.extras["citations"] = [c for block in found for c in (block if isinstance(block, list) else [block])]
+    if kept:
+        reading.extras.setdefault("provider_specific_fields", {}).update(kept)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value

@@ -210,10 +210,9 @@ def _openai(draft: _Draft) -> Outgoing:
             litellm_params=litellm_params,
             stream=draft.stream,
         )
-    if draft.stream:
-        body["stream"] = True
-        if endpoint.parameters is None or "stream_options" in endpoint.parameters:
-            body["stream_options"] = {**draft.stream_options, "include_usage": True}
+    body["stream"] = draft.stream  # some servers stream unless they are told not to
+    if draft.stream and (endpoint.parameters is None or "stream_options" in endpoint.parameters):
+        body["stream_options"] = {**draft.stream_options, "include_usage": True}
     return Outgoing(url, headers, body, "openai", draft.stream, draft.json_mode)
 
 
@@ -243,8 +242,7 @@ def _anthropic(draft: _Draft) -> Outgoing:
     headers = _config_headers(draft)
     body = _config_body(draft, headers, litellm_params)
     with_native_schema(draft.candidate, body, headers)
-    if draft.stream:
-        body["stream"] = True
+    body["stream"] = draft.stream
     return Outgoing(
         f"{base}/v1/messages",
         headers,

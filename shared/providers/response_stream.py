@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import replace
@@ -27,8 +28,9 @@ from shared.providers.response import (
     take_openai,
     take_openai_event,
     take_replicate,
+    tool_call_to_text,
 )
-from shared.providers.sse import StreamReader, read_body
+from shared.providers.sse import PINGS_S, StreamReader, is_stream, read_body
 from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange
 from shared.providers.usage import details, served_tier
 from shared.types import Answer, Candidate, Request
@@ -155,8 +157,15 @@ class HttpStream(ResponseStream[Outgoing]):
         take_event, take_body = _readers(request)
         take_event, self._take_body = marked(take_event), marked(take_body, whole=True)
         self._reader = StreamReader(
-            candidate, self._reading, take_event, self._take_body, ndjson=request.wire == "ollama"
+            candidate,
+            self._reading,
+            take_event,
+            self._take_body,
+            ndjson=request.wire == "ollama",
+            sent=request.body,
+            delivers=stream,
         )
+        self._heard_at = time.monotonic()
 
     async def advance(self) -> None:
         """Post the request, then read what arrives."""
@@ -176,7 +185,13 @@ class HttpStream(ResponseStream[Outgoing]):
 
     async def _read_complete(self, response: httpx.Response) -> None:
         body = await read_all(self._candidate, response, self._exchange)
-        read_body(self._candidate, self._reading, body, self._take_body)
+        if is_stream(body):
+            for texts in (self._reader.feed(body), self._reader.close()):
+                deque(texts, maxlen=0)
+            if self._request.json_mode and self._request.wire == "openai":
+                tool_call_to_text(self._reading)
+        else:
+            read_body(self._candidate, self._reading, body, self._take_body, sent=self._request.body)
         answer = self._reading.answer()
         if self._stream and answer.text:
             self.put([answer.text])
@@ -201,12 +216,26 @@ class HttpStream(ResponseStream[Outgoing]):
             chunk = None
         if chunk is not None:
             self.put(reader.feed(chunk))
+            self._show_life()
             if self._error is not None or not self._reading.ended:
                 return
             await _drain(self._chunks)
         self.put(reader.close())
         if self._error is None:
             await self.end(self.as_served(self._reading.answer()))
+
+    def _show_life(self) -> None:
+        """
+        Tell whoever waits that the answer is under way, even if it has no text yet: silence is no bytes.
+
+        Comments do not count, since a proxy may send them for ever; the provider's own pings do for a while.
+        """
+        now = time.monotonic()
+        if self._reader.heard:
+            self._heard_at = now
+        if self._reader.heard or (self._reader.pinged and now - self._heard_at < PINGS_S):
+            self._exchange.heard()
+        self._reader.heard = self._reader.pinged = False
 
 
 class PredictionStream(ResponseStream[Outgoing]):
@@ -242,7 +271,7 @@ class PredictionStream(ResponseStream[Outgoing]):
             content = await read_all(self._candidate, response, self._exchange)
         finally:
             await response.aclose()
-        read_body(self._candidate, self._reading, content, self._take)
+        read_body(self._candidate, self._reading, content, self._take, sent=self._request.body)
 
     def _take(self, reading: Reading, body: Mapping[str, Any]) -> None:
         prediction_id = body.get("id")
@@ -307,7 +336,7 @@ async def post(
         body = b""
     finally:
         await response.aclose()
-    raise from_response(candidate, response.status_code, response.headers, body)
+    raise from_response(candidate, response.status_code, response.headers, body, sent=outgoing.body)
 
 
 async def _drain(chunks: AsyncGenerator[bytes]) -> None:

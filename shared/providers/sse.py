@@ -15,6 +15,20 @@ from shared.types import Candidate
 _MAX_LINE = 32 * 2**20
 _MAX_STRAY = 2**20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+# What servers send to keep a connection open while the model is at work: it carries nothing.
+_KEEP_ALIVE = re.compile(
+    r"\s*(:.*|null|true|\"\"|\[\s*\]|\{\s*\}"
+    r"|[\"'\[(<:\s]*(ping|pong|keep[-_ ]?alive|heart[-_ ]?beat|processing|waiting|no-?op)[\"'\])>.!:\s]*)\s*",
+    re.IGNORECASE,
+)
+_KEEP_ALIVE_NAME = re.compile(r"ping|pong|keep[-_]?alive|heart[-_]?beat", re.IGNORECASE)
+_DONE = re.compile(r"\s*\[?done\]?\s*", re.IGNORECASE)
+# What may follow the JSON of an answer that is not streamed, and precede it.
+_TAIL = re.compile(r"(\s*((data:)?\s*\[DONE\]|:[^\n]*(\n|$)))*\s*")
+_HEAD = re.compile(r"\ufeff?(\s*:[^\n]*\n)*\s*")
+_IS_STREAM = re.compile(r"\ufeff?\s*(data|event|id|retry)?:")
+# How long a provider's own pings may take the place of an answer.
+PINGS_S = 600.0
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -100,7 +114,8 @@ class Events:
 
     def _take(self, line: str) -> Iterator[tuple[str, str]]:
         if self._ndjson:
-            if line.strip():
+            line = line.strip().removeprefix("data:")
+            if line.strip() and not _KEEP_ALIVE.fullmatch(line) and not line.startswith("event:"):
                 yield "", line
             return
         if not line.strip():
@@ -137,6 +152,10 @@ class StreamReader:
         take_event: Reads one event's JSON into a Reading.
 
         take_body: Reads a complete response's JSON, for servers that do not stream.
+
+        sent: The request's body, for telling the caller's words from the provider's.
+
+        delivers: Whether the caller gets the text piece by piece, and so has had it when the stream breaks.
     """
 
     def __init__(
@@ -147,13 +166,21 @@ class StreamReader:
         take_body: Callable[[Reading, Any], None],
         *,
         ndjson: bool,
+        sent: Any = None,
+        delivers: bool = True,
     ) -> None:
         self._candidate = candidate
+        self._sent = sent
+        self._delivers = delivers
         self._take_event = take_event
         self._take_body = take_body
         self._events = Events(ndjson=ndjson)
         self._yielded = 0
         self.reading = reading
+        self.heard = False
+        """Whether a part of the answer has arrived, even without text; the reader of this resets it."""
+        self.pinged = False
+        """The same for a ping of the provider's."""
 
     @property
     def complete(self) -> bool:
@@ -183,17 +210,23 @@ class StreamReader:
                 raise self.failure(bad_response(self._candidate, "an incomplete stream"))
         else:
             yield from self._read_stray()
-        if self.reading.blocked:
-            raise blocked(self._candidate, self.reading.refusal, self.reading.usage)
+        try:
+            check_answer(self._candidate, self.reading)
+        except LLMError as error:
+            raise self.failure(error) from None
 
     def failure(self, error: LLMError) -> LLMError:
-        """`error` itself if no text has arrived yet, else StreamInterrupted."""
-        return interrupted(self._candidate, error) if any(self.reading.pieces) else error
+        """`error` itself if the caller has had no text yet, else StreamInterrupted."""
+        return interrupted(self._candidate, error) if self._delivers and any(self.reading.pieces) else error
 
     def _read_events(self, events: Iterator[tuple[str, str]]) -> Iterator[str]:
         try:
             for name, data in events:
+                if _KEEP_ALIVE_NAME.fullmatch(name):
+                    self.pinged = self.pinged or data.lstrip().startswith("{")
+                    continue
                 for body in self._parse(data):
+                    self.heard = True
                     self._read_event(name, body)
                     yield from self._new_text()
                 if self.reading.ended:
@@ -203,9 +236,9 @@ class StreamReader:
 
     def _parse(self, data: str) -> Iterator[Any]:
         """The JSON of one event, or of each of its lines if the server omits the empty lines between events."""
-        if data.strip() == "[DONE]":
+        if _DONE.fullmatch(data):
             self._end()
-        elif data.strip():
+        elif data.strip() and not _KEEP_ALIVE.fullmatch(data):
             try:
                 yield json.loads(data)
             except (ValueError, RecursionError):
@@ -216,9 +249,10 @@ class StreamReader:
                     yield from self._parse(line)
 
     def _end(self) -> None:
-        if not self.reading.began and not self.complete:
+        if self.reading.began or self.complete:
+            self.reading.ended = True
+        elif not self._events.stray:  # else it follows a whole answer
             raise UnreadableError("an empty stream")
-        self.reading.ended = True
 
     def _read_event(self, name: str, body: Any) -> None:
         if name == "error" or holds_error(body):
@@ -232,7 +266,7 @@ class StreamReader:
     def _error(self, body: Any) -> LLMError:
         reading = self.reading
         began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls or reading.reports)
-        return self.failure(from_body(self._candidate, body, status=200, began=began))
+        return self.failure(from_body(self._candidate, body, status=200, began=began, sent=self._sent))
 
     def _new_text(self) -> Iterator[str]:
         pieces = self.reading.pieces
@@ -248,17 +282,58 @@ class StreamReader:
         if not text:
             raise bad_response(self._candidate, "an empty stream")
         try:
-            read_body(self._candidate, self.reading, text, self._take_body)
+            read_body(self._candidate, self.reading, text, self._take_body, sent=self._sent)
         except LLMError as error:
             raise self.failure(error) from error
         yield from self._new_text()
 
 
+def is_stream(content: bytes) -> bool:
+    """Whether a body is server-sent events, although no stream was asked for."""
+    return _IS_STREAM.match(content[:100].decode("utf-8", "replace")) is not None
+
+
+def check_answer(candidate: Candidate, reading: Reading) -> None:
+    """
+    Check that an answer that has ended is one.
+
+    Raises:
+        LLMError: There is nothing in it, or the provider's content filter withheld it.
+    """
+    if not reading.began:
+        raise bad_response(candidate, "an answer without a message", reading.usage)
+    if reading.blocked:
+        raise blocked(candidate, reading.refusal, reading.usage)
+    if reading.is_nothing and not reading.under_way:
+        raise bad_response(candidate, f"an answer without {reading.end}", reading.usage)
+
+
+def _parse_body(content: bytes | str) -> Any:
+    """A body's JSON, with comments before it and an end mark behind it."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        text = content if isinstance(content, str) else content.decode()
+        start = _HEAD.match(text)
+        body, end = json.JSONDecoder().raw_decode(text, start.end() if start else 0)
+        if not _TAIL.fullmatch(text, end):
+            raise
+        return body
+
+
 def read_body(
-    candidate: Candidate, reading: Reading, content: bytes | str, take: Callable[[Reading, Any], None]
+    candidate: Candidate,
+    reading: Reading,
+    content: bytes | str,
+    take: Callable[[Reading, Any], None],
+    *,
+    sent: Any = None,
 ) -> None:
     """
     Read a complete response body.
+
+    Args:
+        sent: The request's body, for telling the caller's words from the provider's.
 
     Raises:
         LLMError: It is an error, or cannot be read.
@@ -266,13 +341,13 @@ def read_body(
     if not content.strip():
         raise bad_response(candidate, "an empty response")
     try:
-        body = json.loads(content)
+        body = _parse_body(content)
     except (ValueError, RecursionError):
         start = content.lstrip()[:1]
         what = "an HTML page" if start in ("<", b"<") else "a response that is not JSON"
         raise bad_response(candidate, what) from None
     if holds_error(body):
-        raise from_body(candidate, body, status=200)
+        raise from_body(candidate, body, status=200, sent=sent)
     if not isinstance(body, dict):
         raise bad_response(candidate, "a response that is not a JSON object")
     try:
@@ -280,8 +355,5 @@ def read_body(
     except UnreadableError as error:
         raise bad_response(candidate, str(error)) from error
     if reading.failure:
-        raise from_body(candidate, reading.failure, status=200, began=True)
-    if not reading.began:
-        raise bad_response(candidate, "an answer without a message", reading.usage)
-    if reading.blocked:
-        raise blocked(candidate, reading.refusal, reading.usage)
+        raise from_body(candidate, reading.failure, status=200, began=True, sent=sent)
+    check_answer(candidate, reading)

@@ -186,6 +186,8 @@ class Exchange:
     sent: bool = False
     status: int | None = None
     received: int = 0
+    # Called whenever a part of a stream's answer arrives; whoever waits for it starts the wait anew.
+    heard: Callable[[], None] = lambda: None
 
     def aim(self, url: str) -> None:
         """Allow requests to the host and port of `url`, and to no other."""

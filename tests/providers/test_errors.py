@@ -94,7 +94,7 @@ def test_errors_by_status_and_words(status: int, body: Any, kind: type[LLMError]
 def test_the_guides_words() -> None:
     """Errors begin as the guide has them, and say what the provider said."""
     assert ask(candidate(), http(said("No such key"), status=401)).failure.message == (
-        "Authentication failed for openai (openai/gpt-4o-mini)"
+        "Authentication failed for openai (openai/gpt-4o-mini): No such key"
     )
     assert ask(candidate(), http(said("Slow down."), status=429)).failure.message == (
         "Rate limit exceeded for openai/gpt-4o-mini: Slow down"

@@ -37,6 +37,7 @@ def sent(name: str, **params: Any) -> dict[str, Any]:
     left_out = ("messages", "system", "contents", "system_instruction")
     body: dict[str, Any] = {key: value for key, value in asked.body.items() if key not in left_out}
     assert body.pop("model", model) == model
+    assert body.pop("stream", False) is False
     return body
 
 

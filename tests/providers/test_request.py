@@ -61,7 +61,8 @@ def test_parameters_that_the_model_does_not_take(name: str, model: str, params: 
 def test_none_is_not_a_parameter() -> None:
     """A parameter of None was not given, and n=1 is what is done anyway."""
     [asked] = ask(candidate("mistral", "m"), OPENAI[0], temperature=None, logprobs=None, n=1).asked
-    assert asked.body.keys() == {"model", "messages"}
+    assert asked.body.keys() == {"model", "messages", "stream"}
+    assert asked.body["stream"] is False
 
 
 def test_a_custom_server_gets_what_it_is_given() -> None:
