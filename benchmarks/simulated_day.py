@@ -1,7 +1,7 @@
 """A simulated day: 1,000 mixed requests for benchmarks/savings.py, fixed by a seed.
 
-Nothing here was measured. The mix, the lengths, the difficulty of each request, the skill of each class of model and the
-reliability of a check are assumptions, written down before the strategies that are compared on them.
+Nothing here was measured. The mix, the lengths, the difficulty of each request, the skill of each class of model and
+the reliability of a check are assumptions, written down before the strategies that are compared on them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRequest:
-    """One request of the day; `history` are the tokens of the conversation before it, `draw` decides what a check says."""
+    """One request of the day; `history` are tokens of the conversation before it, `draw` decides what a check says."""
 
     second: float
     kind: Kind

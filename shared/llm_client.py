@@ -21,6 +21,7 @@ from shared.calls import (
     bound_of,
     check_request,
     check_seconds,
+    chosen_plan,
     image_options,
     look_at_images,
     make_images,
@@ -249,6 +250,8 @@ class LLMClient:
             TaskType.CHAT_COMPLETION, messages, {"max_tokens": max_tokens, **kw}
         )
         call = self._plan(request, model, fallback_models, endpoint, time_limits)
+        if call.plan.is_open:
+            call.plan = chosen_plan(call)
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
     async def agenerate_image(

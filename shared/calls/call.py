@@ -241,11 +241,13 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     if call.ledger is not None and not call.is_part:
         total_nano = None if math.isnan(cost) else call.cost_nano
         call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, total_nano))
-    requested = call.plan.requested
+    requested, choice = call.plan.requested, call.plan.choice
     metadata: dict[str, Any] = {
         "requested_model": requested,
         "response_model": answer.response_model,
-        "fallback_used": candidate.requested != requested,
+        "fallback_used": candidate.requested != choice.candidates[0].requested
+        if choice
+        else candidate.requested != requested,
         "attempts": [summary_of(a) for a in call.attempts],
         "finish_reason": answer.finish_reason,
         "response_id": answer.response_id,
@@ -257,6 +259,8 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         "price_version": row.price_version,
         "guarded": candidate.guarded,
     }
+    if choice is not None:
+        metadata["selection"] = choice.as_metadata()
     if candidate.note:
         metadata["note"] = candidate.note
     if attempt.cut_to is not None:

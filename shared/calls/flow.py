@@ -22,6 +22,7 @@ from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
 from shared.calls.retry_schedule import RetrySchedule
+from shared.calls.selection import chosen_plan, observe
 from shared.errors import (
     BudgetExceeded,
     ContextTooLong,
@@ -62,6 +63,8 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
+    if call.plan.is_open:
+        await _choose(call)
     schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries)
     try:
         attempt, first = await _first_item(call, schedule)
@@ -81,6 +84,20 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
                 yield item
     finally:
         attempt.release()
+
+
+async def _choose(call: Call) -> None:
+    """
+    Let `auto` put the models in order for this request.
+
+    Raises:
+        LLMError: None of them can take it.
+    """
+    try:
+        call.plan = await anyio.to_thread.run_sync(chosen_plan, call)
+    except LLMError as error:
+        await refuse_call(call, error)
+        raise
 
 
 async def answer_of(call: Call) -> LLMResponse:
@@ -191,7 +208,11 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
     except LLMError as error:
-        if type(error) is InvalidRequest and error.outcome == "not_sent" and state is not schedule.states[0]:
+        if (
+            type(error) is InvalidRequest
+            and error.outcome == "not_sent"
+            and (state is not schedule.states[0] or call.plan.choice is not None)
+        ):
             error.action = "next"  # a fallback model that does not support the request does not make it invalid
         cooldowns.failed(state.candidate, error)
         if attempt is not None:
@@ -386,6 +407,7 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
         problem = error
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
+    observe(call, attempt.candidate, answer)
     admission = await _settle(call, attempt, with_statuses=True)
     if isinstance(problem, LLMError):
         problem.cost = to_usd(attempt.row.cost_nano)
