@@ -15,7 +15,7 @@ from shared.calls.cooldown import cooldowns
 from shared.errors import StoreError
 from shared.images import picture_tokens
 from shared.ledger import Ledger, average_outputs
-from shared.models import Plan, UsualOutput, choose, expected_nano, lacks, no_choice
+from shared.models import Plan, UsualOutput, choose, expected_nano, lacks, needs_of, no_choice
 from shared.providers import count_tokens
 from shared.types import Answer, Candidate, Request, TaskType
 
@@ -42,6 +42,7 @@ def chosen_plan(call: Call) -> Plan:
     plan, request = call.plan, call.request
     _seed(call.ledger)
     text_tokens = input_tokens(plan.candidates[0], request) if plan.candidates else 0
+    needs = needs_of(request)
     tokens = {each.requested: text_tokens + _picture_tokens(each, request) for each in plan.candidates}
 
     def expected(candidate: Candidate) -> int | None:
@@ -52,7 +53,7 @@ def chosen_plan(call: Call) -> Plan:
 
     def problem(candidate: Candidate) -> str | None:
         assert plan.abilities is not None, "only the plans of auto are chosen"  # noqa: S101
-        return lacks(candidate, plan.abilities[candidate.requested], request, tokens[candidate.requested])
+        return lacks(candidate, plan.abilities[candidate.requested], needs, tokens[candidate.requested])
 
     choice = choose(plan.candidates, expected, problem, cooldowns.cooling)
     choice = replace(choice, out=(*plan.skipped, *choice.out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.config import Settings
 from shared.errors import ConfigurationError, InvalidRequest, LLMError, ModelNotFound
@@ -121,21 +121,36 @@ def abilities_of(entry: TableEntry | None, config: ModelConfig | None) -> Abilit
     return Abilities(frozenset((entry or {}).get("can", ())), frozenset((entry or {}).get("cannot", ())))
 
 
-def lacks(candidate: Candidate, abilities: Abilities, request: Request, input_tokens: int) -> str | None:
-    """What the request needs and the model is not known to have; None if it can take the request."""
-    params = request.params
+class Needs(NamedTuple):
+    """What a request needs a model to do, in the words of the price table."""
+
+    known: tuple[str, ...]
+    """What a model must be known to do."""
+    accepted: tuple[str, ...]
+    """What every model takes that is not known to refuse it."""
+    output_tokens: int
+
+
+def needs_of(request: Request) -> Needs:
+    """What the request needs of a model."""
+    asked = (request.params.get(name) for name in _LIMITS)
+    longest = max((most for most in asked if isinstance(most, int)), default=0)
+    return Needs(tuple(dict.fromkeys(_needed(request))), tuple(_welcome(request)), longest)
+
+
+def lacks(candidate: Candidate, abilities: Abilities, needs: Needs, input_tokens: int) -> str | None:
+    """What a request needs and the model is not known to have; None if it can take the request."""
     window, longest = candidate.max_input_tokens, candidate.max_output_tokens
     if window is not None and input_tokens > window:
         return f"It takes {window:,} tokens, and the input has about {input_tokens:,}"
-    asked = max((params[name] for name in _LIMITS if isinstance(params.get(name), int)), default=0)
-    if longest is not None and asked > longest:
-        return f"It writes at most {longest:,} tokens, and {asked:,} are asked for"
+    if longest is not None and needs.output_tokens > longest:
+        return f"It writes at most {longest:,} tokens, and {needs.output_tokens:,} are asked for"
     if abilities.is_own:
         return None
-    missing = [ability for ability in dict.fromkeys(_needed(request)) if ability not in abilities.can]
+    missing = [ability for ability in needs.known if ability not in abilities.can]
     if missing:
         return f"It is not known to support {', '.join(missing)}"
-    refused = [ability for ability in _welcome(request) if ability in abilities.cannot]
+    refused = [ability for ability in needs.accepted if ability in abilities.cannot]
     return f"It does not take {', '.join(refused)}" if refused else None
 
 
@@ -143,7 +158,6 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 def _needed(request: Request) -> Iterator[str]:
-    """What a model must be known to do, in the words of the price table."""
     params = request.params
     if request.task is TaskType.VISION:
         yield "vision"
@@ -168,7 +182,6 @@ def _needed(request: Request) -> Iterator[str]:
 
 
 def _welcome(request: Request) -> Iterator[str]:
-    """What every model takes that is not known to refuse it."""
     params = request.params
     if any(params.get(name) is not None and (name, params[name]) != ("temperature", 1) for name in _SAMPLING):
         yield "sampling"
