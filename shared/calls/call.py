@@ -153,8 +153,9 @@ def settle_row(
     error_type: str | None = None,
     http_status: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    is_final: bool = True,
 ) -> None:
-    """Make the attempt's row final, with its price."""
+    """Make the attempt's row final, with its price; or only look at how it would be, counting nothing."""
     rates = _rates_of(attempt, answer)
     nano, source, is_lower_bound = _cost_of(call, attempt, status, answer, rates)
     if call.request.task is TaskType.IMAGE_GENERATION and status == "failed" and attempt.outcome == "unknown":
@@ -168,7 +169,7 @@ def settle_row(
         first_chunk_us=attempt.first_chunk_us,
         calls=calls,
         failed_calls=failed_calls,
-        unpriced_calls=call.progress.unpriced() if nano is None else 0,
+        unpriced_calls=call.progress.unpriced() if nano is None and is_final else 0,
         finish_reason=None if answer is None else answer.finish_reason,
         response_model=None if answer is None else answer.response_model,
         response_id=None if answer is None else answer.response_id,
@@ -180,7 +181,8 @@ def settle_row(
         price_version=rates.version,
         cost_is_lower_bound=is_lower_bound,
     )
-    call.spend_counter.add(nano or 0, call.scope.spend)
+    if is_final:
+        call.spend_counter.add(nano or 0, call.scope.spend)
 
 
 def needs_count(answer: Answer) -> bool:
@@ -236,11 +238,25 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     Args:
         left_nano: Nano-dollars left of the tightest budget that the caller may see; None when there is none.
     """
+    row = attempt.row
+    if call.ledger is not None and not call.is_part:
+        total_nano = None if row.cost_nano is None else call.cost_nano
+        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, attempt.candidate.model, total_nano))
+    return _response_of(call, attempt, answer, left_nano)
+
+
+def provisional_response(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    """The response as the caller would get it, for the caller's `fallback_on`; nothing is counted yet."""
+    row = attempt.row
+    settle_row(call, attempt, "ok", answer, is_final=False)
+    response = _response_of(call, attempt, answer, None)
+    attempt.row = row
+    return response
+
+
+def _response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None) -> LLMResponse:
     row, candidate = attempt.row, attempt.candidate
     cost = to_usd(None if row.cost_nano is None else call.cost_nano)
-    if call.ledger is not None and not call.is_part:
-        total_nano = None if math.isnan(cost) else call.cost_nano
-        call.scope.pending.add(RecordedCall(call.call_id, row.attempt_id, candidate.model, total_nano))
     requested, choice = call.plan.requested, call.plan.choice
     metadata: dict[str, Any] = {
         "requested_model": requested,

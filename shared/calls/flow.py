@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import time
@@ -17,7 +18,7 @@ import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.calls.call import Attempt, Call, needs_count, response_of, settle_row, start_row
+from shared.calls.call import Attempt, Call, needs_count, provisional_response, response_of, settle_row, start_row
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
@@ -31,6 +32,7 @@ from shared.errors import (
     LLMError,
     ModelNotAllowed,
     ProviderTimeout,
+    ResponseRejected,
     StoreError,
     StreamInterrupted,
 )
@@ -38,12 +40,12 @@ from shared.images import fit_pictures
 from shared.internal.aio import wait_shielded
 from shared.internal.clock import new_id
 from shared.internal.money import to_usd
-from shared.ledger import Admission, AttemptRow, Ledger, committed
+from shared.ledger import Admission, AttemptRow, Ledger, Status, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
 from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
 from shared.scope import Scope
-from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
+from shared.types import Answer, Candidate, FallbackOn, LLMResponse, Request, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -207,6 +209,8 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         attempt = await _begin(call, candidate)
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
+        if call.request.fallback_on is not None and isinstance(first, Answer):
+            first = await _accepted(call, attempt, first, call.request.fallback_on)
     except LLMError as error:
         if (
             type(error) is InvalidRequest
@@ -214,9 +218,13 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
             and (state is not schedule.states[0] or call.plan.choice is not None)
         ):
             error.action = "next"  # a fallback model that does not support the request does not make it invalid
-        cooldowns.failed(state.candidate, error)
-        if attempt is not None:
-            attempt.outcome = error.outcome
+        if attempt is not None and attempt.answer is not None:
+            cooldowns.answered(state.candidate)
+            attempt.outcome = "completed"
+        else:
+            cooldowns.failed(state.candidate, error)
+            if attempt is not None:
+                attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
         schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=seconds_left)
         is_over = _is_over(call, schedule, error)
@@ -389,16 +397,56 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
     yield await _settle_answered(call, attempt, item)
 
 
+async def _counted(call: Call, attempt: Attempt, answer: Answer) -> tuple[Answer, BaseException | None]:
+    """The answer with counts of our own where none were reported, and what to raise once it is settled."""
+    if not needs_count(answer):
+        return answer, None
+    messages = with_pictures(attempt.candidate, call.request)
+    count = partial(count_tokens, params=call.request.params, answer=answer)
+    counting = asyncio.get_running_loop().run_in_executor(None, count, attempt.candidate, messages, answer.text)
+    problem = asyncio.CancelledError() if await wait_shielded(counting) else None
+    return replace(answer, usage=counting.result()), problem
+
+
+async def _accepted(call: Call, attempt: Attempt, answer: Answer, fallback_on: FallbackOn) -> Answer:
+    """
+    The answer, if the caller's `fallback_on` has nothing against it.
+
+    Raises:
+        ResponseRejected: It has.
+
+        LLMError: It made a call itself, which failed: that ends this call too.
+    """
+    attempt.answer, problem = await _counted(call, attempt, answer)
+    if problem is not None:
+        raise problem
+    response = provisional_response(call, attempt, attempt.answer)
+    try:
+        # In a thread: it may be slow, or make calls of its own.
+        verdict = await anyio.to_thread.run_sync(fallback_on, response)
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+    except LLMError as error:
+        error.action = "raise"
+        raise
+    if verdict:
+        raise _rejection(attempt, response, verdict if isinstance(verdict, str) else "")
+    return attempt.answer
+
+
+def _rejection(attempt: Attempt, response: LLMResponse, reason: str) -> ResponseRejected:
+    error = ResponseRejected(
+        f"fallback_on rejected the answer of {attempt.candidate.requested}" + (f": {reason}" if reason else ""),
+        provider=attempt.candidate.provider,
+        model=attempt.candidate.requested,
+        outcome="rejected_response",
+    )
+    error.reason, error.response = reason, response
+    return error
+
+
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
-    problem: BaseException | None = None
-    if needs_count(answer):
-        messages = with_pictures(attempt.candidate, call.request)
-        count = partial(count_tokens, params=call.request.params, answer=answer)
-        loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(None, count, attempt.candidate, messages, answer.text)
-        if await wait_shielded(counting):
-            problem = asyncio.CancelledError()
-        answer = replace(answer, usage=counting.result())
+    answer, problem = await _counted(call, attempt, answer)
     attempt.answer = answer
     metadata = None
     try:
@@ -435,11 +483,16 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
             attempt.row = attempt.row.refused(error.error_type, failed_calls=1)
             await _settle(call, attempt)
         return
+    answer = Answer("", None, error.usage) if attempt.answer is None and error.usage is not None else attempt.answer
+    status: Status = "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed"
+    if isinstance(error, ResponseRejected) and answer is not None:
+        status = "rejected_response"
+        observe(call, attempt.candidate, answer)
     settle_row(
         call,
         attempt,
-        "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed",
-        None if error.usage is None else Answer("", None, error.usage),
+        status,
+        answer,
         failed_calls=failed,
         error_type=error.error_type,
         http_status=error.status_code,
@@ -455,7 +508,7 @@ async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) 
     attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
     call.is_counted = True
     failed = call.progress.part_failed()
-    settle_row(call, attempt, "cancelled", None, failed_calls=failed, error_type=type(error).__name__)
+    settle_row(call, attempt, "cancelled", attempt.answer, failed_calls=failed, error_type=type(error).__name__)
     await _settle(call, attempt)
 
 

@@ -12,8 +12,8 @@ from jsonschema.exceptions import SchemaError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from shared.errors import BadResponse, LLMError
-from shared.types import LLMResponse
+from shared.errors import BadResponse, LLMError, ResponseRejected
+from shared.types import FallbackOn, LLMResponse
 
 MAX_SCHEMA_CHARS = 20_000
 SCHEMA_HINT = (
@@ -67,36 +67,52 @@ class Matched:
     cost: float
 
 
-async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse]], schema: str) -> Matched:
+async def ask_until_match(
+    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]], schema: str
+) -> Matched:
     """
-    Ask a model for JSON, and a second time if its answer does not match the schema.
+    Ask a model for JSON; if its answer does not match the schema, the next model, or the only one a second time.
 
     Args:
-        ask: Makes the call; gets the mismatch of the previous answer, None the first time.
+        ask: Makes the call; gets the mismatch of the previous answer, None the first time, and when to ask the next
+            model.
 
     Raises:
         BadResponse: The second answer does not match either; its `cost` includes both.
 
-        LLMError: A call failed; its `cost` includes the answer before it.
+        LLMError: A call failed; its `cost` includes the answers before it.
     """
-    first = await ask(None)
-    data, problem = match_schema(first.content, schema)
-    if problem is None:
-        return Matched(first, data, first.cost)
     try:
-        second = await ask(Mismatch(first.content, problem))
+        first = await ask(None, lambda response: match_schema(response.content, schema)[1])
     except LLMError as error:
-        error.cost += first.cost
+        rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
+        if len(rejected) != 1:
+            raise
+        return await _second(ask, rejected[0], error.cost, schema)
+    return Matched(first, match_schema(first.content, schema)[0], first.cost)
+
+
+async def _second(
+    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]],
+    first: ResponseRejected,
+    cost: float,
+    schema: str,
+) -> Matched:
+    answer = first.response.content if first.response is not None else ""
+    try:
+        second = await ask(Mismatch(answer, first.reason), None)
+    except LLMError as error:
+        error.cost += cost
         raise
     data, problem = match_schema(second.content, schema)
     if problem is None:
-        return Matched(second, data, first.cost + second.cost)
+        return Matched(second, data, cost + second.cost)
     raise BadResponse(
         f"The answer does not match response_schema: {problem}",
         provider=second.provider,
         model=second.model,
         outcome="completed",
-        cost=first.cost + second.cost,
+        cost=cost + second.cost,
         hint="Use a stronger model or a simpler schema.",
     )
 
