@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         QuotaExhausted,
         RateLimitError,
         RequestTooLarge,
+        ResponseRejected,
         StoreError,
         StreamInterrupted,
     )
@@ -72,6 +73,7 @@ __all__ = [
     "QuotaExhausted",
     "RateLimitError",
     "RequestTooLarge",
+    "ResponseRejected",
     "StoreError",
     "StreamInterrupted",
     "TaskType",

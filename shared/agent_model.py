@@ -45,7 +45,7 @@ from shared.errors import ConfigurationError, InvalidRequest, LLMError
 from shared.internal.clock import new_id
 from shared.ledger import AttemptRow, committed, get_ledger
 from shared.llm_client import LLMClient, get_llm_client
-from shared.models import Catalogue, resolve
+from shared.models import Catalogue, is_auto, resolve
 from shared.prices import UNKNOWN, price
 from shared.runs import Caller, Watch, caller_of, watch_of
 from shared.scope import Scope, current_scope, scope
@@ -181,7 +181,8 @@ class BudgetedModel(Model):
         message |= {k: response.metadata[k] for k in ("reasoning_content", "thinking_blocks") if k in response.metadata}
         # A successor or another spelling of the requested model counts as that model, so that it gets its own
         # reasoning back in the next turn.
-        answered_by = response.model if response.metadata["fallback_used"] else self.model
+        is_other = response.metadata["fallback_used"] or is_auto(self.model)
+        answered_by = response.model if is_other else self.model
         return _Answer(response, ChatCompletionMessage.model_validate(message), answered_by)
 
     async def _chunks(

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         description="The only models that may be called, fallbacks included, separated by commas. Unset: any model "
         "for code, known hosted models for agents.",
     )
+    auto_models: Annotated[tuple[tuple[str, tuple[str, ...]], ...], NoDecode] = Field(
+        (),
+        validation_alias="AGENTSWARM_AUTO_MODELS",
+        description="The models that `auto` chooses among, separated by commas; `; NAME=...` adds a list for "
+        "`auto/NAME`. Unset: those of AGENTSWARM_ALLOWED_MODELS.",
+    )
     max_concurrency: int | None = Field(
         None,
         ge=1,
@@ -163,6 +169,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("auto_models", mode="before")
+    @classmethod
+    def _split_lists(cls, value: Any) -> Any:
+        """By name; that of the first list, which has none, is ""."""
+        if not isinstance(value, str):
+            return value
+        named = (part.rpartition("=")[::2] for part in value.split(";"))
+        lists = ((name.strip(), cls._split(models)) for name, models in named)
+        return tuple((name, models) for name, models in lists if models)
 
     @field_validator("output_url")
     @classmethod

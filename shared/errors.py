@@ -17,6 +17,7 @@ LLMError
  ├─ DeadlineExceeded         the call's own deadline has passed            raise
  ├─ LocalOverload            too many calls waiting in this process        raise
  ├─ BadResponse              the answer is malformed or unusable           retry, then next model
+ ├─ ResponseRejected         the caller's fallback_on rejected the answer  next model
  ├─ StreamInterrupted        the stream broke after its first chunk        raise
  ├─ BudgetExceeded           the call could break a budget                 raise
  ├─ LoopStopped              an agent's run repeats itself                 raise
@@ -31,9 +32,9 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from shared.types import Usage
+from shared.types import LLMResponse, Usage
 
-Outcome = Literal["not_sent", "rejected", "unknown", "completed"]
+Outcome = Literal["not_sent", "rejected", "unknown", "completed", "rejected_response"]
 Action = Literal["retry", "next", "raise"]
 
 
@@ -53,7 +54,8 @@ class LLMError(Exception):
         retry_after: Seconds the provider asked to wait; None when it did not say.
 
         outcome: What happened to the request. `not_sent` and `rejected` cost nothing,
-            `unknown` may have been billed, `completed` was billed.
+            `unknown` may have been billed, `completed` was billed, `rejected_response` was billed and then rejected
+            by the caller's `fallback_on`.
 
         cost: US$ charged; NaN when unknown. Derived from `outcome` when None.
 
@@ -221,6 +223,16 @@ class BadResponse(LLMError):
 
     action: Action = "retry"
     hint = "Try again, or name fallback_models."
+
+
+class ResponseRejected(LLMError):
+    """The caller's `fallback_on` rejected the answer, which was paid for; `response` is that answer."""
+
+    action: Action = "next"
+    hint = "Name a stronger model in fallback_models, or accept more answers."
+
+    reason: str = ""
+    response: LLMResponse | None = None
 
 
 class StreamInterrupted(LLMError):

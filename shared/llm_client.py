@@ -21,6 +21,7 @@ from shared.calls import (
     bound_of,
     check_request,
     check_seconds,
+    chosen_plan,
     image_options,
     look_at_images,
     make_images,
@@ -207,7 +208,9 @@ class LLMClient:
         Args:
             messages: List of {"role": ..., "content": ...}, in OpenAI's format.
 
-            model: Name such as "openai/gpt-5.4-mini". None: LITELLM_DEFAULT_TEXT_MODEL.
+            model: Name such as "openai/gpt-5.4-mini"; "auto" for the cheapest of your models that can take this
+                request (those of `fallback_models`, the scope or AGENTSWARM_AUTO_MODELS). None:
+                LITELLM_DEFAULT_TEXT_MODEL.
 
             fallback_models: Models to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: none.
 
@@ -218,7 +221,8 @@ class LLMClient:
             stream: Return an LLMStream of text chunks instead; the request is sent at its first `next()`.
 
             kw: Other chat parameters of OpenAI's API (tools, response_format, ...); `timeout` and `deadline` (seconds)
-                for this call; `api_base` and `api_key` of your own endpoint for `model`.
+                for this call; `api_base` and `api_key` of your own endpoint for `model`; `fallback_on`, a function of
+                the LLMResponse that returns True, or why, if the next model is to be asked instead (not for streams).
 
         Raises:
             LLMError: The only model's own error, or AllModelsFailed when several were tried.
@@ -249,6 +253,8 @@ class LLMClient:
             TaskType.CHAT_COMPLETION, messages, {"max_tokens": max_tokens, **kw}
         )
         call = self._plan(request, model, fallback_models, endpoint, time_limits)
+        if call.plan.is_open:
+            call.plan = chosen_plan(call)
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
     async def agenerate_image(
@@ -417,7 +423,8 @@ class LLMClient:
         timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
         deadline = params.pop("deadline", self._deadline)
         limits = _TimeLimits(timeout, None if deadline is None else check_seconds("deadline", deadline))
-        return Request(task, messages, params, stream=stream), endpoint, limits
+        fallback_on = params.pop("fallback_on", None)
+        return Request(task, messages, params, stream=stream, fallback_on=fallback_on), endpoint, limits
 
     def _plan(
         self,

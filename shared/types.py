@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -26,6 +26,10 @@ Unit = Literal[
     "second", "audio_second", "video_second", "image", "image_512", "image_1k", "image_2k", "image_4k", "pixel",
     "request", "search", "search_low", "search_medium", "search_high", "file_search", "maps", "code_session", "page",
 ]  # fmt: skip
+
+
+# True, or a text that says why, if the next model is to be asked instead; a coroutine function may say so too.
+type FallbackOn = Callable[[LLMResponse], bool | str | Awaitable[bool | str | None] | None]
 
 
 class TaskType(StrEnum):
@@ -184,7 +188,8 @@ class Request:
     What the caller wants, before any model is chosen.
 
     `pictures` are the images to look at or to start from; `mask` marks where the first one may be changed. `fitted`
-    caches the downscaled pictures (`Fitted`) that each model is sent instead, by model name.
+    caches the downscaled pictures (`Fitted`) that each model is sent instead, by model name. `fallback_on` says of an
+    answer why the next model is to be asked instead.
     """
 
     task: TaskType
@@ -194,6 +199,7 @@ class Request:
     pictures: tuple[Picture, ...] = ()
     mask: Picture | None = None
     fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
+    fallback_on: FallbackOn | None = None
 
 
 @dataclass(frozen=True, slots=True)

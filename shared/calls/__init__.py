@@ -6,6 +6,7 @@ from shared.calls.checks import check_request, check_seconds
 from shared.calls.flow import answer_of, record_refusal, run_call
 from shared.calls.hold import warn_untracked
 from shared.calls.images import image_id, image_options, look_at_images, make_images, scope_folder
+from shared.calls.selection import chosen_plan
 from shared.calls.stream import LLMStream
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "bound_of",
     "check_request",
     "check_seconds",
+    "chosen_plan",
     "image_id",
     "image_options",
     "look_at_images",

@@ -158,12 +158,15 @@ def settle_row(
     http_status: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     reserve: Reserve | None = None,
+    is_final: bool = True,
 ) -> None:
     """
     Make the attempt's row final, with its price.
 
     Args:
         reserve: What it reserves beyond its cost, if the cost of all of it is not known.
+
+        is_final: False only looks at how the row would be, and counts nothing.
     """
     rates = _rates_of(attempt, answer)
     nano, source, is_lower_bound = _cost_of(call, attempt, answer, rates)
@@ -181,7 +184,7 @@ def settle_row(
         first_chunk_us=attempt.first_chunk_us,
         calls=calls,
         failed_calls=failed_calls,
-        unpriced_calls=call.progress.unpriced() if nano is None else 0,
+        unpriced_calls=call.progress.unpriced() if nano is None and is_final else 0,
         finish_reason=None if answer is None else answer.finish_reason,
         response_model=None if answer is None else answer.response_model,
         response_id=None if answer is None else answer.response_id,
@@ -194,7 +197,8 @@ def settle_row(
         cost_is_lower_bound=is_lower_bound,
         reserved_nano=reserved_nano,
     )
-    call.spend_counter.add(nano or 0, call.scope.spend)
+    if is_final:
+        call.spend_counter.add(nano or 0, call.scope.spend)
 
 
 def needs_count(answer: Answer) -> bool:
@@ -276,26 +280,42 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     Args:
         left_nano: Nano-dollars left of the tightest budget that the caller may see; None when there is none.
     """
-    row, candidate = attempt.row, attempt.candidate
-    cost = to_usd(None if row.cost_nano is None else call.cost_nano)
+    row = attempt.row
     if call.ledger is not None and not call.is_part:
-        total_nano = None if math.isnan(cost) else call.cost_nano
+        total_nano = None if row.cost_nano is None else call.cost_nano
         call.scope.pending.add(
             RecordedCall(
                 call.call_id,
                 row.attempt_id,
-                candidate.model,
+                attempt.candidate.model,
                 total_nano,
-                names_of(call, candidate, answer.response_model),
+                names_of(call, attempt.candidate, answer.response_model),
                 _usage(answer.usage),
                 call.ledger.name,
             )
         )
-    requested = call.plan.requested
+    return _response_of(call, attempt, answer, left_nano)
+
+
+def provisional_response(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
+    """The response as the caller would get it, for the caller's `fallback_on`; nothing is counted yet."""
+    row = attempt.row
+    settle_row(call, attempt, "ok", answer, is_final=False)
+    response = _response_of(call, attempt, answer, None)
+    attempt.row = row
+    return response
+
+
+def _response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | None) -> LLMResponse:
+    row, candidate = attempt.row, attempt.candidate
+    cost = to_usd(None if row.cost_nano is None else call.cost_nano)
+    requested, choice = call.plan.requested, call.plan.choice
     metadata: dict[str, Any] = {
         "requested_model": requested,
         "response_model": answer.response_model,
-        "fallback_used": candidate.requested != requested,
+        "fallback_used": candidate.requested != choice.candidates[0].requested
+        if choice
+        else candidate.requested != requested,
         "attempts": [summary_of(a) for a in call.attempts],
         "finish_reason": answer.finish_reason,
         "response_id": answer.response_id,
@@ -307,6 +327,8 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
         "price_version": row.price_version,
         "guarded": candidate.guarded,
     }
+    if choice is not None:
+        metadata["selection"] = choice.as_metadata()
     if candidate.note:
         metadata["note"] = candidate.note
     if attempt.cut_to is not None:

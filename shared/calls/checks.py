@@ -26,6 +26,8 @@ def check_request(request: Request, fallback_models: Sequence[str] | None) -> No
             raise InvalidRequest("Each message must be a dict with a role", hint=_MESSAGE_HINT)
     if isinstance(fallback_models, str) or not all(isinstance(name, str) for name in fallback_models or ()):
         raise InvalidRequest("fallback_models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
+    if request.fallback_on is not None:
+        _check_fallback_on(request)
     if request.task is TaskType.IMAGE_GENERATION:
         prompt = request.messages[0]["content"]
         if not isinstance(prompt, str) or not prompt.strip():
@@ -42,6 +44,16 @@ def check_request(request: Request, fallback_models: Sequence[str] | None) -> No
         raise InvalidRequest("max_tokens must be a whole number of at least 1")
 
 
+def _check_fallback_on(request: Request) -> None:
+    if not callable(request.fallback_on):
+        raise InvalidRequest("fallback_on must be a function of the response")
+    if request.stream:
+        raise InvalidRequest("fallback_on needs the whole answer, and a stream is read before it ends", hint=_NO_STREAM)
+    if request.task is TaskType.IMAGE_GENERATION:
+        raise InvalidRequest("fallback_on is for text: images are not paid for twice", hint="Leave it out.")
+
+
+_NO_STREAM = "Leave out stream or fallback_on."
 _MESSAGE_HINT = 'Give [{"role": "user", "content": "Hello"}].'
 
 

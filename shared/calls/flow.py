@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import time
@@ -12,16 +13,27 @@ from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
 from tenacity import AsyncRetrying, retry_if_exception, stop_never, wait_random_exponential
 
-from shared.calls.call import Attempt, Call, draft_of, needs_count, response_of, settle_row, start_row
+from shared.calls.call import (
+    Attempt,
+    Call,
+    draft_of,
+    needs_count,
+    provisional_response,
+    response_of,
+    settle_row,
+    start_row,
+)
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
 from shared.calls.retry_schedule import RetrySchedule
+from shared.calls.selection import chosen_plan, observe
 from shared.calls.unfinished import settle_unfinished
 from shared.errors import (
     BudgetExceeded,
@@ -31,6 +43,7 @@ from shared.errors import (
     LLMError,
     ModelNotAllowed,
     ProviderTimeout,
+    ResponseRejected,
     StoreError,
     StreamInterrupted,
 )
@@ -43,7 +56,7 @@ from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
 from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
 from shared.scope import Scope
-from shared.types import Answer, Candidate, LLMResponse, Request, TaskType
+from shared.types import Answer, Candidate, FallbackOn, LLMResponse, Request, TaskType
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -63,6 +76,8 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
+    if call.plan.is_open:
+        await _choose(call)
     schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant)
     try:
         attempt, first = await _first_item(call, schedule)
@@ -82,6 +97,20 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
                 yield item
     finally:
         attempt.release()
+
+
+async def _choose(call: Call) -> None:
+    """
+    Let `auto` put the models in order for this request.
+
+    Raises:
+        LLMError: None of them can take it.
+    """
+    try:
+        call.plan = await anyio.to_thread.run_sync(chosen_plan, call)
+    except LLMError as error:
+        await refuse_call(call, error)
+        raise
 
 
 async def answer_of(call: Call) -> LLMResponse:
@@ -191,12 +220,22 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         attempt = await _begin(call, candidate)
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
+        if call.request.fallback_on is not None and isinstance(first, Answer):
+            first = await _accepted(call, attempt, first, call.request.fallback_on)
     except LLMError as error:
-        if type(error) is InvalidRequest and error.outcome == "not_sent" and state is not schedule.states[0]:
+        if (
+            type(error) is InvalidRequest
+            and error.outcome == "not_sent"
+            and (state is not schedule.states[0] or call.plan.choice is not None)
+        ):
             error.action = "next"  # a fallback model that does not support the request does not make it invalid
-        cooldowns.failed(state.candidate, error, call.scope.tenant)
-        if attempt is not None:
-            attempt.outcome = error.outcome
+        if attempt is not None and attempt.answer is not None:
+            cooldowns.answered(state.candidate, call.scope.tenant)
+            attempt.outcome = "completed"
+        else:
+            cooldowns.failed(state.candidate, error, call.scope.tenant)
+            if attempt is not None:
+                attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
         schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=seconds_left)
         is_over = _is_over(call, schedule, error)
@@ -386,16 +425,56 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
     yield await _settle_answered(call, attempt, item)
 
 
+async def _counted(call: Call, attempt: Attempt, answer: Answer) -> tuple[Answer, BaseException | None]:
+    """The answer with counts of our own where none were reported, and what to raise once it is settled."""
+    if not needs_count(answer):
+        return answer, None
+    messages = with_pictures(attempt.candidate, call.request)
+    count = partial(count_tokens, params=call.request.params, answer=answer)
+    counting = asyncio.get_running_loop().run_in_executor(None, count, attempt.candidate, messages, answer.text)
+    problem = asyncio.CancelledError() if await wait_shielded(counting) else None
+    return replace(answer, usage=counting.result()), problem
+
+
+async def _accepted(call: Call, attempt: Attempt, answer: Answer, fallback_on: FallbackOn) -> Answer:
+    """
+    The answer, if the caller's `fallback_on` has nothing against it.
+
+    Raises:
+        ResponseRejected: It has.
+
+        LLMError: It made a call itself, which failed: that ends this call too.
+    """
+    attempt.answer, problem = await _counted(call, attempt, answer)
+    if problem is not None:
+        raise problem
+    response = provisional_response(call, attempt, attempt.answer)
+    try:
+        # In a thread: it may be slow, or make calls of its own.
+        verdict = await anyio.to_thread.run_sync(fallback_on, response)
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+    except LLMError as error:
+        error.action = "raise"
+        raise
+    if verdict:
+        raise _rejection(attempt, response, verdict if isinstance(verdict, str) else "")
+    return attempt.answer
+
+
+def _rejection(attempt: Attempt, response: LLMResponse, reason: str) -> ResponseRejected:
+    error = ResponseRejected(
+        f"fallback_on rejected the answer of {attempt.candidate.requested}" + (f": {reason}" if reason else ""),
+        provider=attempt.candidate.provider,
+        model=attempt.candidate.requested,
+        outcome="rejected_response",
+    )
+    error.reason, error.response = reason, response
+    return error
+
+
 async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMResponse:
-    problem: BaseException | None = None
-    if needs_count(answer):
-        messages = with_pictures(attempt.candidate, call.request)
-        count = partial(count_tokens, params=call.request.params, answer=answer)
-        loop = asyncio.get_running_loop()
-        counting = loop.run_in_executor(None, count, attempt.candidate, messages, answer.text)
-        if await wait_shielded(counting):
-            problem = asyncio.CancelledError()
-        answer = replace(answer, usage=counting.result())
+    answer, problem = await _counted(call, attempt, answer)
     attempt.answer = answer
     metadata = None
     try:
@@ -404,6 +483,7 @@ async def _settle_answered(call: Call, attempt: Attempt, answer: Answer) -> LLMR
         problem = error
     settle_row(call, attempt, "ok", answer, calls=call.progress.part_answered(), metadata=metadata)
     call.is_counted = True
+    observe(call, attempt.candidate, answer)
     admission = await _settle(call, attempt, with_statuses=True)
     if isinstance(problem, LLMError):
         problem.cost = to_usd(attempt.row.cost_nano)
@@ -432,8 +512,11 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
             await _settle(call, attempt)
         return
     status: Status = "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed"
-    settle = partial(settle_unfinished, call, attempt, status, error, error_type=error.error_type)
-    cancelled = await _in_thread(partial(settle, failed_calls=failed, http_status=error.status_code))
+    if isinstance(error, ResponseRejected) and attempt.answer is not None:
+        status = "rejected_response"
+        observe(call, attempt.candidate, attempt.answer)
+    ended = {"failed_calls": failed, "error_type": error.error_type, "http_status": error.status_code}
+    cancelled = await _settle_row(call, attempt, status, error, **ended)
     await _settle(call, attempt)
     error.cost, error.cost_is_lower_bound = to_usd(attempt.row.cost_nano), attempt.row.cost_is_lower_bound
     if cancelled:
@@ -447,9 +530,16 @@ async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) 
     attempt.outcome = "unknown" if attempt.exchange.sent else "not_sent"
     call.is_counted = True
     failed = call.progress.part_failed()
-    settle = partial(settle_unfinished, call, attempt, "cancelled", error, error_type=type(error).__name__)
-    await _in_thread(partial(settle, failed_calls=failed))
+    await _settle_row(call, attempt, "cancelled", error, failed_calls=failed, error_type=type(error).__name__)
     await _settle(call, attempt)
+
+
+async def _settle_row(call: Call, attempt: Attempt, status: Status, error: BaseException, **ended: Any) -> bool:
+    """Make the row of an attempt without a usable answer final; returns whether this task was cancelled meanwhile."""
+    if attempt.answer is not None:  # it came whole, and the caller's `fallback_on` rejected it
+        settle_row(call, attempt, status, attempt.answer, **ended)
+        return False
+    return await _in_thread(partial(settle_unfinished, call, attempt, status, error, **ended))
 
 
 async def _in_thread(work: Callable[[], None]) -> bool:

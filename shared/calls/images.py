@@ -134,17 +134,21 @@ def _keep_able(call: Call, options: ImageOptions, check: Callable[[Candidate], A
         InvalidRequest: A model that the caller named does not support it.
     """
     able: list[Candidate] = []
+    out: list[LLMError] = []
     for candidate in call.plan.candidates:
         try:
             check(candidate)
-        except InvalidRequest:
+        except InvalidRequest as error:
+            if call.plan.is_open:
+                out.append(error)
+                continue
             if options.own_fallbacks or candidate.requested == call.plan.requested:
                 raise
         else:
             able.append(candidate)
     if not able:
         check(call.plan.candidates[0])
-    call.plan = replace(call.plan, candidates=tuple(able))
+    call.plan = replace(call.plan, candidates=tuple(able), skipped=(*call.plan.skipped, *out))
 
 
 async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:

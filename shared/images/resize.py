@@ -66,6 +66,14 @@ async def fit_pictures(candidate: Candidate, request: Request) -> None:
     request.fitted[candidate.requested] = tuple([await off_loop(fit_one, each) for each in request.pictures])
 
 
+def picture_tokens(candidate: Candidate, request: Request) -> int | None:
+    """Input tokens of the pictures of a vision request once they fit the model; None if no formula is known."""
+    rule = rule_for(f"{candidate.provider}/{candidate.wire_model}")
+    detail: Any = request.params.get("detail") or "auto"
+    counts = [tokens(*fitting(it.width, it.height, rule, detail), rule, detail) for it in request.pictures]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
 def preview(picture: Picture) -> bytes:
     """A JPEG of at most 768 pixels on the longest side and 120 kB, for an agent to look at."""
     for side in (PREVIEW_SIDE, 512, 256, 128):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         all_budget_forecasts as all_budget_forecasts,
         attempt_records as attempt_records,
         average_output as average_output,
+        average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
         own_filter as own_filter,
         sum_costs as sum_costs,
@@ -54,8 +55,8 @@ else:
             "events": "cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
-            "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
-            "own_filter sum_costs window",
+            "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
+            "budget_forecasts own_filter sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",

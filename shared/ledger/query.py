@@ -227,6 +227,20 @@ def average_output(ledger: Ledger, model: str, since_us: int) -> int | None:
     return None if found is None else round(found)
 
 
+def average_outputs(ledger: Ledger, since_us: int) -> list[tuple[str, str, int, float]]:
+    """
+    By tool ("" for none) and model: the number of answered calls since a moment, and their mean output tokens.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    calls, tokens = sa.func.sum(rollup.c.calls), sa.func.sum(rollup.c.completion_tokens)
+    query = sa.select(rollup.c.tool, rollup.c.model, calls, tokens).where(rollup.c.bucket >= since_us // _BUCKET_US)
+    with ledger.reading() as connection:
+        rows = connection.execute(query.group_by(rollup.c.tool, rollup.c.model)).all()
+    return [(tool, model, int(count), int(total) / int(count)) for tool, model, count, total in rows if count]
+
+
 def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     record = {name: value for name, value in row.items() if name not in _HIDDEN}
     record["time"] = datetime.fromtimestamp(record.pop("ts_us") / 1e6, UTC)

@@ -13,8 +13,11 @@ from shared.scope import Scope, run_of_process
 from shared.types import Candidate, CostSource, Usage, UsageSource
 
 # started: in progress. ok, failed, cancelled, interrupted: settled. refused: never sent. unsettled: the outcome is
-# unknown, so it counts with its bound. reported: a cost that the user or the agent SDK reported.
-Status = Literal["started", "ok", "failed", "cancelled", "interrupted", "refused", "unsettled", "reported"]
+# unknown, so it counts with its bound. reported: a cost that the user or the agent SDK reported. rejected_response:
+# answered and paid for, but rejected by the caller's `fallback_on`.
+Status = Literal[
+    "started", "ok", "failed", "cancelled", "interrupted", "refused", "unsettled", "reported", "rejected_response"
+]  # fmt: skip
 COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 

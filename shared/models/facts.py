@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from shared.config import Settings
 from shared.models.abilities import check_task
+from shared.models.auto import is_auto
 from shared.models.catalogue import MONEY, Catalogue, announced_retirement, keys_of, look_up, resolve
 from shared.models.keys import key_variables, provider_key
 from shared.models.names import model_facts
@@ -103,7 +104,10 @@ def models_of_settings(settings: Settings) -> dict[str, list[str]]:
     """Every model that the settings name, with the variables that name it."""
     found: dict[str, list[str]] = {}
     for field in ("default_text_model", "default_image_model", "default_vision_model"):
-        found.setdefault(getattr(settings, field), []).append(_variable(field))
+        if not is_auto(name := getattr(settings, field)):
+            found.setdefault(name, []).append(_variable(field))
+    for name in (name for _, names in settings.auto_models for name in names):
+        found.setdefault(name, []).append(_variable("auto_models"))
     for field in ("default_fallback_models", "allowed_models"):
         for name in getattr(settings, field) or ():
             found.setdefault(name, []).append(_variable(field))

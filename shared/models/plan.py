@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared.config import Settings
@@ -18,6 +18,7 @@ from shared.errors import (
     ModelNotAllowed,
 )
 from shared.models.abilities import check_task, does
+from shared.models.auto import Abilities, Choice, abilities_of, check_choice, is_auto, named_models, no_choice
 from shared.models.catalogue import (
     PROVIDER_NAMES,
     PROXY_PROVIDERS,
@@ -46,6 +47,15 @@ class Plan:
     requested: str
     candidates: tuple[Candidate, ...]
     skipped: tuple[LLMError, ...] = ()
+    # For "auto": what each model can do, and once it is chosen, how.
+    abilities: Mapping[str, Abilities] | None = None
+    only_first: bool = False
+    choice: Choice | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the order of the models depends on the request, and is still to be chosen."""
+        return self.abilities is not None and self.choice is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,11 @@ class Planner:
             LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
         """
         names = [model or default_model(self.task, self.settings)]
+        if is_auto(names[0]) and names[0] not in self.catalogue.configs:
+            only_first = not enable_fallback or (fallback_models is not None and not fallback_models)
+            # A successor has another price, and nobody has named it.
+            strict = replace(self, settings=self.settings.model_copy(update={"upgrade_retired_models": False}))
+            return replace(strict._auto(names[0], fallback_models, own, service_tier), only_first=only_first)  # noqa: SLF001
         if enable_fallback:
             names += self._default_fallbacks() if fallback_models is None else fallback_models
         names = list(dict.fromkeys(names))
@@ -122,6 +137,40 @@ class Planner:
         if not candidates:
             raise skipped[0] if len(skipped) == 1 else failure(skipped)
         return Plan(names[0], tuple(candidates), tuple(skipped))
+
+    def _auto(self, name: str, asked: Sequence[str] | None, own: OwnEndpoint | None, service_tier: str | None) -> Plan:
+        """The models among which `auto` chooses for each request, and why the others are out in any case."""
+        if own is not None and own != OwnEndpoint():
+            raise ConfigurationError(
+                f"An endpoint of your own needs a model's name, not {name}", hint="Name the model."
+            )
+        self._check_keys()
+        configs = self.catalogue.configs
+        candidates: list[Candidate] = []
+        skipped: list[LLMError] = []
+        for each in named_models(name, asked, self.settings, self.scope, self.task):
+            try:
+                _check_name(each)
+                self._check_allowed(each)
+                if self.scope.from_agent and not self._is_listed(each):
+                    raise ModelNotAllowed("The operator did not name it")
+                candidate = self._candidate(each, OwnEndpoint(), service_tier)
+                check_choice(candidate, self.task, self._look_up(candidate.model)[2], configs.get(each))
+            except LLMError as error:
+                error.model = each
+                skipped.append(error)
+                continue
+            if twin := next((other for other in candidates if _same_endpoint(candidate, other)), None):
+                skipped.append(InvalidRequest(f"It is the same as {twin.requested}", model=each, hint=""))
+            else:
+                candidates.append(candidate)
+        if not candidates:
+            raise no_choice(name, skipped)
+        abilities = {
+            candidate.requested: abilities_of(self._look_up(candidate.model)[2], configs.get(candidate.requested))
+            for candidate in candidates
+        }
+        return Plan(name, tuple(candidates), tuple(skipped), abilities)
 
     def _candidate(self, name: str, own: OwnEndpoint, service_tier: str | None) -> Candidate:
         """The candidate that a name stands for, with its key."""
@@ -160,7 +209,8 @@ class Planner:
         """Whether the operator named the model, so that agents may use it even if it is unknown or not hosted."""
         settings = self.settings
         lists = (self.scope.models, settings.allowed_models, self.catalogue.configs, settings.default_fallback_models)
-        named = any(name in names for names in lists if names is not None)
+        auto = (names for _, names in settings.auto_models)
+        named = any(name in names for names in (*lists, *auto) if names is not None)
         return named or name == default_model(self.task, settings)
 
     def _check_allowed(self, name: str) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import BadResponse, LLMError
+from shared.errors import BadResponse, LLMError, ResponseRejected
 from shared.internal.fair_pool import FairPool
 from shared.runs.json_schema import MAX_SCHEMA_CHARS, TooMuchWork, first_problem, read_json, read_schema
 from shared.scope import current_scope
-from shared.types import LLMResponse
+from shared.types import FallbackOn, LLMResponse
 
 __all__ = ["MAX_SCHEMA_CHARS", "Matched", "Mismatch", "ask_until_match", "check_schema", "schema_instruction"]
 
@@ -60,37 +60,57 @@ class Matched:
     cost: float
 
 
-async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse]], schema: str) -> Matched:
+async def ask_until_match(
+    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]], schema: str
+) -> Matched:
     """
-    Ask a model for JSON, and a second time if its answer does not match the schema.
+    Ask a model for JSON; if its answer does not match the schema, the next model, or the only one a second time.
 
     Args:
-        ask: Makes the call; gets the mismatch of the previous answer, None the first time.
+        ask: Makes the call; gets the mismatch of the previous answer, None the first time, and when to ask the next
+            model.
 
     Raises:
         BadResponse: The second answer does not match either, or one cannot be compared within the limits; its `cost`
             includes both.
 
-        LLMError: A call failed; its `cost` includes the answer before it.
+        LLMError: A call failed; its `cost` includes the answers before it.
     """
-    first = await ask(None)
-    data, problem = await _matched(first, schema, first.cost)
-    if problem is None:
-        return Matched(first, data, first.cost)
+
+    async def reject(response: LLMResponse) -> str | None:
+        return (await _matched(response, schema, response.cost))[1]
+
     try:
-        second = await ask(Mismatch(first.content, problem))
+        first = await ask(None, reject)
     except LLMError as error:
-        error.cost += first.cost
+        rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
+        if len(rejected) != 1:
+            raise
+        return await _second(ask, rejected[0], error.cost, schema)
+    return Matched(first, (await _matched(first, schema, first.cost))[0], first.cost)
+
+
+async def _second(
+    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]],
+    first: ResponseRejected,
+    cost: float,
+    schema: str,
+) -> Matched:
+    answer = first.response.content if first.response is not None else ""
+    try:
+        second = await ask(Mismatch(answer, first.reason), None)
+    except LLMError as error:
+        error.cost += cost
         raise
-    data, problem = await _matched(second, schema, first.cost + second.cost)
+    data, problem = await _matched(second, schema, cost + second.cost)
     if problem is None:
-        return Matched(second, data, first.cost + second.cost)
+        return Matched(second, data, cost + second.cost)
     raise BadResponse(
         f"The answer does not match response_schema: {problem}",
         provider=second.provider,
         model=second.model,
         outcome="completed",
-        cost=first.cost + second.cost,
+        cost=cost + second.cost,
         hint="Use a stronger model or a simpler schema.",
     )
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
+from shared.calls import selection
 from shared.calls.cooldown import cooldowns
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import reset_llm_client
@@ -67,6 +68,7 @@ def clean_environment(empty_ledger: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(home)
     reset_llm_client()
     cooldowns.reset()
+    selection.forget()
     yield
     get_ledger.cache_clear()
     reset_llm_client()
