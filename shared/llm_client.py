@@ -34,7 +34,7 @@ from shared.errors import ConfigurationError, LLMError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
 from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, OwnEndpoint, Plan, Planner
+from shared.models import Catalogue, OwnEndpoint, Plan, Planner, warn_of_names
 from shared.prices import token_cost
 from shared.providers import Network, Transport, count_tokens, current_network
 from shared.scope import Scope, current_scope
@@ -88,6 +88,7 @@ class LLMClient:
         transport: Transport | None = None,
     ) -> None:
         settings = load_settings()
+        warn_of_names()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
             raise ConfigurationError("max_retries must be a whole number from 0 to 10")
         self._settings = settings

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from shared.cli.budget import budget
+from shared.cli.compare import compare, estimate
 from shared.cli.console import err, out, printable_lines
 from shared.cli.doctor import doctor
 from shared.cli.images import images
@@ -24,8 +25,9 @@ from shared.errors import LLMError
 from shared.reports import printable
 
 app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (text, report, images, models, doctor):
+for command in (text, estimate, compare, report, models, doctor):
     app.command()(command)
+app.add_typer(images, name="images", help="Make images, and list those made so far with what they cost.")
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
 app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
