@@ -31,17 +31,15 @@ def estimate(
     """Estimate what a prompt would cost, at most and as a rule, without sending it."""
     from shared.llm_client import get_llm_client
 
-    client, messages, found, failures = (
-        get_llm_client(),
-        messages_of(prompt, system),
-        list[Estimate](),
-        list[LLMError](),
-    )
-    for name in model or [None]:
+    client, messages = get_llm_client(), messages_of(prompt, system)
+    found: list[Estimate] = []
+    failures: list[LLMError] = []
+    names: Sequence[str | None] = model or [None]
+    for name in names:
         try:
             found += client.estimate(messages, name, None if name is None else [], max_tokens)
         except LLMError as error:
-            if not model or len(model) == 1:
+            if len(names) == 1:
                 raise
             failures.append(error)
     if as_json:
@@ -81,7 +79,8 @@ async def _ask_all(
     """Each model's answer, or its error; Ctrl-C cancels those that are under way, and their rows are settled."""
     from shared.llm_client import get_llm_client
 
-    client, answers = get_llm_client(), dict[str, LLMResponse | LLMError]()
+    client = get_llm_client()
+    answers: dict[str, LLMResponse | LLMError] = {}
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(name: str) -> None:
