@@ -424,7 +424,6 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
     )
     await _settle(call, attempt)
     error.cost = to_usd(attempt.row.cost_nano)
-    logger.debug("%s failed: %s", attempt.candidate.requested, error.error_type)
 
 
 async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) -> None:

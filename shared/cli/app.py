@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,8 +45,16 @@ def main_options(
 ) -> None:
     """Text and images from any model, and what they cost."""
     if version:
-        out.print(metadata.version("agentswarm-tools"))
+        out.print(_version())
         raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return metadata.version("agentswarm-tools")
+    except metadata.PackageNotFoundError:  # a checkout that is used without being installed
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return f"{tomllib.loads(project.read_text(encoding='utf-8'))['project']['version']} (checkout)"
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from shared.providers.endpoints import guard_by_provider as guard_by_provider
+    from shared.providers.endpoints import (
+        guard_by_provider as guard_by_provider,
+        import_litellm as import_litellm,
+    )
     from shared.providers.local import (
         INSTALL_MODEL as INSTALL_MODEL,
         local_model_file as local_model_file,
@@ -31,7 +34,7 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
-            "endpoints": "guard_by_provider",
+            "endpoints": "guard_by_provider import_litellm",
             "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
             "send": "make_ready open_response with_pictures",
