@@ -557,12 +557,13 @@ def warm_up() -> None:
     Raises:
         LLMError: A setting is invalid, or LiteLLM cannot be imported. A ledger that cannot be opened is no error here.
     """
-    client = get_llm_client()
+    settings = load_settings()
+    get_llm_client()
     import_litellm()
     price_table()
-    if (ledger := client._ledger()) is not None:
+    if settings.cost_tracking:
         with suppress(StoreError):
-            ledger.flush()
+            get_ledger(database_url(settings)).flush()
 
 
 _ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000

@@ -189,7 +189,7 @@ def settle_row(
 
 
 def _log_line(attempt: Attempt) -> str:
-    """One attempt for the log: which model, how it ended, how long it took, what it used and cost; never its content."""
+    """One attempt for the log: its model, how it ended, how long it took, what it used and cost; never its content."""
     row = attempt.row
     tokens = "/".join("?" if count is None else str(count) for count in (row.prompt_tokens, row.completion_tokens))
     cost = "unknown cost" if row.cost_nano is None else f"${to_usd(row.cost_nano):.6f}"
