@@ -176,8 +176,10 @@ def test_bad_arguments_say_what_to_send(arguments: dict[str, Any], expected: str
         ),
         (
             {"prompt": "x", "temperature": 9, "max_tokens": 0},
-            "temperature: Input should be less than or equal to 2; "
-            "max_tokens: Input should be greater than or equal to 1",
+            (
+                "temperature: Input should be less than or equal to 2; "
+                "max_tokens: Input should be greater than or equal to 1"
+            ),
         ),
     ],
 )
