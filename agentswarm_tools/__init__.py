@@ -35,7 +35,16 @@ if TYPE_CHECKING:
         StoreError,
         StreamInterrupted,
     )
-    from shared.llm_client import Estimate, LLMClient, LLMResponse, LLMStream, ModelConfig, TaskType, get_llm_client
+    from shared.llm_client import (
+        Estimate,
+        LLMClient,
+        LLMResponse,
+        LLMStream,
+        ModelConfig,
+        TaskType,
+        get_llm_client,
+        warm_up,
+    )
     from shared.scope import scope
     from tools import ALL_TOOLS, CostReport, ImageGeneration, TextGeneration, UnderstandImages
 
@@ -86,6 +95,7 @@ __all__ = [
     "record_event",
     "scope",
     "track_agency",
+    "warm_up",
 ]
 
 
@@ -101,7 +111,9 @@ def __getattr__(name: str) -> Any:
             from shared import base_tool as home
         case "Budget":
             from shared import budget as home
-        case "Estimate" | "LLMClient" | "LLMResponse" | "LLMStream" | "ModelConfig" | "TaskType" | "get_llm_client":
+        case "Estimate" | "LLMClient" | "LLMResponse" | "LLMStream" | "ModelConfig" | "TaskType":
+            from shared import llm_client as home
+        case "get_llm_client" | "warm_up":
             from shared import llm_client as home
         case "scope":
             from shared import scope as home

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, mod
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.analytics import record_event
-from shared.errors import LLMError
+from shared.errors import AllModelsFailed, LLMError
 from shared.internal.serialize import to_json
 from shared.redaction import redact
 from shared.runs import Watch, caller_of, watch_of
@@ -70,13 +70,17 @@ class BaseTool(AgencySwarmTool):
             return await self._run(inside, watch_of(self.context))
 
     def run_sync(self) -> Any:
-        """Run the tool from a script that has no event loop; the arguments are trusted."""
+        """Run the tool from a script that has no event loop: the text of the result; the arguments are trusted."""
 
         async def trusted() -> Any:
             with scope(tool=self.tool_name) as inside:
                 return await self._run(inside)
 
-        return asyncio.run(trusted())
+        result = asyncio.run(trusted())
+        if isinstance(result, list):  # previews are for agents; a person would see base64
+            result = [part for part in result if not isinstance(part, ToolOutputImage)]
+            return result[0].text if len(result) == 1 and isinstance(result[0], ToolOutputText) else result
+        return result
 
     async def _run(self, inside: Scope, watch: Watch | None = None) -> Any:
         began = time.monotonic()
@@ -125,7 +129,8 @@ class BaseTool(AgencySwarmTool):
             _refuse_booleans(cls, values)
             return handler(values)
         except ValidationError as error:
-            details = [_explained(cls, each) for each in error.errors(include_input=False, include_url=False)]
+            problems = error.errors(include_input=False, include_url=False)
+            details = [_explained(cls, each, is_only=len(problems) == 1) for each in problems]
             raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
 
 
@@ -147,18 +152,33 @@ def _refuse_booleans(cls: type[BaseTool], values: Any) -> None:
         raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True)
 
 
-def _explained(cls: type[BaseTool], error: Any) -> InitErrorDetails:
-    """One problem as a sentence; with the type "value_error" the host passes it on unchanged."""
+def _explained(cls: type[BaseTool], error: Any, *, is_only: bool) -> InitErrorDetails:
+    """
+    One problem as a sentence; with the type "value_error" the host passes it on unchanged.
+
+    The host puts the argument's name before each of several problems, and not before an only one.
+    """
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        text = f"there is no argument {place[:60]}; the arguments are {', '.join(cls.model_fields)}"
+        known = f"the arguments are {', '.join(cls.model_fields)}"
+        text = f"there is no argument {place[:60]}; {known}" if is_only else f"there is no such argument; {known}"
     elif error["type"] == "missing":
         text = f"{place} is required"
     elif error["type"] == "value_error":
         text = str(error["ctx"]["error"]) if "ctx" in error else error["msg"]
     else:
-        text = f"{place}: {error['msg']}" if place else error["msg"]
+        text = f"{place}: {_instead(cls, error)}" if place else error["msg"]
+    if not is_only:
+        text = text.removeprefix(f"{place}: ").removeprefix(f"{place} ")
     return InitErrorDetails(type=PydanticCustomError("value_error", text), loc=error["loc"], input=None)
+
+
+def _instead(cls: type[BaseTool], error: Any) -> str:
+    """What to send instead: the argument's own description where pydantic would show a regular expression."""
+    field = cls.model_fields.get(str(error["loc"][0])) if error["type"] == "string_pattern_mismatch" else None
+    if field is None or field.description is None:
+        return str(error["msg"])
+    return f"use {field.description.split('. ')[0].rstrip('.')}"
 
 
 def _for_agent(result: Any) -> Any:
@@ -177,16 +197,29 @@ def as_outputs(result: Mapping[str, Any], previews: Sequence[bytes]) -> list[Any
     return [ToolOutputText(text=to_json(result)), *parts]
 
 
+_DO_NOT_RETRY = "Do not repeat it: it could be charged again."
+
+
 def _failure(error: LLMError) -> str:
     """A failure that a retry cannot fix, as text: if it were raised, the host would ask the agent to try again."""
     return to_json(
         {
-            "error": redact(str(error), limit=1000),
+            "error": redact(_without_retry(error), limit=1000),
             "error_type": error.error_type,
             "cost": error.cost,
             "retry": False,
         }
     )
+
+
+def _without_retry(error: LLMError) -> str:
+    """The error's text, without the advice to try again that its class has for failures that cost nothing."""
+    if isinstance(error, AllModelsFailed):
+        lines = [f"- {each.model or each.provider or '?'}: {_without_retry(each)}" for each in error.failures]
+        return "\n".join([f"{error.message}. {error.charged}", *lines])
+    if error.action != "retry" or error.next_step != error.hint:
+        return str(error)
+    return f"{error.message}. {error.charged} {_DO_NOT_RETRY}"
 
 
 def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEvent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -229,6 +230,54 @@ def _settings(_values: tuple[str | None, ...]) -> Settings:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigurationError(f"Invalid settings: {problems}", hint="Correct the environment or .env.") from None
+
+
+_OURS = "AGENTSWARM_"
+# The host's own. Source: agency_swarm 1.11.0, ui/demos (read 2026-11-28).
+_NOT_OURS = frozenset({"AGENTSWARM_BIN"})
+# A line of .env that looks like YAML: it sets nothing.
+_YAML_LINE = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]+)\s*:\s")
+
+
+def setting_names() -> dict[str, str]:
+    """The environment variable of each setting, by field."""
+    return {field: str(info.validation_alias) for field, info in Settings.model_fields.items()}
+
+
+def misspelt_settings() -> dict[str, str]:
+    """
+    Names in the environment or .env that set nothing, though they look like settings of this package.
+
+    Returns:
+        What to do about each, by name: "did you mean AGENTSWARM_BUDGET_USD?", for one.
+    """
+    known = list(setting_names().values())
+    found = {}
+    for name in environment():
+        if name in known or name in _NOT_OURS or not name.startswith((_OURS, "LITELLM_")):
+            continue
+        # LiteLLM has variables of its own, so only a close misspelling counts there.
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if name.startswith(_OURS) else 0.85)
+        if close or name.startswith(_OURS):
+            found[name] = f"did you mean {close[0]}?" if close else "there is no such setting"
+    path, _ = _dotenv()
+    for number, line in enumerate(_lines(path), 1):
+        match = _YAML_LINE.match(line)
+        if match is not None and match[1] in known:
+            found[match[1]] = f"line {number} of {path} has no = sign"
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines() if path else []
+    except (OSError, ValueError):
+        return []
+
+
+def source_of(name: str) -> str:
+    """Where a variable's value comes from: "environment", the path of a .env, or "default"."""
+    return dotenv_of(name) or ("environment" if os.environ.get(name) else "default")
 
 
 def environment() -> dict[str, str]:

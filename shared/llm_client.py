@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -31,17 +32,26 @@ from shared.calls import (
     warn_untracked,
 )
 from shared.config import Settings, database_url, environment, load_settings
-from shared.errors import ConfigurationError, LLMError
+from shared.errors import ConfigurationError, LLMError, StoreError
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
 from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, OwnEndpoint, Plan, Planner
-from shared.prices import token_cost
-from shared.providers import Network, Transport, count_tokens, current_network
+from shared.models import Catalogue, OwnEndpoint, Plan, Planner, warn_of_names
+from shared.prices import price_table, token_cost
+from shared.providers import Network, Transport, count_tokens, current_network, import_litellm
 from shared.scope import Scope, current_scope
 from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
-__all__ = ["Estimate", "LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "get_llm_client"]
+__all__ = [
+    "Estimate",
+    "LLMClient",
+    "LLMResponse",
+    "LLMStream",
+    "ModelConfig",
+    "TaskType",
+    "get_llm_client",
+    "warm_up",
+]
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -89,6 +99,7 @@ class LLMClient:
         transport: Transport | None = None,
     ) -> None:
         settings = load_settings()
+        warn_of_names()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
             raise ConfigurationError("max_retries must be a whole number from 0 to 10")
         self._settings = settings
@@ -542,6 +553,24 @@ def get_llm_client(**overrides: Any) -> LLMClient:
         if _shared is None:
             _shared = LLMClient()
         return _shared
+
+
+def warm_up() -> None:
+    """
+    Load what the first call would wait for: LiteLLM, the price table and the ledger.
+
+    Call it when a server starts, in each process and after it was forked.
+
+    Raises:
+        LLMError: A setting is invalid, or LiteLLM cannot be imported. A ledger that cannot be opened is no error here.
+    """
+    settings = load_settings()
+    get_llm_client()
+    import_litellm()
+    price_table()
+    if settings.cost_tracking:
+        with suppress(StoreError):
+            get_ledger(database_url(settings)).flush()
 
 
 _ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000

@@ -21,9 +21,9 @@ from shared.llm_client import get_llm_client
 from shared.scope import current_scope, scope
 from shared.types import AnalyticsEvent, EventType, LLMResponse
 from tests.support.agencies import Scripted
-from tests.support.asking import MINI
+from tests.support.asking import HAIKU, MINI
 from tests.support.provider_double import Double, Fault
-from tools import ALL_TOOLS, CostReport, TextGeneration
+from tools import ALL_TOOLS, CostReport, ImageGeneration, TextGeneration
 
 TRY_AGAIN = "An error occurred while running the tool. Please try again. Error: "
 
@@ -165,6 +165,44 @@ def test_bad_arguments_say_what_to_send(arguments: dict[str, Any], expected: str
     assert "SECRET-PROMPT" not in seen
     assert "pydantic.dev" not in seen
     assert len(seen) < 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            {"title": "x"},
+            "prompt: is required; title: there is no such argument; the arguments are ",
+        ),
+        (
+            {"prompt": "x", "temperature": 9, "max_tokens": 0},
+            (
+                "temperature: Input should be less than or equal to 2; "
+                "max_tokens: Input should be greater than or equal to 1"
+            ),
+        ),
+    ],
+)
+def test_several_problems_name_each_argument_once(arguments: dict[str, Any], expected: str) -> None:
+    """The host puts the argument's name before each of several problems, so our sentences leave it out there."""
+    assert seen_by_model(TextGeneration, **arguments).startswith(TRY_AGAIN + expected)
+
+
+def test_a_pattern_is_said_in_words() -> None:
+    """An agent reads what to send instead, and no regular expression."""
+    seen = seen_by_model(ImageGeneration, prompt="a fox", size="big")
+    assert seen == f"{TRY_AGAIN}size: use 1024x1024 or an aspect ratio such as 16:9"
+
+
+def test_a_failure_that_may_be_charged_does_not_say_try_again(hosted: Double) -> None:
+    """What a failure advises agrees with its `retry`: false, for one model and for several."""
+    hosted.always("openai", status=500)
+    hosted.always("anthropic", status=500)
+    for fallback_models in ([], [HAIKU]):
+        seen = json.loads(seen_by_model(TextGeneration, prompt="x", model=MINI, fallback_models=fallback_models))
+        assert seen["retry"] is False
+        assert "Do not repeat it" in seen["error"]
+        assert "again later" not in seen["error"]
 
 
 def test_own_validator_message_is_passed_on() -> None:

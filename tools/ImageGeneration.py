@@ -36,7 +36,7 @@ class ImageGeneration(BaseTool):
         None, max_length=5, description="Models to try next when the model fails, in order. Leave out for the default."
     )
     size: str | None = Field(
-        None, pattern=_SIZE, description="1024x1024, or an aspect ratio such as 16:9. Leave out for a square."
+        None, pattern=_SIZE, description="1024x1024 or an aspect ratio such as 16:9. Leave out for a square."
     )
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = Field(
         None, description="Where the model supports it; higher costs more. Leave out for medium."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -22,6 +23,8 @@ from shared.prices import FREE_BOUND, UNKNOWN, Bound, Cost, all_units, image_bou
 from shared.providers import Draft, Exchange, Network, ResponseStream, draft, request_with
 from shared.scope import Scope
 from shared.types import Answer, Candidate, LLMResponse, Rates, Request, Served, TaskType, Usage
+
+logger = logging.getLogger("agentswarm_tools")
 
 # How long after its time-out an attempt without an outcome is considered dead.
 _LEASE_S = 900
@@ -199,6 +202,18 @@ def settle_row(
     )
     if is_final:
         call.spend_counter.add(nano or 0, call.scope.spend)
+    if is_final and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s", _log_line(attempt))
+
+
+def _log_line(attempt: Attempt) -> str:
+    """One attempt for the log: its model, how it ended, how long it took, what it used and cost; never its content."""
+    row = attempt.row
+    tokens = "/".join("?" if count is None else str(count) for count in (row.prompt_tokens, row.completion_tokens))
+    cost = "unknown cost" if row.cost_nano is None else f"${to_usd(row.cost_nano):.6f}"
+    why = "" if row.error_type is None else f" ({row.error_type}, HTTP {row.http_status or '-'})"
+    ms = (row.duration_us or 0) // 1000
+    return f"{row.model}: {row.status}{why} in {ms} ms, {tokens} tokens in/out, {cost}, call {row.call_id}"
 
 
 def needs_count(answer: Answer) -> bool:

@@ -521,7 +521,6 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
     error.cost, error.cost_is_lower_bound = to_usd(attempt.row.cost_nano), attempt.row.cost_is_lower_bound
     if cancelled:
         raise asyncio.CancelledError
-    logger.debug("%s failed: %s", attempt.candidate.requested, error.error_type)
 
 
 async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from shared.calls.call import Call, bound_of
 from shared.calls.cooldown import cooldowns
@@ -55,7 +56,7 @@ def chosen_plan(call: Call) -> Plan:
         assert plan.abilities is not None, "only the plans of auto are chosen"  # noqa: S101
         return lacks(candidate, plan.abilities[candidate.requested], needs, tokens[candidate.requested])
 
-    choice = choose(plan.candidates, expected, problem, cooldowns.cooling)
+    choice = choose(plan.candidates, expected, problem, partial(cooldowns.cooling, tenant=call.scope.tenant))
     choice = replace(choice, out=(*plan.skipped, *choice.out))
     if not choice.candidates:
         raise no_choice(plan.requested, choice.out)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shared.cli.budget import budget
+from shared.cli.compare import compare, estimate
 from shared.cli.console import err, out, printable_lines
 from shared.cli.doctor import doctor
 from shared.cli.images import images
@@ -24,8 +27,9 @@ from shared.errors import LLMError
 from shared.reports import printable
 
 app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (text, report, images, models, doctor):
+for command in (text, estimate, compare, report, models, doctor):
     app.command()(command)
+app.add_typer(images, name="images", help="Make images, and list those made so far with what they cost.")
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
 app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
@@ -41,8 +45,16 @@ def main_options(
 ) -> None:
     """Text and images from any model, and what they cost."""
     if version:
-        out.print(metadata.version("agentswarm-tools"))
+        out.print(_version())
         raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return metadata.version("agentswarm-tools")
+    except metadata.PackageNotFoundError:  # a checkout that is used without being installed
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return f"{tomllib.loads(project.read_text(encoding='utf-8'))['project']['version']} (checkout)"
 
 
 @contextmanager

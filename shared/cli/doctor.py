@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,18 +13,23 @@ from shared.analytics import price_table_age
 from shared.cli.console import AsJson, err, out
 from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
+from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
-from shared.config import Settings, database_url, load_settings
+from shared.config import Settings, database_url, environment, load_settings, misspelt_settings
 from shared.errors import LLMError
 from shared.internal.serialize import to_json
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.models import (
     Catalogue,
     check_model,
+    default_by_key,
     default_model,
+    default_variable,
     known_model,
     missing_key,
+    misspelt_keys,
     similar_models,
+    suggested,
     usable_models,
 )
 from shared.prices import price_table
@@ -51,7 +56,7 @@ def examine() -> list[Finding]:
         settings = load_settings()
     except LLMError as error:
         return [Finding("settings", "problem", str(error))]
-    found = [*_keys(), *_fallback(settings), *_store(settings)]
+    found = [*_misspelt(), *_keys(), *_fallback(settings), *_store(settings)]
     try:
         catalogue = Catalogue.load(settings)
     except LLMError as error:
@@ -60,12 +65,22 @@ def examine() -> list[Finding]:
     return [*found, *models, *_extras(), *_names(), *_providers()]
 
 
+def _misspelt() -> Iterator[Finding]:
+    for name, problem in {**misspelt_settings(), **misspelt_keys()}.items():
+        level: Literal["note", "problem"] = "note" if problem.startswith("there is no") else "problem"
+        yield Finding("names", level, f"{name} sets nothing: {problem}")
+
+
 def _keys() -> Iterator[Finding]:
     names = usable_models()
     if names:
         yield Finding("keys", "ok", f"usable with the keys that are set: {', '.join(names)}")
     else:
         yield Finding("keys", "note", "no provider key is set; local/smollm2-135m works without one")
+    drawing = usable_models(TaskType.IMAGE_GENERATION)
+    if names and not drawing and default_variable(TaskType.IMAGE_GENERATION) not in environment():
+        makers = ", ".join(suggested(TaskType.IMAGE_GENERATION).values())
+        yield Finding("images", "note", f"no key is set of a provider that makes images, such as those of {makers}")
 
 
 def _fallback(settings: Settings) -> Iterator[Finding]:
@@ -111,18 +126,12 @@ def _prices(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
         yield Finding("prices", "ok", f"{settings.prices} prices {count:,} models itself (AGENTSWARM_PRICES)")
 
 
-_DEFAULTS = {
-    "LITELLM_DEFAULT_TEXT_MODEL": TaskType.CHAT_COMPLETION,
-    "LITELLM_DEFAULT_VISION_MODEL": TaskType.VISION,
-    "LITELLM_DEFAULT_IMAGE_MODEL": TaskType.IMAGE_GENERATION,
-}
-
-
 def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
     """Whether each default model exists, does its task, is alive and has a price."""
     keys = usable_models()
-    for variable, task in _DEFAULTS.items():
-        name = default_model(task, settings)
+    for task in (TaskType.CHAT_COMPLETION, TaskType.VISION, TaskType.IMAGE_GENERATION):
+        variable, stand_in = default_variable(task), default_by_key(task, settings)
+        name = stand_in or default_model(task, settings)
         subject = variable.removeprefix("LITELLM_").lower().replace("_", " ")
         try:
             found = check_model(name, task, catalogue, settings)
@@ -138,7 +147,11 @@ def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
         elif found.rates.source == "unknown":
             yield Finding(subject, "note", f"{name} has no known price, so budgets refuse it ({variable})")
         elif keys and (variables := missing_key(found)) is not None:
-            yield Finding(subject, "note", f"{name} needs {variables}, which is not set ({variable})")
+            others = usable_models(task)
+            line = f"; set that, or {variable}={others[0]}" if others else f" ({variable})"
+            yield Finding(subject, "note", f"{name} needs {variables}, which is not set{line}")
+        elif stand_in:
+            yield Finding(subject, "ok", f"{name}, as no other provider's key is set; choose one with {variable}")
         else:
             yield Finding(subject, "ok", name)
 
@@ -202,12 +215,21 @@ def _providers() -> Iterator[Finding]:
     yield Finding(
         "providers",
         "note",
-        f"{len(unguarded)} use LiteLLM's own client, without our guard: {', '.join(unguarded)}",
+        f"{len(unguarded)} are reached by LiteLLM's own client, without our guard on redirects, size and host "
+        "(doctor --settings names them)",
     )
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Show every setting, where it comes from, and the budgets in force.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check the keys, extras, store and settings; exit with code 1 if there is a problem."""
+    if settings:
+        show_settings(as_json)
+        return
     with err.status("Checking ..."):
         findings = examine()
     if as_json:

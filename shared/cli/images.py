@@ -1,4 +1,4 @@
-"""The images made so far."""
+"""Images: making them, and those made so far."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from shared.analytics import image_lineages
-from shared.cli.console import AsJson, out
+from shared.cli.console import AsJson, err, out
+from shared.cli.models import complete_model
 from shared.cli.tables import print_wrapped
+from shared.cli.text import summary
 from shared.internal.serialize import to_json
 from shared.ledger import ImageLineage
 from shared.reports import counted, printable, usd
@@ -20,14 +22,61 @@ def _known_cost(family: ImageLineage) -> float:
     return math.nan if family.unpriced_calls and not family.cost else family.cost
 
 
-def images(
-    name: Annotated[
-        str | None, typer.Argument(help="Show only the family of this image, named as in the list.")
+images = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@images.command()
+def create(
+    prompt: Annotated[str, typer.Argument(help="Description of the image.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="By default the one from the settings.", autocompletion=complete_model),
     ] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be repeated.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Such as 1024x1024, or a ratio such as 16:9.")] = None,
+    quality: Annotated[str | None, typer.Option(help="low, medium or high, where the model has it.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, max=10, help="How many images.")] = 1,
+    reference: Annotated[
+        list[str] | None, typer.Option("--reference", "-r", help="Image to start from; may be repeated.")
+    ] = None,
+    mask: Annotated[str | None, typer.Option(help="Image whose transparent parts may change.")] = None,
+    output_format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the file, without an ending.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make images, and print where they are saved; the cost goes to standard error."""
+    from shared.llm_client import get_llm_client
+
+    given = {"reference_images": reference, "mask": mask, "output_format": output_format, "file_name": name}
+    with err.status("Making the image ..." if count == 1 else f"Making {count} images ..."):
+        response = get_llm_client().generate_image(
+            prompt,
+            model,
+            fallback or None,
+            size,
+            quality,
+            count,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+    if as_json:
+        out.out(to_json(response, indent=2))
+        return
+    for image in response.images:
+        out.print(printable(str(image["path"] or image["url"])))
+    for problem in response.metadata.get("images_failed", ()):
+        err.print(f"An image is missing: {printable(str(problem))}")
+    err.print(summary(response))
+
+
+@images.command(name="list")
+def list_command(
+    name: Annotated[str | None, typer.Argument(help="Show only families of an image with this in its name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the images made so far, with the total cost of each original and its edits."""
-    found = [family for family in image_lineages() if name is None or name in family.images]
+    found = [family for family in image_lineages() if name is None or any(name in each for each in family.images)]
     if as_json:
         rows = (
             {

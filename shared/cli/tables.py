@@ -46,14 +46,23 @@ def print_listing(
             print_row(row)
 
 
-def print_names(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of a name and figures; a name that leaves no room for them has a line to itself."""
+def print_names(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 0) -> None:
+    """
+    Print rows of a name and figures; a name that leaves no room for them has a line to itself.
+
+    Args:
+        words: How many columns at the end hold words, which are aligned to the left.
+    """
     lines = [list(map(printable, row)) for row in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     if out.is_terminal:
         widths[0] = max(min(widths[0], out.width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)), 1)
     for line in lines:
-        name, figures = line[0], [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        aligned = [
+            cell.ljust(width) if column >= len(line) - words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        name, figures = line[0], aligned[1:]
         if len(name) > widths[0]:
             out.print(name)
             name = ""

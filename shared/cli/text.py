@@ -2,36 +2,107 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from shared.cli.console import AsJson, err, out
+from shared.cli.models import complete_model
 from shared.internal.serialize import to_json
+from shared.types import LLMResponse
+
+Prompt = Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")]
+System = Annotated[str | None, typer.Option("--system", "-s", help="System prompt: role and rules for the model.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of the answer.")]
 
 
 def text(
-    prompt: Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")],
+    prompt: Prompt,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model to use; by default the one from the settings.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model to use; by default the one from the settings.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     fallback: Annotated[
-        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be repeated.")
+        list[str] | None,
+        typer.Option("--fallback", "-f", help="Model to try next; may be repeated.", autocompletion=complete_model),
     ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", "-s", help="System prompt: role and rules for the model.")
+    system: System = None,
+    attach: Annotated[
+        list[str] | None, typer.Option("--attach", "-a", help="Image to look at: a file or URL; may be repeated.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, 0 to 2.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Maximum tokens of the answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature, 0 to 2.")] = None,
+    max_tokens: MaxTokens = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate text, streamed to the terminal; the cost goes to standard error."""
+    """Generate text, streamed to the terminal, or about images; the cost goes to standard error."""
+    messages = messages_of(prompt, system)
+    if attach:
+        response: LLMResponse | None = _look(messages, attach, model, fallback, temperature, max_tokens)
+        if not as_json and response is not None:
+            out.out(response.content, end="")
+    else:
+        response = _stream(messages, model, fallback, temperature, max_tokens, silent=as_json)
+    if response is None:
+        return
+    if as_json:
+        out.out(to_json(response, indent=2))
+        return
+    out.out("" if response.content.endswith("\n") else "\n", end="")
+    err.print(summary(response))
+
+
+def messages_of(prompt: str, system: str | None) -> list[dict[str, Any]]:
+    """The conversation that asks for a prompt; "-" reads it from standard input."""
+    messages = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt}]
+
+
+def summary(response: LLMResponse) -> str:
+    """Which model answered, and what it used and cost, in a line."""
+    tokens = response.usage.get("total_tokens")
+    used = "tokens unknown" if tokens is None else f"{tokens:,} tokens"
+    return f"{response.model} ({response.provider}), {used}, {cost_text(response.cost)}"
+
+
+def cost_text(usd: float) -> str:
+    """US$, or that the cost is unknown."""
+    return "unknown cost" if math.isnan(usd) else f"${usd:.6f}"
+
+
+def _look(
+    messages: list[dict[str, Any]],
+    pictures: list[str],
+    model: str | None,
+    fallback: list[str] | None,
+    temperature: float | None,
+    max_tokens: int | None,
+) -> LLMResponse:
     from shared.llm_client import get_llm_client
 
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    given: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+    with err.status("Asking the model ..."):
+        return get_llm_client().vision_completion(messages, pictures, model, fallback or None, max_tokens, **given)
+
+
+def _stream(
+    messages: list[dict[str, Any]],
+    model: str | None,
+    fallback: list[str] | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    *,
+    silent: bool,
+) -> LLMResponse | None:
+    from shared.llm_client import get_llm_client
+
     with err.status("Asking the model ..."):
         stream = get_llm_client().chat_completion(
             messages, model, fallback or None, temperature, max_tokens, stream=True
@@ -39,15 +110,6 @@ def text(
         first = next(stream, "")
     with stream:
         for chunk in chain([first], stream):
-            if not as_json:
+            if not silent:
                 out.out(chunk, end="")
-    response = stream.response
-    if response is None:
-        return
-    if as_json:
-        out.out(to_json(response, indent=2))
-        return
-    out.out("" if response.content.endswith("\n") else "\n", end="")
-    tokens = response.usage.get("total_tokens")
-    cost = "unknown cost" if response.cost != response.cost else f"${response.cost:.6f}"
-    err.print(f"{response.model} ({response.provider}), {tokens if tokens is not None else '?'} tokens, {cost}")
+    return stream.response

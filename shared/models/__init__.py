@@ -1,13 +1,16 @@
 """Which models may answer a call."""
 
+from shared.models.abilities import makes_images, suggested
 from shared.models.auto import Choice, UsualOutput, choose, expected_nano, is_auto, lacks, needs_of, no_choice
-from shared.models.catalogue import Catalogue, chat_models, image_models, resolve, retired_models, usable_models
+from shared.models.catalogue import Catalogue, resolve, retired_models, usable_models
+from shared.models.defaults import default_by_key, default_model, default_variable, keyed_providers
 from shared.models.facts import (
     KnownModel,
     PriceChange,
     Retirement,
     check_model,
     known_model,
+    listed_models,
     missing_key,
     models_of_settings,
     price_changes,
@@ -17,9 +20,18 @@ from shared.models.facts import (
     similar_models,
 )
 from shared.models.image_options import LITELLM_SHAPED, check_pictures, check_values, image_request, per_request
-from shared.models.keys import KEYLESS_PROVIDERS, is_loopback, is_own_host, key_variables, provider_extra
+from shared.models.keys import (
+    KEYLESS_PROVIDERS,
+    has_key,
+    is_loopback,
+    is_own_host,
+    key_variables,
+    misspelt_keys,
+    provider_extra,
+    warn_of_names,
+)
 from shared.models.names import model_facts
-from shared.models.plan import OwnEndpoint, Plan, Planner, default_model, failure
+from shared.models.plan import OwnEndpoint, Plan, Planner, failure
 
 __all__ = [
     "KEYLESS_PROVIDERS",
@@ -33,23 +45,28 @@ __all__ = [
     "PriceChange",
     "Retirement",
     "UsualOutput",
-    "chat_models",
     "check_model",
     "check_pictures",
     "check_values",
     "choose",
+    "default_by_key",
     "default_model",
+    "default_variable",
     "expected_nano",
     "failure",
-    "image_models",
+    "has_key",
     "image_request",
     "is_auto",
     "is_loopback",
     "is_own_host",
     "key_variables",
+    "keyed_providers",
     "known_model",
     "lacks",
+    "listed_models",
+    "makes_images",
     "missing_key",
+    "misspelt_keys",
     "model_facts",
     "models_of_settings",
     "needs_of",
@@ -63,5 +80,7 @@ __all__ = [
     "retirement_of",
     "retiring",
     "similar_models",
+    "suggested",
     "usable_models",
+    "warn_of_names",
 ]

@@ -35,7 +35,7 @@ def sees(wire_model: str, entry: Entry | None) -> bool | None:
     if entry.get("mode", "chat") not in _CHAT_MODES:
         return False
     said = "vision" in entry.get("can", ()) or "vision" in entry.get("cannot", ())
-    if not said and _BY_NAME.search(wire_model.lower()):
+    if not said and ("can" not in entry or _BY_NAME.search(wire_model.lower())):
         return None
     return "vision" in entry.get("can", ())
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any
 
-from shared.config import Settings, environment
+from shared.config import Settings
 from shared.errors import (
     ConfigurationError,
     ModelNotFound,
@@ -19,7 +19,14 @@ from shared.errors import (
 )
 from shared.models.abilities import suggested
 from shared.models.image_options import IMAGE_PROVIDERS
-from shared.models.keys import KEYLESS_PROVIDERS, is_loopback, is_own_host, key_variables, provider_base, region_of
+from shared.models.keys import (
+    KEYLESS_PROVIDERS,
+    has_key,
+    is_loopback,
+    is_own_host,
+    provider_base,
+    region_of,
+)
 from shared.models.names import model_facts
 from shared.prices import FREE, UNKNOWN, TableEntry, price_overrides, price_table, rates_of, rates_of_config, scaled
 from shared.scope import Scope
@@ -393,23 +400,19 @@ def _successor(name: str, provider: str | None, retired: Mapping[str, Any], sett
         error = ModelRetired(f"{name} was shut down{day}", successor=successor)
         error.model = name
         raise error
-    _warn_once(f"{name} was shut down{day}; using {successor} instead.")
+    warn_once(f"{name} was shut down{day}; using {successor} instead.")
     return successor
 
 
 @lru_cache(maxsize=200)
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning that has not been logged before."""
     logger.warning(message)
 
 
 def usable_models(task: TaskType = TaskType.CHAT_COMPLETION) -> list[str]:
     """One known model of each provider whose key is set."""
-    values = environment()
-    return [
-        name
-        for provider, name in suggested(task).items()
-        if any(variable in values for variable in key_variables(provider))
-    ]
+    return [name for provider, name in suggested(task).items() if has_key(provider)]
 
 
 def _similar(name: str) -> str:
@@ -424,29 +427,6 @@ def _chat_names() -> Mapping[str, str]:
     return {
         _split(name)[1] if table.bare.get(_split(name)[1]) == name else name: name for name in table.in_mode("chat")
     }
-
-
-def chat_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
-    """Known chat models as (name, provider, rates); `usable` leaves out those whose key is not set."""
-    table, values = price_table(), environment()
-    return [
-        (name, provider, rates_of(table[full]))
-        for name, full, provider in ((name, full, _split(full)[0]) for name, full in _chat_names().items())
-        if "vanished" not in table[full]
-        and (not usable or any(variable in values for variable in key_variables(provider)))
-    ]
-
-
-def image_models(*, usable: bool = False) -> list[tuple[str, str, Rates]]:
-    """Known models that make images, as `chat_models` has those of chat."""
-    table, values = price_table(), environment()
-    names = [*table.in_mode("image_generation"), *table.in_mode("image_edit")]
-    return [
-        (rest if table.bare.get(rest) == full else full, provider, rates_of(table[full]))
-        for full, (provider, rest) in ((full, _split(full)) for full in names)
-        if "vanished" not in table[full]
-        and (not usable or any(variable in values for variable in key_variables(provider)))
-    ]
 
 
 def retired_models() -> dict[str, str]:

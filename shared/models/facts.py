@@ -11,12 +11,14 @@ from decimal import Decimal
 from shared.config import Settings
 from shared.models.abilities import check_task
 from shared.models.auto import is_auto
-from shared.models.catalogue import MONEY, Catalogue, announced_retirement, keys_of, look_up, resolve
-from shared.models.keys import key_variables, provider_key
+from shared.models.catalogue import MONEY, Catalogue, announced_retirement, keys_of, look_up, resolve, retirement
+from shared.models.keys import has_key, key_variables, provider_key
 from shared.models.names import model_facts
 from shared.prices import TableEntry, price_table, rates_of
 from shared.scope import Scope
 from shared.types import Candidate, TaskType, Unit
+
+_CALLABLE = ("chat", "image_generation", "image_edit")
 
 Quotes = dict[tuple[str, int, str], Decimal]
 
@@ -71,6 +73,31 @@ def known_model(name: str, catalogue: Catalogue) -> KnownModel | None:
             own = any(not MONEY.isdisjoint(catalogue.overrides.get(key, ())) for key in keys)
             return KnownModel(f"{provider}/{wire_model}", provider, wire_model, entry, own)
     return None
+
+
+def listed_models(catalogue: Catalogue) -> list[KnownModel]:
+    """
+    Every model of the table and the user's file that can be called and is not gone, by provider and name.
+
+    The providers whose key is set come first, then those that this package suggests.
+    """
+    table = price_table()
+    names = (name for mode in _CALLABLE for name in table.in_mode(mode))
+    found = {name: KnownModel(name, *_split(name), table[name], own=False) for name in names}
+    own = (known for name in catalogue.overrides if (known := known_model(name, catalogue)) is not None)
+    found.update({known.name: known for known in own})
+    rank = {provider: 0 if has_key(provider) else 1 for provider in model_facts()["suggested"]}
+    alive = (
+        known
+        for known in found.values()
+        if "vanished" not in known.entry and retirement(known.provider, known.wire_model) is None
+    )
+    return sorted(alive, key=lambda known: (rank.get(known.provider, 2), known.name))
+
+
+def _split(name: str) -> tuple[str, str]:
+    provider, _, wire_model = name.partition("/")
+    return provider, wire_model
 
 
 def check_model(name: str, task: TaskType, catalogue: Catalogue, settings: Settings) -> Candidate:

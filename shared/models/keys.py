@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,7 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from shared.config import dotenv_of, environment
+from shared.config import dotenv_of, environment, misspelt_settings
+from shared.models.names import model_facts
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -50,6 +52,42 @@ def provider_key(provider: str, variable: str | None = None) -> SecretStr | None
     values = environment()
     names = (variable,) if variable else key_variables(provider)
     return next((SecretStr(values[name]) for name in names if name in values), None)
+
+
+def has_key(provider: str) -> bool:
+    """Whether the environment holds a key of `provider`."""
+    values = environment()
+    return any(variable in values for variable in key_variables(provider))
+
+
+def misspelt_keys() -> dict[str, str]:
+    """Variables that look like a key of a suggested provider but are not read, with what to do about each."""
+    names = [name for provider in model_facts()["suggested"] for name in key_variables(provider)]
+    by_letters = {_letters(name): name for name in names}
+    found = {}
+    for name in environment().keys() - set(names):
+        if not name.endswith("KEY") or not difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=0.88):
+            continue
+        (close,) = difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=0.88)
+        if by_letters[close] not in environment():
+            found[name] = f"did you mean {by_letters[close]}?"
+    return found
+
+
+def warn_of_names() -> None:
+    """Say once of each variable that it sets nothing: a mistyped budget is no budget."""
+    for name, problem in {**misspelt_settings(), **misspelt_keys()}.items():
+        _warn_of_name(name, problem)
+
+
+@lru_cache(maxsize=64)
+def _warn_of_name(name: str, problem: str) -> None:
+    logger.warning("%s sets nothing: %s", name, problem)
+
+
+def _letters(name: str) -> str:
+    """A variable's name without what people leave out or double: OPENAI_KEY and OPENAI_API_KEY are alike."""
+    return name.replace("API", "").replace("_", "") if not name.startswith("API") else name
 
 
 def provider_base(provider: str) -> str | None:

@@ -17,7 +17,7 @@ from shared.errors import (
     LLMError,
     ModelNotAllowed,
 )
-from shared.models.abilities import check_task, does
+from shared.models.abilities import check_task, does, suggested
 from shared.models.auto import Abilities, Choice, abilities_of, check_choice, is_auto, named_models, no_choice
 from shared.models.catalogue import (
     PROVIDER_NAMES,
@@ -28,7 +28,9 @@ from shared.models.catalogue import (
     resolve,
     retirement,
     usable_models,
+    warn_once,
 )
+from shared.models.defaults import default_by_key, default_model, default_variable
 from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
 from shared.models.names import model_facts
 from shared.prices import TableEntry
@@ -109,7 +111,8 @@ class Planner:
 
             LLMError: None of the models can be called; the error of the only one, or AllModelsFailed.
         """
-        names = [model or default_model(self.task, self.settings)]
+        stand_in = self._stand_in(own) if model is None else None
+        names = [model or stand_in or default_model(self.task, self.settings)]
         if is_auto(names[0]) and names[0] not in self.catalogue.configs:
             only_first = not enable_fallback or (fallback_models is not None and not fallback_models)
             # A successor has another price, and nobody has named it.
@@ -132,6 +135,8 @@ class Planner:
                     raise
                 skipped.append(error)
                 continue
+            if name == stand_in:
+                candidate = replace(candidate, note=self._say_stand_in(name))
             if not any(_same_endpoint(candidate, other) for other in candidates):
                 candidates.append(candidate)
         if not candidates:
@@ -194,6 +199,22 @@ class Planner:
         candidate = replace(candidate, listed=self._is_listed(name), answered_at=self.answered_at)
         return candidate if self.answered_at is not None else self._with_key(candidate, own)
 
+    def _stand_in(self, own: OwnEndpoint | None) -> str | None:
+        """The model that is used instead of a default that nobody chose and that has no key; None for the default."""
+        has_own_way = self.answered_at is not None or self.scope.keys or (own or OwnEndpoint()) != OwnEndpoint()
+        if has_own_way or default_model(self.task, self.settings) in self.catalogue.configs:
+            return None
+        found = default_by_key(self.task, self.settings)
+        lists = (self.scope.models, self.settings.allowed_models)
+        return found if all(allowed is None or found in allowed for allowed in lists) else None
+
+    def _say_stand_in(self, name: str) -> str:
+        default, variable = default_model(self.task, self.settings), default_variable(self.task)
+        provider = name.partition("/")[0]
+        text = f"{name} is used instead of {default}: only {provider}'s key is set. Choose with {variable}={name}"
+        warn_once(f"{text}.")
+        return text
+
     def _look_up(self, name: str) -> tuple[str | None, str, TableEntry | None]:
         """Provider, name on the wire and table entry, the user's own prices included."""
         return look_up(name, self.task, self.catalogue.overrides)
@@ -211,7 +232,7 @@ class Planner:
         lists = (self.scope.models, settings.allowed_models, self.catalogue.configs, settings.default_fallback_models)
         auto = (names for _, names in settings.auto_models)
         named = any(name in names for names in (*lists, *auto) if names is not None)
-        return named or name == default_model(self.task, settings)
+        return named or name in (default_model(self.task, settings), default_by_key(self.task, settings))
 
     def _check_allowed(self, name: str) -> None:
         """Check `name` against the allow-lists and, for agents, against the known hosted models."""
@@ -268,21 +289,23 @@ class Planner:
         if own_endpoint or provider in KEYLESS_PROVIDERS or not _needs_key(provider):
             return candidate
         names = " or ".join((variable,) if variable else key_variables(provider))
-        others = usable_models(self.task)
-        also = f" Usable with the keys that are set: {', '.join(others)}." if others else ""
         raise AuthenticationError(
             f"Authentication failed for {provider}: no key is set",
             provider=provider,
             model=candidate.requested,
-            hint=f"Set {names}.{also}",
+            hint=f"Set {names}.{self._others(candidate.requested)}",
         )
 
-
-def default_model(task: TaskType, settings: Settings) -> str:
-    """The model for a task when a call names none."""
-    if task is TaskType.IMAGE_GENERATION:
-        return settings.default_image_model
-    return settings.default_vision_model if task is TaskType.VISION else settings.default_text_model
+    def _others(self, name: str) -> str:
+        """What else can be used when a key is missing, and how it becomes the default."""
+        others = usable_models(self.task)
+        line = f", or set {default_variable(self.task)}" if name == default_model(self.task, self.settings) else ""
+        if others:
+            return f" Usable with the keys that are set: {', '.join(others)}. Name one{line and f'{line}={others[0]}'}."
+        if self.task is TaskType.IMAGE_GENERATION:
+            makers = suggested(self.task)
+            return f" Images are made by {', '.join(makers.values())}: set the key of one, and name it{line}."
+        return ""
 
 
 def _same_endpoint(one: Candidate, other: Candidate) -> bool:

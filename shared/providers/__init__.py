@@ -13,7 +13,10 @@ if TYPE_CHECKING:
         request_with as request_with,
         with_pictures as with_pictures,
     )
-    from shared.providers.endpoints import guard_by_provider as guard_by_provider
+    from shared.providers.endpoints import (
+        guard_by_provider as guard_by_provider,
+        import_litellm as import_litellm,
+    )
     from shared.providers.local import (
         INSTALL_MODEL as INSTALL_MODEL,
         local_model_file as local_model_file,
@@ -41,7 +44,7 @@ else:
         __name__,
         {
             "drafts": "Draft draft limited pin request_with with_pictures",
-            "endpoints": "guard_by_provider",
+            "endpoints": "guard_by_provider import_litellm",
             "local": "INSTALL_MODEL local_model_file serve_local_model",
             "request": "attach_pictures",
             "response": "Partial",

@@ -16,8 +16,9 @@ from shared import cli
 from shared.analytics import get_llm_costs
 from shared.ledger.store import Ledger
 from tests.support import processes
-from tests.support.asking import MINI
+from tests.support.asking import HAIKU, MINI
 from tests.support.ledger_rows import settled, write
+from tests.support.pictures import image
 from tests.support.provider_double import Double, Fault, Usage
 
 
@@ -48,7 +49,7 @@ def test_text_is_streamed_and_billed(hosted: Double, printed: tuple[io.StringIO,
     hosted.reply("openai", text="Good day to you.", usage=Usage(1000, 100))
     assert run("text", "Hi", "-m", MINI).exit_code == 0
     assert printed[0].getvalue() == "Good day to you.\n"
-    assert printed[1].getvalue().strip() == f"{MINI} (openai), 1100 tokens, $0.001200"
+    assert printed[1].getvalue().strip() == f"{MINI} (openai), 1,100 tokens, $0.001200"
 
 
 def test_text_as_json(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:
@@ -121,12 +122,116 @@ def test_report(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> Non
 def test_models(printed: tuple[io.StringIO, io.StringIO]) -> None:
     """Models are found by words, with their prices, as a table and as JSON; a retired one names its successor."""
     assert run("models", "gpt-5.4-mini", "--json").exit_code == 0
-    [found] = [row for row in json.loads(printed[0].getvalue()) if row["model"] == "gpt-5.4-mini"]
+    [found] = [row for row in json.loads(printed[0].getvalue()) if row["model"] == MINI]
     assert (found["input_usd_per_million"], found["output_usd_per_million"]) == (0.75, 4.5)
     printed[0].truncate(0)
     printed[0].seek(0)
     assert run("models", "gpt-3.5-turbo").exit_code == 0
     assert "use openai/gpt-5.4-nano" in printed[0].getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "expected"),
+    [
+        ([MINI], (), MINI),
+        (["anthropic/claude-haiku-4-5"], (), HAIKU),
+        (["openai", "gpt-5.4"], (), MINI),
+        (["gpt-image"], (), "openai/gpt-image-2"),
+        ([], ("--provider", "openai", "--supports", "images"), "openai/gpt-image-2"),
+        (["gpt-5.4"], ("--provider", "openai", "--supports", "vision,tools", "--max-input-price", "0.75"), MINI),
+    ],
+)
+def test_models_are_found_as_docs_name_them(
+    words: list[str], options: tuple[str, ...], expected: str, printed: tuple[io.StringIO, io.StringIO]
+) -> None:
+    """A model is found by its provider and name, by words of both, by what it can do and by its price."""
+    assert run("models", *words, *options).exit_code == 0
+    lines = printed[0].getvalue().splitlines()
+    assert any(line.split()[0] == expected for line in lines)
+    assert len(lines) < 60
+
+
+def test_models_leave_out_what_is_not_wanted(printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """Filters leave out other providers, higher and unknown prices, and models that cannot; JSON has all rows."""
+    options = ("--provider", "openai", "--supports", "tools", "--max-input-price", "1", "--json")
+    assert run("models", *options).exit_code == 0
+    rows = json.loads(printed[0].getvalue())
+    assert rows
+    for row in rows:
+        assert row["provider"] == "openai"
+        assert "tools" in row["supports"]
+        assert row["input_usd_per_million"] <= 1
+    assert run("models", "--supports", "flying").exit_code == 2
+    assert run("models", "--provider", "nobody").exit_code == 1
+
+
+def test_bare_models_are_the_first_forty(printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """Without a word the list is a page long, and says how to see more; --all is all."""
+    assert run("models").exit_code == 0
+    assert len(printed[0].getvalue().splitlines()) == 42
+    assert "The first 40 of " in printed[0].getvalue()
+    assert run("models", "--all").exit_code == 0
+    assert len(printed[0].getvalue().splitlines()) > 3000
+
+
+def test_text_about_an_image(hosted: Double, tmp_path: Path, printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """--attach sends an image along with the prompt."""
+    (tmp_path / "red.png").write_bytes(image())
+    assert run("text", "What is it?", "-m", MINI, "-a", str(tmp_path / "red.png")).exit_code == 0
+    [part] = [part for part in hosted.requests[0].body["messages"][-1]["content"] if part["type"] == "image_url"]
+    assert part["image_url"]["url"].startswith("data:image/png")
+    assert printed[0].getvalue().startswith("Hello from")
+
+
+def test_images_create(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """The paths go to standard output, the bill to standard error, and the list finds the image by part of its name."""
+    assert run("images", "create", "A fox", "-m", "openai/gpt-image-2", "--name", "fox").exit_code == 0
+    path = Path(printed[0].getvalue().strip())
+    assert path.is_file()
+    assert "openai/gpt-image-2 (openai)" in printed[1].getvalue()
+    assert run("images", "list", "fox").exit_code == 0
+    assert f"in 1 call: {path.name}" in printed[0].getvalue()
+    assert len(hosted.requests) == 1
+
+
+def test_estimate(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """An estimate names the most that each model can cost, and sends nothing."""
+    assert run("estimate", "Hi", "-m", MINI, "-m", HAIKU, "--max-tokens", "100", "--json").exit_code == 0
+    rows = json.loads(printed[0].getvalue())
+    assert [row["model"] for row in rows] == [MINI, HAIKU]
+    assert all(row["upper_bound"] > 0 for row in rows)
+    assert not hosted.requests
+
+
+def test_compare(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """Every model answers once, no model for another, and one that fails costs the others nothing."""
+    hosted.always("anthropic", status=401)
+    assert run("compare", "Hi", "-m", MINI, "-m", HAIKU, "--json").exit_code == 0
+    mini, haiku = json.loads(printed[0].getvalue())
+    assert (mini["model"], mini["answer"], mini["error"]) == (MINI, "Hello from gpt-5.4-mini.", None)
+    assert (haiku["model"], haiku["answer"]) == (HAIKU, None)
+    assert "Authentication failed" in haiku["error"]
+    assert len(hosted.requests) == 2
+    assert run("compare", "Hi", "-m", HAIKU).exit_code == 1
+
+
+def test_settings_and_their_sources(
+    monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO], tmp_path: Path
+) -> None:
+    """doctor --settings says what is in effect, where it comes from and what sets nothing, and shows no key."""
+    (tmp_path / "home" / ".env").write_text("AGENTSWARM_MAX_REFUSALS=7\nAGENTSWARM_BUDGET_USD: 7\n", encoding="utf-8")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-0123456789")
+    monkeypatch.setenv("LITELLM_VERBOSE", "true")
+    assert run("doctor", "--settings").exit_code == 0
+    said = printed[0].getvalue()
+    assert f"AGENTSWARM_MAX_REFUSALS=7  [{tmp_path / 'home' / '.env'}]" in said
+    assert "LITELLM_VERBOSE=true  [environment]" in said
+    assert "AGENTSWARM_MAX_IDENTICAL_CALLS=5  [default]" in said
+    assert f"LITELLM_DEFAULT_TEXT_MODEL={HAIKU}  [the only key that is set]" in said
+    assert "ANTHROPIC_API_KEY is set (anthropic)" in said
+    assert f"AGENTSWARM_BUDGET_USD: line 2 of {tmp_path / 'home' / '.env'} has no = sign" in said
+    assert "nothing limits what is spent" in said
+    assert "sk-ant" not in said
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO]) -> None:

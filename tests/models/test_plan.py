@@ -36,7 +36,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of four providers, and every warning still to be given."""
     for name, key in KEYS.items():
         monkeypatch.setenv(name, key)
-    catalogue._warn_once.cache_clear()
+    catalogue.warn_once.cache_clear()
 
 
 def planned(

@@ -123,6 +123,14 @@ def test_a_failure_that_may_have_been_paid(hosted: Double, out: Path) -> None:
     assert len(hosted.requests) == 1
 
 
+def test_a_script_sees_text_alone(hosted: Double, out: Path) -> None:
+    """run_sync() gives the JSON text, without the previews that are made for agents."""
+    said = ImageGeneration(prompt="a fox").run_sync()
+    assert json.loads(said)["image_path"].endswith(".png")
+    assert "base64" not in said
+    assert len(said) < 1000
+
+
 def test_wrong_arguments(hosted: Double) -> None:
     """A wrong argument is named in one sentence, without what was sent."""
     assert call(ImageGeneration, prompt="a fox", n=True) == f"{TRY_AGAIN}n: Input should be a valid integer"
