@@ -288,8 +288,17 @@ def test_an_image_that_stays_large_as_png_is_sent_as_jpeg() -> None:
     assert len(fitted.picture.data) <= resize.MAX_SENT_BYTES
 
 
-@pytest.mark.parametrize("size", [(8, 6), (1300, 900), (2000, 3), (1, 4000)])
-@pytest.mark.parametrize("format_", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize(
+    ("size", "format_"),
+    [
+        ((8, 6), "png"),
+        ((8, 6), "jpeg"),
+        ((8, 6), "webp"),
+        ((1300, 900), "jpeg"),
+        ((2000, 3), "png"),
+        ((1, 4000), "png"),
+    ],
+)
 def test_a_preview_is_small(size: tuple[int, int], format_: str) -> None:
     """A preview is a JPEG of at most 768 pixels and 120 kB, whatever it shows."""
     data = preview(decode_picture(images.photo(size, format_, noise=120), source="a"))
