@@ -17,6 +17,7 @@ _SUPPORT = (
     "tests.support.bad_inputs",
     "tests.support.web",
     "tests.support.wheels",
+    "tests.support.two_processes",
 )
 
 # A million objects are imported that stay: looking through them again and again took a tenth of the suite's time.
@@ -44,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     import hypothesis
 
     hypothesis.settings.register_profile("here", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI")))
-    hypothesis.settings.load_profile("here")
+    hypothesis.settings.register_profile("soak", deadline=None, max_examples=500)
+    hypothesis.settings.load_profile("here")  # or the one that --hypothesis-profile names
 
     for name in _SUPPORT:
         config.pluginmanager.import_plugin(name)

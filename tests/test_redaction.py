@@ -93,7 +93,6 @@ secrets = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(secrets, names, st.text(max_size=40), st.text(max_size=40), st.integers(40, 400))
 def test_a_value_of_the_environment_never_survives(secret: str, name: str, before: str, after: str, limit: int) -> None:
     """Whatever a variable with a secret's name holds is masked in any text, cut or not."""
@@ -136,7 +135,6 @@ def test_a_short_value_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert redact("1 of 11") == "1 of 11"
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text(st.characters()), st.integers(1, 60))
 def test_any_text_becomes_one_printable_line(text: str, limit: int) -> None:
     """No control character, line break or lone surrogate passes, and the limit holds."""

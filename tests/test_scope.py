@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from pydantic import SecretStr
 
 from shared.budget import Budget, Limit
@@ -66,7 +66,6 @@ def test_an_inner_scope_cannot_allow_more_models() -> None:
         assert nothing.models == ()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.none() | st.lists(st.sampled_from("abcdef")), max_size=5))
 def test_nesting_only_ever_narrows(lists: list[list[str] | None]) -> None:
     """However scopes are nested, no model becomes allowed that an outer scope did not allow."""
@@ -260,7 +259,6 @@ def test_a_stream_that_outlives_its_scope_brings_none_back() -> None:
     in_a_copy(story)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_leaving_in_any_order_ends_outside(data: st.DataObject) -> None:
     """However many streams are opened and closed in whatever order, nobody is known when all are closed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from pydantic import BaseModel, SecretStr
 
 from shared.internal.serialize import jsonable, to_json
@@ -114,7 +114,6 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(values)
 def test_everything_plain_is_strict_json(value: Any) -> None:
     """Whatever is built of plain values is JSON that any strict parser and UTF-8 take."""

@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, strategies as st
 from pydantic import ValidationError
 
 from shared.internal.money import to_nano, to_usd
@@ -88,7 +88,6 @@ def test_a_fraction_of_a_nano_dollar_is_rounded_half_to_even(usd: str, nano: int
     assert to_nano(Decimal(usd)) == nano
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**53 // 1000))
 def test_dollars_and_nano_dollars_convert_back_and_forth(nano: int) -> None:
     """An event that repeats a response's cost means the same nano-dollars."""
@@ -240,7 +239,6 @@ def add(one: Usage, other: Usage) -> Usage:
     return replace(one, **counts)
 
 
-@settings(max_examples=150, deadline=None)
 @given(rates_with(tiers=False), usages(), usages())
 def test_costs_add_up(rates: Rates, one: Usage, other: Usage) -> None:
     """Without tiers, two requests cost what one with all their tokens costs, to the one rounding of each."""
@@ -251,7 +249,6 @@ def test_costs_add_up(rates: Rates, one: Usage, other: Usage) -> None:
     assert abs(sum(part or 0 for part in apart) - (together or 0)) <= 1
 
 
-@settings(max_examples=150, deadline=None)
 @given(rates_with(tiers=False), usages(), st.integers(0, 50), st.integers(0, 50))
 def test_more_tokens_never_cost_less(rates: Rates, used: Usage, prompt: int, completion: int) -> None:
     """Each further token costs something or nothing."""
@@ -261,7 +258,6 @@ def test_more_tokens_never_cost_less(rates: Rates, used: Usage, prompt: int, com
     assert more >= less
 
 
-@settings(max_examples=100, deadline=None)
 @given(rates_with(), usages())
 def test_a_cost_is_the_exact_sum_rounded_once(rates: Rates, used: Usage) -> None:
     """The figure is what fractions give, at the highest tier below the prompt."""
@@ -309,7 +305,6 @@ def request(messages: list[dict[str, Any]], params: Mapping[str, Any]) -> Reques
     return Request(TaskType.CHAT_COMPLETION, messages, params)
 
 
-@settings(max_examples=150, deadline=None)
 @given(rates_with(), messages, params, st.data())
 def test_no_request_costs_more_than_its_bound(
     rates: Rates, messages: list[dict[str, Any]], params: dict[str, Any], data: st.DataObject

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from shared.config import Settings
 from shared.internal.money import to_nano
@@ -110,7 +110,6 @@ any_rates = st.fixed_dictionaries({"input": amounts, "output": amounts}, optiona
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(usages(), any_rates)
 def test_the_parts_add_up_and_nothing_is_priced_twice(used: Usage, rates: Rates) -> None:
     """The cost is the sum of its parts, each token is in one part, and the row keeps the same counts."""
@@ -124,7 +123,6 @@ def test_the_parts_add_up_and_nothing_is_priced_twice(used: Usage, rates: Rates)
     assert found.usd.keys() <= units.keys() | {"request"}
 
 
-@settings(max_examples=200, deadline=None)
 @given(usages(), any_rates, st.sampled_from(["search", "input_audio", "source", "output_image"]), amounts)
 def test_a_further_price_never_makes_less_known(used: Usage, rates: Rates, unit: Any, usd: Decimal) -> None:
     """A price more can only end a lower bound, never begin one."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from shared.prices.cost import billed_units
 from shared.providers.response import Reading
@@ -319,7 +319,6 @@ def flat(usage: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(usages, max_size=6))
 def test_the_last_word_that_says_something_counts(parts: list[dict[str, Any]]) -> None:
     """Field by field the last count above zero wins, and what says nothing changes nothing, wherever it comes."""
@@ -329,7 +328,6 @@ def test_the_last_word_that_says_something_counts(parts: list[dict[str, Any]]) -
     assert flat(merged(parts)) == last
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(usages, min_size=1, max_size=5), st.data())
 def test_empty_parts_change_nothing(parts: list[dict[str, Any]], data: st.DataObject) -> None:
     """A part without counts, or with zeros only, may come anywhere: counts and reported cost stay what they were."""
@@ -341,7 +339,6 @@ def test_empty_parts_change_nothing(parts: list[dict[str, Any]], data: st.DataOb
     assert (reported_cost(with_empty) or 0) == (reported_cost(plain) or 0)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(usages, max_size=5))
 def test_merging_leaves_the_parts_as_they_are(parts: list[dict[str, Any]]) -> None:
     """What a provider sent is read, not changed."""
@@ -350,7 +347,6 @@ def test_merging_leaves_the_parts_as_they_are(parts: list[dict[str, Any]]) -> No
     assert parts == before
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=9, max_size=9))
 def test_no_token_is_in_two_units(n: list[int]) -> None:
     """However a provider breaks its counts down, the units of input and those of output are each token once."""

@@ -47,11 +47,9 @@ def every_run(case: FaultCase) -> list[Run]:
 
 
 def some_runs(case: FaultCase) -> list[Run]:
-    """Two runs, with and without another model: of half the cases in two modes, of the others in the other two."""
-    turn, fallback = len(case.name) % 2, len(case.what) % 2 == 0
-    modes = case.modes[turn::2] if len(case.modes) > 2 else case.modes
-    turns = zip((fallback, not fallback), itertools.cycle(case.ops), itertools.cycle(modes))
-    return [Run(operation, mode, fallback) for fallback, operation, mode in turns]
+    """One run, of all cases in all modes in turn, and of half of them with another model; the soak makes all runs."""
+    turn = len(case.name)
+    return [Run(case.ops[turn % len(case.ops)], case.modes[turn % len(case.modes)], len(case.what) % 2 == 0)]
 
 
 def check(case: FaultCase, run: Run, double: Double, ledger: Ledger) -> None:

@@ -7,7 +7,6 @@ of `python -c`: its own environment, working directory, arguments and output, an
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import socket
@@ -77,8 +76,8 @@ sys.exit(sum(child.exitcode != 0 for child in children))
 
 
 @cache
-def _parent() -> socket.socket:
-    """The way to the process that all programs are forked from."""
+def _parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The process that all programs are forked from, and the way to it."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PARENT, str(theirs.fileno())]
@@ -86,9 +85,16 @@ def _parent() -> socket.socket:
     process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
     ours.settimeout(TIMEOUT_S)
-    atexit.register(process.wait, TIMEOUT_S)
-    atexit.register(ours.close)
-    return ours
+    return ours, process
+
+
+def end() -> None:
+    """End the process that all programs are forked from, if there is one."""
+    if _parent.cache_info().currsize:
+        connection, process = _parent()
+        connection.close()
+        process.wait(TIMEOUT_S)
+        _parent.cache_clear()
 
 
 def run(program: str, *arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -103,8 +109,9 @@ def run(program: str, *arguments: str, stdout: int | None = None) -> subprocess.
         json.dump([program, arguments, dict(os.environ), str(Path.cwd())], order)
         order.seek(0)
         files = [nothing.fileno(), said.fileno() if stdout is None else stdout, wrong.fileno(), order.fileno()]
-        socket.send_fds(_parent(), [b"."], files)
-        status = int(_parent().recv(16))
+        connection, _ = _parent()
+        socket.send_fds(connection, [b"."], files)
+        status = int(connection.recv(16))
         said.seek(0)
         wrong.seek(0)
         return subprocess.CompletedProcess(["-c", *arguments], status, said.read(), wrong.read())

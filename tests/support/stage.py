@@ -20,7 +20,7 @@ from shared.calls.cooldown import cooldowns
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import reset_llm_client
 from shared.providers import endpoints, use_transport
-from tests.support import postgres, statements
+from tests.support import postgres, processes, statements
 from tests.support.provider_double import Double, dial
 
 _OURS = ("AGENTSWARM_", "LITELLM_")
@@ -84,6 +84,13 @@ def loopback_only(pytestconfig: pytest.Config) -> Iterator[None]:
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True, resolution_cache=_LOOPBACK)
     yield
     enable_socket()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_end() -> Iterator[None]:
+    """The process that programs of tests are forked from ends with the tests."""
+    yield
+    processes.end()
 
 
 class _Dial(dial.AsyncBackend):
