@@ -32,11 +32,12 @@ record: .venv/.ready ## Re-record the cassettes, from the provider double and th
 record-live: .venv/.ready ## Re-record a provider's cassettes from its real endpoint: PROVIDER=openai, with its key set
 	@$(PY) -m pytest -n0 --record-mode=all --live="$(PROVIDER)" tests
 
-check: .venv/.ready ## Check lint, format, types and layers
+check: .venv/.ready ## Check lint, format, types, layers and that the documentation site can be built
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+	$(SITE)
 
 soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 tests/soak
@@ -44,11 +45,15 @@ soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 bench: .venv/.ready ## Measure the overhead of a call on top of the provider's own time
 	$(PY) benchmarks/overhead.py
 
-docs: .venv/.ready ## Regenerate the generated parts of README.md, docs/ and .env.example
+docs: .venv/.ready ## Regenerate the generated parts of README.md, docs/ and .env.example; build the site into build/site
 	$(PY) docs/generate.py
+	$(SITE)
 
 prices: .venv/.ready ## Write the price table anew from its two sources, and show what changed
 	$(PY) -m shared.prices.make_table
+
+# Its notice that mkdocs has a successor is not for the reader of this output.
+SITE := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build -q
 
 COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version $(PYTHON_VERSION) \
   --no-header --no-annotate -q $(if $(UPGRADE),--upgrade)
