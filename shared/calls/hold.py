@@ -130,6 +130,7 @@ def _bind(attempt: Attempt) -> None:
 
 def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -> BudgetExceeded:
     terms, name, bound = status.limit.budget, attempt.candidate.requested, attempt.drafted.bound
+    hint: str | None
     if reason == "unknown price":
         message, hint = _without_bound(name, bound.unknown)
     elif reason != "no room":
