@@ -293,8 +293,10 @@ def _tiers(candidate: Candidate, body: Mapping[str, Any], asked: _Asked) -> tupl
     """The service tiers that the request may be served in, and whether it names them itself."""
     rules = tier_rules(candidate.provider)
     speed = body.get("speed")
-    if speed not in (None, "standard"):
+    if speed == "fast":
         return ("fast",), True
+    if speed not in (None, "standard"):
+        asked.no_bound("speed")
     word = next((value for name, value in body.items() if plain(name) == plain(rules.field)), None)
     if word is None:
         return rules.unsaid, False

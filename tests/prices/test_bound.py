@@ -40,7 +40,9 @@ def candidate(name: str, configs: Mapping[str, ModelConfig] | None = None, tier:
     """The candidate that a name stands for, with a key."""
     options = Settings()
     catalogue = Catalogue.load(options, configs)
-    return replace(resolve(name, catalogue=catalogue, settings=options, scope=Scope(), service_tier=tier), api_key="k")
+    return replace(
+        resolve(name, catalogue=catalogue, settings=options, scope=Scope(), service_tier=tier), api_key="sk-of-nobody"
+    )
 
 
 def drafted(
@@ -110,7 +112,8 @@ def cases(draw: st.DrawFn) -> tuple[str, Any, dict[str, Any], Permitted]:
         content = [{"type": "text", "text": "".join(said)}, IMAGE]
         most.kinds_in.add("input_image")
         most.text = entry["window"]
-    _PROVIDERS.get(provider, lambda *_: None)(draw, model, params, most)
+    if provider in _PROVIDERS:
+        _PROVIDERS[provider](draw, model, params, most)
     if isinstance(content, str) and "audio_input" in can and draw(st.booleans()):
         content = [{"type": "text", "text": "".join(said)}, AUDIO]
         most.kinds_in.add("input_audio")
@@ -210,3 +213,200 @@ def test_no_bill_is_above_the_bound(case: tuple[str, Any, dict[str, Any], Permit
         region=data.draw(st.sampled_from(most.regions)),
     )
     assert charged <= Fraction(nano, 10**9)
+
+
+# What has no bound
+
+
+PDF = {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0="}}
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "named"),
+    [
+        ("anthropic/claude-sonnet-4-6", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "max_uses"),
+        ("anthropic/claude-sonnet-4-6", {"tools": [{"type": "code_execution_20250825", "name": "c"}]}, "code"),
+        ("anthropic/claude-sonnet-4-6", {"web_search_options": {}}, "web_search"),
+        ("anthropic/claude-opus-4-6", {"speed": "warp"}, "speed"),
+        ("anthropic/claude-sonnet-4-6", {"extra_headers": {"anthropic-beta": "fast-mode"}}, "beta"),
+        ("gemini/gemini-3-flash-preview", {"tools": [{"googleSearch": {}}]}, "googleSearch"),
+        ("gemini/gemini-2.5-flash", {"tools": [{"codeExecution": {}}]}, "code_execution"),
+        ("openai/gpt-4o", {"web_search_options": {}}, "web_search_options"),
+        ("openai/gpt-4o", {"tools": [{"type": "web_search"}]}, "web_search"),
+        ("openai/gpt-4o", {"tools": [{"type": "mcp", "server_label": "x"}]}, "mcp"),
+        ("openai/gpt-4o", {"service_tier": "scale"}, "service_tier"),
+        ("openai/gpt-4o", {"modalities": ["text", "audio"], "audio": {"voice": "alloy"}}, "audio"),
+        ("openai/gpt-4o", {"extra_body": {"n": 5}}, "extra_body"),
+        ("openai/gpt-4o", {"extra_headers": {"OpenAI-Project": "proj_fast"}}, "OpenAI-Project"),
+        ("xai/grok-4.3", {"web_search_options": {}}, "web_search_options"),
+        ("xai/grok-4.3", {"tools": [{"type": "live_search"}]}, "live_search"),
+        ("openrouter/openai/gpt-4o", {"web_search_options": {}}, "web_search_options"),
+        ("openrouter/openai/gpt-4o", {"modalities": ["image", "text"]}, "modalities"),
+        ("openrouter/openai/gpt-4o:online", {}, "price"),
+        ("openrouter/google/gemini-3.1-flash-image", {}, "modalities"),
+        ("openrouter/openai/gpt-4o-search-preview", {}, "window is unknown"),
+        ("openrouter/perplexity/sonar", {}, "search"),
+        ("openrouter/switchpoint/router", {}, "behind"),
+        ("perplexity/sonar-deep-research", {}, "searches"),
+        ("perplexity/sonar-pro", {"web_search_options": {"search_type": "pro"}}, "web_search_options"),
+        ("groq/llama-3.3-70b-versatile", {"tools": [{"type": "browser_search"}]}, "browser_search"),
+        ("moonshot/kimi-k2.6", {"tools": [{"type": "builtin_function", "function": {"name": "$web_search"}}]}, "built"),
+    ],
+)  # fmt: skip
+def test_what_may_cost_more_has_no_bound(model: str, params: dict[str, Any], named: str) -> None:
+    """A parameter that may add to the bill without limit is named, and nothing is guessed."""
+    found = bound(model, **{"max_tokens": 100, **params})
+    assert found.nano() is None
+    assert named in str(found.unknown)
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "named"),
+    [
+        ("openai/gpt-4o", AUDIO, "audio"),
+        ("openai/gpt-4o", {"type": "hologram", "data": "x"}, "hologram"),
+        ("openai/gpt-4o", {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AA=="}}, "video_url"),
+        ("openrouter/openai/gpt-4o", PDF, "file at openrouter"),
+    ],
+)
+def test_a_part_without_a_price_has_no_bound(model: str, part: dict[str, Any], named: str) -> None:
+    """A part of a message whose tokens have no known price, or of an unknown type, has no bound."""
+    found = bound(model, [{"type": "text", "text": "Hi"}, part], max_tokens=10)
+    assert found.nano() is None
+    assert named in str(found.unknown)
+
+
+def test_prices_of_ones_own_are_for_the_standard_tier() -> None:
+    """A ModelConfig states what tokens cost as a rule: a faster tier or speed may cost more."""
+    config = ModelConfig(
+        name="mine",
+        provider="openai",
+        litellm_model="openai/gpt-4o",
+        cost_per_1k_input_tokens=1,
+        cost_per_1k_output_tokens=2,
+        max_tokens=100,
+    )
+    assert drafted("mine", configs={"mine": config}).bound.nano() is not None
+    asked: list[dict[str, Any]] = [
+        {"service_tier": "priority"},
+        {"tools": [{"type": "web_search"}]},
+        {"web_search_options": {}},
+    ]
+    for params in asked:
+        assert drafted("mine", configs={"mine": config}, **params).bound.nano() is None
+
+
+# What has a bound of its own
+
+
+def cents(model: str, content: Any = "Hello!", **params: Any) -> float:
+    """The bound in US cents."""
+    found = bound(model, content, **params)
+    assert found.unknown is None
+    return to_usd(found.nano()) * 100
+
+
+def test_a_class_counts_as_the_schema_that_is_sent() -> None:
+    """A pydantic class as response_format is input with its whole schema."""
+    more = len(json.dumps(BIG.model_json_schema()))
+    for model, rate in (
+        ("openai/gpt-4o", 2.5e-6),
+        ("anthropic/claude-sonnet-4-6", 3e-6),
+        ("gemini/gemini-2.5-flash", 3e-7),
+    ):
+        plain, with_schema = cents(model, max_tokens=10), cents(model, max_tokens=10, response_format=BIG)
+        assert with_schema - plain > 0.9 * more * rate * 100
+
+
+def test_searches_are_held_at_their_most() -> None:
+    """As many searches as are allowed are held, and what they may find is read as input."""
+    two, ten = ({**SEARCH, "max_uses": most} for most in (2, 10))
+    assert cents("anthropic/claude-haiku-4-5", tools=[ten]) - cents("anthropic/claude-haiku-4-5", tools=[two]) > 8 * 1
+    assert cents("perplexity/sonar-pro", max_tokens=10) > 1.4
+    assert cents("gemini/gemini-2.5-flash", max_tokens=10, tools=[{"googleSearch": {}}]) > 3.5
+
+
+def test_what_is_predicted_is_held_as_output() -> None:
+    """The tokens of a prediction that the answer does not use are charged as output."""
+    predicted = {"type": "content", "content": "x" * 100_000}
+    assert cents("openai/gpt-4o", max_tokens=10, prediction=predicted) > 100_000 * 10e-6 * 100
+
+
+def test_an_hour_of_cache_is_held_where_no_price_says_so() -> None:
+    """Anthropic's cache for an hour costs twice the input, also for a model whose entry does not say it."""
+    text = {"type": "text", "text": "@ " * 5000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    config = ModelConfig(
+        name="mine",
+        provider="anthropic",
+        litellm_model="anthropic/claude-haiku-4-5",
+        cost_per_1k_input_tokens=1,
+        cost_per_1k_output_tokens=0,
+        max_tokens=10,
+    )
+    plain = drafted("mine", [{"type": "text", "text": "@ " * 5000}], {"mine": config}).bound.nano()
+    written = drafted("mine", [text], {"mine": config}).bound.nano()
+    assert plain is not None
+    assert written is not None
+    assert written > 1.9 * plain
+
+
+def test_letters_that_normalise_to_more_are_counted_as_those() -> None:
+    """One ligature of three bytes may be eighteen letters to a tokenizer that normalises."""
+    found = cents("gemini/gemini-2.5-flash", "ﷺ" * 10_000, max_tokens=10)
+    assert found > 10_000 * 18 * 0.3e-6 * 100
+
+
+def test_a_workspace_may_serve_from_a_more_expensive_region() -> None:
+    """A workspace's default region counts, since no region is asked for that its owner may not want."""
+    sent = drafted("anthropic/claude-opus-4-6", max_tokens=10_000)
+    assert sent.bound.nano() >= 10_000 * 27_500  # type: ignore[operator]
+    assert sent.outgoing is not None
+    assert "inference_geo" not in sent.outgoing.body
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        ("openai/gpt-4o", "default"),
+        ("anthropic/claude-haiku-4-5", "standard_only"),
+        ("groq/llama-3.3-70b-versatile", "on_demand"),
+        ("gemini/gemini-2.5-flash", None),
+        ("mistral/mistral-large-latest", None),
+    ],
+)
+def test_the_standard_tier_is_asked_for_where_that_can_be_said(model: str, word: str | None) -> None:
+    """Under a budget the tier is no accident of the account's settings; without one nothing is added."""
+    who = candidate(model)
+    request = Request(TaskType.CHAT_COMPLETION, [{"role": "user", "content": "Hi"}], {"max_tokens": 5})
+    pinned, unpinned = draft(who, request, pinned=True), draft(who, request)
+    assert pinned.outgoing is not None
+    assert unpinned.outgoing is not None
+    assert pinned.outgoing.body.get("service_tier") == word
+    assert "service_tier" not in unpinned.outgoing.body
+    assert pinned.bound.per_token == unpinned.bound.per_token
+
+
+def test_a_tier_that_is_asked_for_is_kept_and_held() -> None:
+    """The caller's own tier is sent as it is, and held at its price; "auto" at the most expensive one."""
+    for tier in ("priority", "auto"):
+        sent = drafted("openai/gpt-4o", max_tokens=1000, service_tier=tier)
+        assert sent.outgoing is not None
+        assert sent.outgoing.body["service_tier"] == tier
+        assert sent.bound.nano() > 17_000_000  # type: ignore[operator]
+    assert drafted("openai/gpt-4o", max_tokens=1000).bound.nano() < 12_000_000  # type: ignore[operator]
+
+
+def test_a_thinking_budget_above_the_limit_is_held_too() -> None:
+    """Hidden reasoning is output: a budget for it beside a smaller limit is held with it."""
+    found = bound("anthropic/claude-haiku-4-5", max_tokens=100, thinking={"type": "enabled", "budget_tokens": 32_000})
+    assert found.output == 32_100
+    assert found.least_output == 32_064
+    assert bound("gemini/gemini-2.5-flash", reasoning_effort="high").least_output == 64 + 4096
+
+
+def test_the_data_names_its_sources() -> None:
+    """Each list of what is allowed says where that is documented, and every table is one that the code reads."""
+    assert set(parameters()) == {
+        "openai", "anthropic", "gemini", "cohere", "ollama", "replicate", "tiers", "words", "regions", "searching",
+        "routing", "making_images", "images", "live_search", "exa", "unbounded", "headers",
+    }  # fmt: skip
