@@ -119,7 +119,7 @@ class Bound:
 
     def affordable(self, nano: int) -> int | None:
         """The longest answer, in tokens, with which the attempt costs at most so much; None if that is unknown."""
-        if self.unknown not in (None, _LENGTH):
+        if self.unknown is not None:
             return None
         limits = [] if self.most_output is None else [self.most_output]
         if self.per_token:

@@ -70,6 +70,7 @@ class Searching:
     reads: bool
 
 
+@lru_cache(maxsize=1024)
 def plain(name: object) -> str:
     """A field's name without underscores and capitals: both spellings of Gemini's are the same."""
     return str(name).replace("_", "").lower()

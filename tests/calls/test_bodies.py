@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -148,3 +149,9 @@ def test_searches_are_held_and_the_rest_is_given_back(hosted: Double, ledger: Le
     [row] = records(ledger)
     assert row["bound_nano"] > 2 * 10_000_000 + 2 * 200_000 * 1000
     assert row["cost_nano"] == 10 * 1000 + 5 * 5000
+
+
+def test_an_estimate_of_what_cannot_be_sent_is_unknown() -> None:
+    """A request that the model does not take costs nothing, but an estimate of 0 would read as if it were free."""
+    [found] = LLMClient().estimate(HELLO, MINI, [], n=3)
+    assert math.isnan(found.upper_bound)
