@@ -271,8 +271,9 @@ def draft_of(candidate: Candidate, request: Request, *, under_budget: bool = Fal
 
 
 def bound_of(candidate: Candidate, request: Request) -> int | None:
-    """The most that one attempt can cost, in nano-dollars; None when no bound is known."""
-    return draft_of(candidate, request).bound.nano()
+    """The most that one attempt can cost, in nano-dollars; None when no bound is known, or it cannot be sent."""
+    drafted = draft_of(candidate, request)
+    return None if drafted.problem is not None else drafted.bound.nano()
 
 
 def may_cut(request: Request) -> bool:

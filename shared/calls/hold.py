@@ -123,14 +123,16 @@ def _bind(attempt: Attempt) -> None:
     if candidate.rates.source == "free" or attempt.drafted.problem is not None:
         return
     tokens = bound.output if bound.most_output is None else min(bound.output, bound.most_output)
-    if not may_cut(attempt.request) or bound.unknown is not None or tokens < bound.least_output:
-        pin(candidate, attempt.drafted)
-    else:
+    is_known = bound.unknown is None and candidate.max_output_tokens is not None and tokens >= bound.least_output
+    if may_cut(attempt.request) and is_known:
         _limit(attempt, attempt.request, tokens)
+    else:
+        pin(candidate, attempt.drafted)
 
 
 def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -> BudgetExceeded:
     terms, name, bound = status.limit.budget, attempt.candidate.requested, attempt.drafted.bound
+    hint: str | None
     if reason == "unknown price":
         message, hint = _without_bound(name, bound.unknown)
     elif reason != "no room":
@@ -195,7 +197,8 @@ def _reserved(status: BudgetStatus, bound_nano: int | None) -> str:
 
 def _model_that_fits(call: Call, status: BudgetStatus) -> str | None:
     """A hint that names the most expensive of the caller's models that would fit; None if there is none."""
-    bounds = {each.requested: _least(draft_of(each, call.request).bound, call.request) for each in call.plan.candidates}
+    drafts = {each.requested: draft_of(each, call.request) for each in call.plan.candidates}
+    bounds = {name: _least(each.bound, call.request) for name, each in drafts.items() if each.problem is None}
     fitting = {name: bound for name, bound in bounds.items() if bound is not None and bound <= status.left_nano}
     return f"{max(fitting, key=lambda name: fitting[name])} would fit." if fitting else None
 

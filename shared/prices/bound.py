@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, cast
 
@@ -17,7 +17,10 @@ from shared.prices.parameters import (
     exa,
     has_no_bound,
     is_free_header,
+    is_free_of_images,
     live_search_most,
+    makes_images,
+    passes_on,
     plain,
     rules_of,
     searching_of,
@@ -116,7 +119,7 @@ class Bound:
 
     def affordable(self, nano: int) -> int | None:
         """The longest answer, in tokens, with which the attempt costs at most so much; None if that is unknown."""
-        if self.unknown not in (None, _LENGTH):
+        if self.unknown is not None:
             return None
         limits = [] if self.most_output is None else [self.most_output]
         if self.per_token:
@@ -184,6 +187,9 @@ def image_bound(candidate: Candidate, request: Request, image: ImageRequest | No
     for name in ("extra_body", "extra_headers"):
         if request.params.get(name):
             return Bound(unknown=name)
+    unknown = next((name for name in (image.extras if image else ()) if not is_free_of_images(name)), None)
+    if unknown is not None:
+        return Bound(unknown=unknown)
     usd = None if image is None else images_bound(candidate, request, image, max_prompt_tokens(request))
     return NO_PRICE if usd is None or candidate.rates.source == "unknown" else Bound(usd)
 
@@ -256,9 +262,11 @@ def _rates(candidate: Candidate, sent: Sent, asked: _Asked) -> list[Rates]:
     found: list[Rates] = []
     for tier in tiers:
         for region in regions:
-            rates = _rates_at(candidate, tier, region)
+            # The candidate has the rates of the tier that is asked for, which is the standard one unless it is named.
+            is_own = tier == "default" and region is None and tiers[0] == "default"
+            rates = _rates_at(candidate, tier, region, is_own=is_own)
             if rates is not None:
-                found.append(rates.held or rates)
+                found.append(rates)
             elif tier != "default" and is_asked:
                 asked.no_bound("speed" if sent.body.get("speed") else "service_tier")
             elif region is not None and region in sent.body.values():
@@ -266,22 +274,29 @@ def _rates(candidate: Candidate, sent: Sent, asked: _Asked) -> list[Rates]:
     return found
 
 
-def _rates_at(candidate: Candidate, tier: str, region: str | None) -> Rates | None:
+def _rates_at(candidate: Candidate, tier: str, region: str | None, *, is_own: bool) -> Rates | None:
     """The rates of one tier and region; None where they are not known, as of a tier that the model does not have."""
     rates = candidate.rates
-    if (tier, region) != ("default", None):
+    if not is_own:
         if candidate.rates_as is None:
             return None
         rates = candidate.rates_as(Served(tier=tier, region=region))
-    return None if rates.source == "unknown" or rates.at_least else rates
+    rates = rates.held or rates
+    if rates.source == "unknown" or rates.at_least:
+        return None
+    # A tier without a price for long prompts does not take them; the standard one, which counts too, does.
+    above = tuple(band for band in rates.above if tier == "default" or {"input", "output"} <= band[1].keys())
+    return rates if above == rates.above else replace(rates, above=above)
 
 
 def _tiers(candidate: Candidate, body: Mapping[str, Any], asked: _Asked) -> tuple[Sequence[str], bool]:
     """The service tiers that the request may be served in, and whether it names them itself."""
     rules = tier_rules(candidate.provider)
     speed = body.get("speed")
-    if speed not in (None, "standard"):
+    if speed == "fast":
         return ("fast",), True
+    if speed not in (None, "standard"):
+        asked.no_bound("speed")
     word = next((value for name, value in body.items() if plain(name) == plain(rules.field)), None)
     if word is None:
         return rules.unsaid, False
@@ -292,7 +307,7 @@ def _tiers(candidate: Candidate, body: Mapping[str, Any], asked: _Asked) -> tupl
         return rules.auto, False
     tier = tier.removeprefix("service_tier_")
     if tier in rules.known:
-        return ((tier,) if rules.exact else (tier, "default")), True
+        return ((tier,) if rules.exact and tier == "flex" else (tier, "default")), True
     asked.no_bound(rules.field)
     return ("default",), True
 
@@ -312,18 +327,23 @@ def _read_body(candidate: Candidate, sent: Sent, rules: Rules, asked: _Asked) ->
     """Collect what the body asks for; whatever is not known has no bound."""
     if sent.pass_through is not None:
         asked.no_bound(sent.pass_through)
-    for name, value in sent.headers.items():
-        if not is_free_header(name, value):
-            asked.no_bound(f"the header {str(name)[:60]}")
+    for header, value in sent.headers.items():
+        if not is_free_header(header, value):
+            asked.no_bound(f"the header {str(header)[:60]}")
     _search_by_itself(candidate, sent, asked)
-    for name, value in sent.body.items():
-        known = plain(name)
+    name = f"{candidate.provider}/{candidate.wire_model}"
+    if makes_images(name):
+        asked.kinds.add("made_image")
+    if passes_on(name) and candidate.rates.source == "table":
+        asked.no_bound(f"the models behind {candidate.requested}")
+    for field_name, value in sent.body.items():
+        known = plain(field_name)
         if known == rules.inside and isinstance(value, Mapping):
             _read_options(value, rules, asked)
         elif (own := _OWN_BOUND.get(known)) is not None:
             own(candidate, value, rules, asked)
         elif known not in rules.free and value is not None:
-            asked.no_bound(name)
+            asked.no_bound(field_name)
     for kind in _kinds_of_body(candidate, sent, rules):
         if kind in ("text", ""):
             continue

@@ -70,6 +70,7 @@ class Searching:
     reads: bool
 
 
+@lru_cache(maxsize=1024)
 def plain(name: object) -> str:
     """A field's name without underscores and capitals: both spellings of Gemini's are the same."""
     return str(name).replace("_", "").lower()
@@ -125,6 +126,23 @@ def searching_of(model: str) -> Searching | None:
         if any(fnmatchcase(model.lower(), name) for name in row["models"]):
             return Searching(row.get("uses"), row.get("reads", False))
     return None
+
+
+@lru_cache(maxsize=1024)
+def passes_on(model: str) -> bool:
+    """Whether a model, by provider/model, passes requests on to others at their prices."""
+    return any(fnmatchcase(model.lower(), name) for name in parameters()["routing"]["models"])
+
+
+@lru_cache(maxsize=1024)
+def makes_images(model: str) -> bool:
+    """Whether a chat model, by provider/model, may answer with images without being asked to."""
+    return any(fnmatchcase(model.lower(), name) for name in parameters()["making_images"]["models"])
+
+
+def is_free_of_images(name: str) -> bool:
+    """Whether a parameter of a request for images changes nothing that is charged."""
+    return name in parameters()["images"]["free"]
 
 
 def has_no_bound(provider: str, part: str) -> bool:

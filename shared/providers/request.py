@@ -81,8 +81,9 @@ class Outgoing:
         inner = self.body
         for name in path[:-1]:
             inner = inner[name]
-        inner[path[-1]] = value
-        self._text = None
+        if inner.get(path[-1]) != value:
+            inner[path[-1]] = value
+            self._text = None
 
 
 @dataclass(slots=True)

@@ -376,15 +376,17 @@ def test_a_limit_that_is_none_leaves_the_models_own(limit: Any) -> None:
         {"type": "image_url", "image_url": {"url": "https://e.com/a.png"}},
         {"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlhAQABAAAAACw="}},
         {"type": "file", "file": {"file_id": "file-1"}},
-        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
     ],
     ids=lambda part: part["type"],
 )
 def test_what_is_no_text_is_bounded_by_the_models_window(part: dict[str, Any]) -> None:
-    """The size of an image's URL says nothing about its tokens."""
+    """The size of an image's URL says nothing about its tokens; audio, which has no price here, has no bound at all."""
     asked = request([{"role": "user", "content": [{"type": "text", "text": "Hi"}, part]}], {"max_tokens": 1})
     assert upper_bound(candidate(RATES), asked) == 5000 * 6000 + 20000
     assert upper_bound(candidate(RATES, max_input_tokens=None), asked) is None
+    audio = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    heard = request([{"role": "user", "content": [part, audio]}], {"max_tokens": 1})
+    assert upper_bound(candidate(RATES), heard) is None
 
 
 def test_the_bound_of_a_prompt_covers_all_that_is_sent() -> None:

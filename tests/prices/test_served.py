@@ -177,7 +177,7 @@ def test_the_price_is_that_of_what_was_served(
 @pytest.mark.parametrize(
     ("model", "how"),
     [
-        ("anthropic/claude-opus-4-6", {"tier": "fast"}),
+        ("anthropic/claude-haiku-4-5", {"tier": "fast"}),
         ("anthropic/claude-opus-4-6", {"region": "eu"}),
         ("anthropic/claude-haiku-4-5", {"tier": "priority"}),
     ],
