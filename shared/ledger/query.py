@@ -120,7 +120,12 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
         labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
         turns = _agent_turns(connection, span, which, rows)
         incomplete = _lower_bounds(connection, span, which, by)
-    return _as_dict(ledger, span, rows, days, by, labelled, incomplete) | {"agent_turns": turns}
+        adjusted = _adjusted(connection, span, which)
+    costs = _as_dict(ledger, span, rows, days, by, labelled, incomplete)
+    calls = costs["total_calls"]
+    # They are dated to the day that they correct, and are no calls; so an average is of what was billed for calls.
+    average = to_usd(costs["total_cost_nano"] - adjusted) / calls if calls else 0.0
+    return costs | {"agent_turns": turns, "adjustments": to_usd(adjusted), "avg_cost_per_call": average}
 
 
 def attempt_records(
@@ -264,6 +269,17 @@ def _lower_bounds(connection: Connection, span: Window, which: Filter, by: str |
     for count, value in connection.execute(query.add_columns(key.label("key")).select_from(source).group_by("key")):
         found[_day(value, span.zone) if by == "day" else value or UNALLOCATED] += count
     return found
+
+
+def _adjusted(connection: Connection, span: Window, which: Filter) -> int:
+    """Nano-dollars that adjustments add to the total."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.cost_nano), 0)).where(
+        sa.text("adjustment_kind IS NOT NULL"),  # as the index has it
+        attempt.c.ts_us >= span.since_us,
+        attempt.c.ts_us < span.until_us,
+        *conditions(which),
+    )
+    return int(connection.scalar(query) or 0)
 
 
 def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:

@@ -1,6 +1,15 @@
 """Which models may answer a call."""
 
-from shared.models.catalogue import Catalogue, chat_models, image_models, resolve, retired_models, usable_models
+from shared.models.catalogue import (
+    Catalogue,
+    chat_models,
+    has_own_endpoint,
+    image_models,
+    rates_served,
+    resolve,
+    retired_models,
+    usable_models,
+)
 from shared.models.facts import (
     KnownModel,
     PriceChange,
@@ -36,6 +45,7 @@ __all__ = [
     "check_values",
     "default_model",
     "failure",
+    "has_own_endpoint",
     "image_models",
     "image_request",
     "is_loopback",
@@ -49,6 +59,7 @@ __all__ = [
     "price_changes",
     "provider_extra",
     "quotes",
+    "rates_served",
     "resolve",
     "retired_models",
     "retirement_of",
