@@ -74,8 +74,9 @@ def _limit(attempt: Attempt, error: BaseException, *, began: bool) -> Callable[[
     candidate, request = attempt.candidate, attempt.request
     if is_own_host(candidate.provider, candidate.api_base) and not is_loopback(candidate.api_base):
         return None  # the documents are not of this endpoint
-    answered = isinstance(error, LLMError) and _cause(error).is_providers_answer
-    if answered and not began and errors_are_free(candidate.provider, _cause(error).status_code):
+    cause = _cause(error) if isinstance(error, LLMError) else LLMError()
+    answered = cause.is_providers_answer
+    if answered and not began and errors_are_free(candidate.provider, cause.status_code):
         return lambda _usage, _known: 0
     closed = request.stream and ends_with_connection(candidate.provider)
     ended = answered and ends_with_error(candidate.provider)

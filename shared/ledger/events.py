@@ -131,9 +131,10 @@ def cost_nano_of(value: Any) -> int | None:
             return None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
-    if not math.isfinite(value) if not isinstance(value, Decimal) else not value.is_finite():
-        return None
-    return to_nano(value) if abs(value) <= _MAX_COST_USD else None
+    if isinstance(value, float):
+        value = Decimal(repr(value))
+    exact = Decimal(value)
+    return to_nano(exact) if exact.is_finite() and abs(exact) <= _MAX_COST_USD else None
 
 
 def _count(value: Any) -> int | None:
