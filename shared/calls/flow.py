@@ -415,7 +415,12 @@ async def _settle_failed(call: Call, attempt: Attempt, error: LLMError, *, ends_
         return
     status: Status = "refused" if isinstance(error, BudgetExceeded | StoreError) else "failed"
     settle = partial(settle_unfinished, call, attempt, status, error, error_type=error.error_type)
-    cancelled = await _in_thread(partial(settle, failed_calls=failed, http_status=error.status_code))
+    settle = partial(settle, failed_calls=failed, http_status=error.status_code)
+    cancelled = False
+    if attempt.outcome in ("not_sent", "rejected"):
+        settle()  # nothing to count
+    else:
+        cancelled = await _in_thread(settle)
     await _settle(call, attempt)
     error.cost, error.cost_is_lower_bound = to_usd(attempt.row.cost_nano), attempt.row.cost_is_lower_bound
     if cancelled:

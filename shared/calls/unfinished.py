@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from shared.calls.call import Attempt, Call, settle_row
-from shared.errors import LLMError
+from shared.errors import ContentBlocked, LLMError
 from shared.ledger import Status
 from shared.models import is_loopback, is_own_host
-from shared.prices import ends_with_connection, ends_with_error, errors_are_free, generated_at_most
+from shared.prices import bills_blocked, ends_with_connection, ends_with_error, errors_are_free, generated_at_most
 from shared.providers import Partial, count_partial, with_pictures
 from shared.types import Answer, TaskType, Usage
 
@@ -28,6 +28,8 @@ def settle_unfinished(call: Call, attempt: Attempt, status: Status, error: BaseE
 
         counts: What `settle_row` takes.
     """
+    if isinstance(error, ContentBlocked) and bills_blocked(attempt.candidate.provider):
+        attempt.outcome = "unknown"  # an error that is charged
     known = _known(attempt, error)
     if attempt.outcome in ("not_sent", "rejected") or (known is not None and known.is_final):
         settle_row(call, attempt, status, None if known is None else known.answer, **counts)

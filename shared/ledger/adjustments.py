@@ -105,15 +105,16 @@ def repriced(row: AttemptRow, before_nano: int | None, after_nano: int, price_ta
     )
 
 
-def enter(ledger: Ledger, row: AttemptRow) -> None:
+def enter(ledger: Ledger, *rows: AttemptRow) -> None:
     """
-    Store an adjustment.
+    Store adjustments.
 
     Raises:
         StoreError: The ledger cannot be written.
     """
     ledger.check_writable()
-    ledger.settle(row).result()
+    for write in [ledger.settle(row) for row in rows]:
+        write.result()
 
 
 def attempt_of(ledger: Ledger, call_id: uuid.UUID) -> AttemptRow:

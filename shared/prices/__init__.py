@@ -4,7 +4,13 @@ from shared.prices.bound import affordable_output, max_prompt_tokens, only_text,
 from shared.prices.cost import Cost, all_units, itemised, price, token_cost
 from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config, scaled
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
-from shared.prices.unfinished import ends_with_connection, ends_with_error, errors_are_free, generated_at_most
+from shared.prices.unfinished import (
+    bills_blocked,
+    ends_with_connection,
+    ends_with_error,
+    errors_are_free,
+    generated_at_most,
+)
 from shared.prices.units import TOKENS
 
 __all__ = [
@@ -16,6 +22,7 @@ __all__ = [
     "TableEntry",
     "affordable_output",
     "all_units",
+    "bills_blocked",
     "ends_with_connection",
     "ends_with_error",
     "errors_are_free",

@@ -41,14 +41,16 @@ def reprice(ledger: Ledger, catalogue: Catalogue, since_us: int, until_us: int, 
         StoreError: The ledger cannot be read, or written.
     """
     found: list[Repriced] = []
-    for row, before_nano in list(priced_attempts(ledger, since_us, until_us)):
+    adjustments: list[AttemptRow] = []
+    for row, before_nano in priced_attempts(ledger, since_us, until_us):
         after_nano = cost_today(row, catalogue)
         known = row.cost_nano if before_nano is None else before_nano
         if after_nano is None or after_nano == known:
             continue
         found.append(Repriced(row.attempt_id, row.call_id, row.ts_us, row.model, known, after_nano))
-        if write:
-            enter(ledger, repriced(row, before_nano, after_nano, price_table().version))
+        adjustments.append(repriced(row, before_nano, after_nano, price_table().version))
+    if write and adjustments:
+        enter(ledger, *adjustments)
     return found
 
 

@@ -124,7 +124,7 @@ def calls(dice: random.Random, numbers: Iterator[int]) -> None:
     client = LLMClient(timeout=0.3 if end == "stall" else 20, max_retries=dice.choice([0, 1]))
     messages = [{"role": "user", "content": prompt}]
     if end == "schema":
-        tool = TextGeneration(prompt=prompt, model=model, response_schema=SCHEMA, max_tokens=500)  # type: ignore[call-arg]
+        tool = TextGeneration(prompt=prompt, model=model, response_schema=SCHEMA, max_tokens=500)
         asyncio.run(tool.run())
     elif end in ("left", "broken"):
         stream = client.chat_completion(messages, model, [], stream=True, **params)
