@@ -248,8 +248,10 @@ def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
     if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
         return False
     if error.outcome == "unknown":
+        bound_nano = call.attempts[-1].row.bound_nano if call.attempts else None
+        most = "" if bound_nano is None else f"The most that it can have cost is ${to_usd(bound_nano):.6f}. "
         error.next_step = (
-            "The images may have been made, so the request is not retried: a retry would be charged again."
+            f"{most}The images may have been made, so the request is not retried: a retry would be charged again."
         )
     return True
 

@@ -19,6 +19,7 @@ from shared import cli
 from shared.analytics import AnalyticsEvent, all_budgets, get_llm_costs, record_event, set_budget
 from shared.budget import Budget
 from shared.errors import InvalidRequest
+from shared.ledger import adjustments
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
@@ -153,6 +154,7 @@ def test_repricing_twice_adds_nothing(
     ledger: Ledger, hosted: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`reprice` adds the difference to today's prices once, by model, tier and counts of the rows, and can go back."""
+    monkeypatch.setattr(adjustments, "_PAGE", 2)  # so that three requests are two pages
     since = ("--since", str(TODAY - timedelta(days=1)))
     set_budget("default", Budget(10.0, "month"))
     monkeypatch.setenv("AGENTSWARM_PRICES", prices(tmp_path, 1))
