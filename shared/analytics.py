@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,25 +14,34 @@ import tzlocal
 
 from shared.budget import FOREVER_US, Budget, Limit
 from shared.config import database_url, load_settings
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, InvalidRequest
 from shared.internal.clock import now_us
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
     Admission,
+    AttemptRow,
     BudgetForecast,
     Filter,
     ImageLineage,
     Ledger,
+    Reservation,
+    adjustment,
+    adjustment_of,
+    adjustment_row,
     all_budget_forecasts,
+    attempt_of,
     budget_forecasts,
     cost_nano_of,
     cost_row,
+    enter,
     event_row,
     forget_budget,
     get_ledger,
     image_savings,
     lineages_of,
+    open_reservations,
+    release,
     safe_metadata,
     store_budget,
     sum_costs,
@@ -39,7 +50,7 @@ from shared.ledger import (
 )
 from shared.models import Catalogue, known_model
 from shared.prices import price_table
-from shared.reports import render
+from shared.reports import Repriced, render, reprice, totals
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
 
@@ -56,10 +67,16 @@ def record_event(event: AnalyticsEvent) -> None:
     that was made in the same scope, in a scope inside it, or in a scope around it; where it is not the same scope, the
     tokens must not differ either. An event of a tool is about that tool's calls only, and only its own events are about
     the calls of a tool that an agent runs.
+    One with a negative cost is an adjustment, such as a credit: it counts no call, and lowers the total of its day.
+
 
     Args:
-        event: Its `metadata` may contain model, provider, cost (US$), prompt_tokens, completion_tokens or
-            total_tokens, call_id, and entries of your own; never put prompts or keys there.
+        event: Its `metadata` may contain model, provider, cost (US$; a number, or the text of one), prompt_tokens,
+            completion_tokens or total_tokens, call_id, reference, and entries of your own; never put prompts or keys
+            there.
+
+    Raises:
+        InvalidRequest: The cost is negative, and an agent has called this tool.
     """
     ledger = _ledger()
     if ledger is None:
@@ -103,7 +120,8 @@ def get_llm_costs(
 
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
-        total_calls (answered calls), avg_cost_per_call (of calls whose cost is known; NaN if none is), failed_calls,
+        total_calls (answered calls), avg_cost_per_call (of calls whose cost is known, without adjustments; NaN if none
+        is), adjustments (US$ that corrections and credits add to the total, or take from it), failed_calls,
         unpriced_calls (whose cost is unknown, at least in part) and unknown_cost_requests (whose cost is unknown, and
         in no total), cost_is_lower_bound (whether something that was billed has no known price, so that the totals are
         at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider,
@@ -188,6 +206,67 @@ def remove_budget(name: str) -> bool:
     """Remove a budget from the ledger; returns whether it existed."""
     with _required_ledger().changing() as connection:
         return forget_budget(connection, name)
+
+
+def release_reservations(
+    *, call_id: uuid.UUID | None = None, before_us: int | None = None, write: bool = False
+) -> list[Reservation]:
+    """
+    What budgets reserve for requests of unknown cost, oldest first; freed if `write` is set.
+
+    Args:
+        call_id: Only that of one call. None: of all.
+
+        before_us: Only that of requests before, in microseconds since 1970.
+    """
+    ledger = _required_ledger()
+    ledger.flush()
+    ledger.settle_expired()
+    return (release if write else open_reservations)(ledger, call_id=call_id, before_us=before_us)
+
+
+def adjust_cost(
+    cost_nano: int,
+    *,
+    ts_us: int,
+    call_id: uuid.UUID | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    reference: str | None = None,
+    write: bool = False,
+) -> AttemptRow:
+    """
+    The adjustment that adds to what was spent; entered if `write` is set.
+
+    Args:
+        ts_us: In the day that it corrects, in microseconds since 1970; that of the call where one is given.
+
+    Raises:
+        InvalidRequest: There is no such call.
+
+        StoreError: The ledger cannot be read, or written.
+    """
+    ledger = _required_ledger()
+    if call_id is not None:
+        row = adjustment_of(attempt_of(ledger, call_id), cost_nano, "manual", reference or str(call_id))
+    else:
+        known = {"provider": provider or (model or "").partition("/")[0] or None, "model": model}
+        named = {name: value for name, value in known.items() if value}
+        row = adjustment(cost_nano, ts_us, "manual", adjusts=reference, labels=labels, **named)
+    if write:
+        enter(ledger, row)
+    return row
+
+
+def reprice_costs(
+    since_us: int, until_us: int, *, write: bool = False
+) -> tuple[list[Repriced], list[tuple[str, int, int]]]:
+    """The requests of a time that cost another amount by today's prices, and by model how many and by how much."""
+    ledger = _required_ledger()
+    ledger.flush()
+    found = reprice(ledger, Catalogue.load(load_settings()), since_us, until_us, write=write)
+    return found, list(totals(found))
 
 
 def all_budgets() -> list[dict[str, Any]]:
@@ -279,6 +358,10 @@ def _ledger() -> Ledger | None:
 def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:
     """Add the event's metadata to the call that it matches; without a match, record it as a call of its own."""
     cost = cost_nano_of(event.metadata.get("cost"))
+    if cost is not None and cost < 0:
+        if scope.from_agent:
+            raise InvalidRequest("Agents cannot enter a credit", hint="Enter it from your own code.")
+        return ledger.settle(adjustment_row(event, cost, scope))
     recorded = _recorded(event, scope, cost, ledger.name)
     if recorded is None:
         return ledger.settle(cost_row(event, cost, scope))

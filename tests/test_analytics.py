@@ -223,9 +223,11 @@ def test_an_event_about_another_call_is_never_swallowed(hosted: Double, tmp_path
     assert totals()[1] == 6
 
 
-@pytest.mark.parametrize("wrong", [-1, -1e-9, math.nan, math.inf, 2e6, 10**400, "0.5", True, [1], None, Decimal("NaN")])
+@pytest.mark.parametrize(
+    "wrong", [-2e6, math.nan, math.inf, 2e6, 10**400, "abc", "NaN", True, [1], None, Decimal("NaN")]
+)
 def test_a_cost_that_cannot_be_is_unknown(wrong: Any, ledger: Ledger) -> None:
-    """A negative, endless, absurd or non-numeric cost is recorded as unpriced and does not touch the total."""
+    """An endless, absurd or non-numeric cost is recorded as unpriced and does not touch the total."""
     record_event(cost_event(model="m", cost=wrong))
     assert totals() == (0, 1, 1)
     assert (only(ledger)["cost_nano"], only(ledger)["cost_source"]) == (None, "unknown")

@@ -28,6 +28,8 @@ logger = logging.getLogger("agentswarm_tools")
 
 # How long after its time-out an attempt without an outcome is considered dead.
 _LEASE_S = 900
+# A million US$: no request costs more, and the sums of many stay within 64 bits.
+_MAX_COST_NANO = 10**15
 # What an answer contains besides its text; continuing the conversation needs it.
 _BESIDE_TEXT = ("tool_calls", "reasoning_content", "thinking_blocks")
 
@@ -173,6 +175,12 @@ def settle_row(
     """
     rates = _rates_of(attempt, answer)
     nano, source, is_lower_bound = _cost_of(call, attempt, answer, rates)
+    if nano is not None and nano > _MAX_COST_NANO:
+        # More than the ledger's sums can hold; kept as a text, and counted as unknown.
+        metadata = {**(metadata or {}), "cost_beyond_range": f"{nano / 1e9:.6g} US$"}
+        nano, source, is_lower_bound = None, "unknown", False
+    if answer is not None and answer.region is not None:
+        metadata = {**(metadata or {}), "region": answer.region}  # it has prices of its own
     reserved_nano: int | None = None
     if reserve is not None and source != "free":
         is_lower_bound, reserved_nano = nano is not None, reserve(nano)

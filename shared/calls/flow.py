@@ -287,8 +287,10 @@ def _may_be_paid_twice(call: Call, error: LLMError) -> bool:
     if call.request.task is not TaskType.IMAGE_GENERATION or error.outcome in ("not_sent", "rejected"):
         return False
     if error.outcome == "unknown":
+        bound_nano = call.attempts[-1].row.bound_nano if call.attempts else None
+        most = "" if bound_nano is None else f"The most that it can have cost is ${to_usd(bound_nano):.6f}. "
         error.next_step = (
-            "The images may have been made, so the request is not retried: a retry would be charged again."
+            f"{most}The images may have been made, so the request is not retried: a retry would be charged again."
         )
     return True
 
@@ -538,7 +540,11 @@ async def _settle_row(call: Call, attempt: Attempt, status: Status, error: BaseE
     if attempt.answer is not None:  # it came whole, and the caller's `fallback_on` rejected it
         settle_row(call, attempt, status, attempt.answer, **ended)
         return False
-    return await _in_thread(partial(settle_unfinished, call, attempt, status, error, **ended))
+    settle = partial(settle_unfinished, call, attempt, status, error, **ended)
+    if attempt.outcome in ("not_sent", "rejected"):
+        settle()  # nothing to count
+        return False
+    return await _in_thread(settle)
 
 
 async def _in_thread(work: Callable[[], None]) -> bool:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from shared.calls.call import Attempt, Call, settle_row
-from shared.errors import LLMError
+from shared.errors import ContentBlocked, LLMError
 from shared.ledger import Status
 from shared.models import is_loopback, is_own_host
-from shared.prices import ends_with_connection, ends_with_error, errors_are_free, generated_at_most
+from shared.prices import bills_blocked, ends_with_connection, ends_with_error, errors_are_free, generated_at_most
 from shared.providers import Partial, count_partial, with_pictures
 from shared.types import Answer, TaskType, Usage
 
@@ -28,6 +28,8 @@ def settle_unfinished(call: Call, attempt: Attempt, status: Status, error: BaseE
 
         counts: What `settle_row` takes.
     """
+    if isinstance(error, ContentBlocked) and bills_blocked(attempt.candidate.provider):
+        attempt.outcome = "unknown"  # an error that is charged
     known = _known(attempt, error)
     if attempt.outcome in ("not_sent", "rejected") or (known is not None and known.is_final):
         settle_row(call, attempt, status, None if known is None else known.answer, **counts)
@@ -74,8 +76,9 @@ def _limit(attempt: Attempt, error: BaseException, *, began: bool) -> Callable[[
     candidate, request = attempt.candidate, attempt.request
     if is_own_host(candidate.provider, candidate.api_base) and not is_loopback(candidate.api_base):
         return None  # the documents are not of this endpoint
-    answered = isinstance(error, LLMError) and _cause(error).is_providers_answer
-    if answered and not began and errors_are_free(candidate.provider, _cause(error).status_code):
+    cause = _cause(error) if isinstance(error, LLMError) else LLMError()
+    answered = cause.is_providers_answer
+    if answered and not began and errors_are_free(candidate.provider, cause.status_code):
         return lambda _usage, _known: 0
     closed = request.stream and ends_with_connection(candidate.provider)
     ended = answered and ends_with_error(candidate.provider)

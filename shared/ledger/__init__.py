@@ -11,8 +11,17 @@ if TYPE_CHECKING:
         forget_budget as forget_budget,
         store_budget as store_budget,
     )
+    from shared.ledger.adjustments import (
+        adjustment as adjustment,
+        adjustment_of as adjustment_of,
+        attempt_of as attempt_of,
+        enter as enter,
+        priced_attempts as priced_attempts,
+        repriced as repriced,
+    )
     from shared.ledger.engine import wal_is_safe as wal_is_safe
     from shared.ledger.events import (
+        adjustment_row as adjustment_row,
         cost_nano_of as cost_nano_of,
         cost_row as cost_row,
         event_row as event_row,
@@ -51,8 +60,9 @@ else:
         __name__,
         {
             "accounts": "Admission BudgetStatus forget_budget store_budget",
+            "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "engine": "wal_is_safe",
-            "events": "cost_nano_of cost_row event_row safe_metadata uuid_of",
+            "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "

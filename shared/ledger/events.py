@@ -6,7 +6,8 @@ import math
 import re
 import uuid
 from collections.abc import Mapping
-from decimal import Decimal
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from shared.internal.clock import new_id, now_us
@@ -19,7 +20,7 @@ from shared.types import AnalyticsEvent
 
 _MAX_VALUE_CHARS = 500
 _MAX_ENTRIES = 30
-_MAX_COST_USD = 1_000_000.0
+_MAX_COST_USD = 1_000_000
 # A name of a few words cannot be a secret.
 _PLAIN_NAME = re.compile(r"[a-z]{1,12}(_[a-z]{1,12}){0,4}")
 
@@ -100,13 +101,40 @@ def _text(value: Any) -> str:
         return f"({type(value).__name__})"
 
 
+def adjustment_row(event: AnalyticsEvent, cost: int, scope: Scope) -> AttemptRow:
+    """A credit that the user reported, in the day of its event, for the caller's tool, agent, run and labels."""
+    row = cost_row(event, cost, scope)
+    reference = event.metadata.get("reference") or event.metadata.get("call_id")
+    return replace(
+        row,
+        operation="adjustment",
+        adjustment_kind="event",
+        adjusts=None if reference is None else redact(_text(reference), limit=200),
+        calls=0,
+    )
+
+
 def cost_nano_of(value: Any) -> int | None:
-    """A reported cost in US$ as nano-dollars; None if it is not a number from 0 to a million."""
-    if isinstance(value, Decimal):
-        value = float(value) if value.is_finite() else math.nan  # float() of a signalling NaN raises
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COST_USD:
+    """
+    A reported cost in US$ as nano-dollars; negative for a credit.
+
+    Args:
+        value: A number, or its text as JSON keeps a Decimal.
+
+    Returns:
+        None if it is no number, or more than a million US$ either way.
+    """
+    if isinstance(value, str):
+        try:
+            value = Decimal(value.strip()[:60])
+        except InvalidOperation:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
-    return to_nano(float(value))
+    if isinstance(value, float):
+        value = Decimal(repr(value))
+    exact = Decimal(value)
+    return to_nano(exact) if exact.is_finite() and abs(exact) <= _MAX_COST_USD else None
 
 
 def _count(value: Any) -> int | None:

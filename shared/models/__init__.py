@@ -2,7 +2,14 @@
 
 from shared.models.abilities import makes_images, suggested
 from shared.models.auto import Choice, UsualOutput, choose, expected_nano, is_auto, lacks, needs_of, no_choice
-from shared.models.catalogue import Catalogue, resolve, retired_models, usable_models
+from shared.models.catalogue import (
+    Catalogue,
+    has_own_endpoint,
+    rates_served,
+    resolve,
+    retired_models,
+    usable_models,
+)
 from shared.models.defaults import default_by_key, default_model, default_variable, keyed_providers
 from shared.models.facts import (
     KnownModel,
@@ -55,6 +62,7 @@ __all__ = [
     "expected_nano",
     "failure",
     "has_key",
+    "has_own_endpoint",
     "image_request",
     "is_auto",
     "is_loopback",
@@ -75,6 +83,7 @@ __all__ = [
     "price_changes",
     "provider_extra",
     "quotes",
+    "rates_served",
     "resolve",
     "retired_models",
     "retirement_of",

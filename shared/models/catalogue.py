@@ -115,7 +115,7 @@ def resolve(
         raise ModelNotFound(f"No model is called {name}{_similar(name)}", model=name)
     limits = entry or {}
     # What this machine passes on, a proxy or a recorder, is charged by the provider that the name says.
-    own_endpoint = api_base is not None or (is_own_host(provider, base) and not is_loopback(base))
+    own_endpoint = api_base is not None or has_own_endpoint(provider)
     return Candidate(
         requested=name,
         model=name,
@@ -315,6 +315,20 @@ def _rates_as(
         if other.source != "unknown" and not _same_price(other, found):
             found = other
     return found
+
+
+def rates_served(catalogue: Catalogue, model: str, provider: str, served: Served) -> Rates:
+    """The rates of a request that was made earlier, by today's table."""
+    wire_model = model.removeprefix(f"{provider}/")
+    return _rates_as(
+        catalogue, (model, provider, wire_model), None, region_of(provider, provider_base(provider)), served
+    )
+
+
+def has_own_endpoint(provider: str) -> bool:
+    """Whether requests under this provider's name go to an endpoint of the user's own, which has no list price."""
+    base = provider_base(provider)
+    return is_own_host(provider, base) and not is_loopback(base)
 
 
 def _may_be_other(model: str, wire_model: str, rates: Rates, is_own_price: bool) -> bool:

@@ -15,10 +15,16 @@ from shared.prices.bound import (
     pin_of,
     text_size,
 )
-from shared.prices.cost import Cost, all_units, price, token_cost
+from shared.prices.cost import Cost, all_units, itemised, price, token_cost
 from shared.prices.rates import FREE, UNKNOWN, rates_of, rates_of_config, scaled
 from shared.prices.table import PriceTable, TableEntry, price_overrides, price_table
-from shared.prices.unfinished import ends_with_connection, ends_with_error, errors_are_free, generated_at_most
+from shared.prices.unfinished import (
+    bills_blocked,
+    ends_with_connection,
+    ends_with_error,
+    errors_are_free,
+    generated_at_most,
+)
 from shared.prices.units import TOKENS
 
 __all__ = [
@@ -33,6 +39,7 @@ __all__ = [
     "TableEntry",
     "all_units",
     "as_sent",
+    "bills_blocked",
     "bound_of_sent",
     "ends_with_connection",
     "ends_with_error",
@@ -40,6 +47,7 @@ __all__ = [
     "generated_at_most",
     "highest_bound",
     "image_bound",
+    "itemised",
     "limit_of",
     "marks_of",
     "max_prompt_tokens",

@@ -32,6 +32,11 @@ def errors_are_free(provider: str, status: int | None) -> bool:
     return found is not None and ("statuses" not in found or status in found["statuses"])
 
 
+def bills_blocked(provider: str) -> bool:
+    """Whether the provider documents that it bills a request which its content filter has blocked."""
+    return provider in _facts()["blocked"]["providers"]
+
+
 def ends_with_connection(provider: str) -> bool:
     """Whether the provider is documented to stop to generate, and to bill, when a stream's connection is closed."""
     return provider in _facts()["disconnect"]["providers"]
@@ -57,7 +62,8 @@ def generated_at_most(candidate: Candidate, usage: Usage, seconds: float, *, ans
     """
     rates = candidate.rates.held or candidate.rates
     bands = [rates.prices, *(prices for _, prices in rates.above)]
-    if any("input" not in prices or "output" not in prices for prices in bands):
+    is_counted = known or usage.prompt_tokens is not None
+    if not is_counted or any("input" not in prices or "output" not in prices for prices in bands):
         return None
     most_in, most_out = (max(prices[unit] for prices in bands for unit in of if unit in prices) for of in (_IN, _OUT))
     counted = usage.completion_tokens or 0

@@ -1,5 +1,8 @@
 """Costs as text, tables, JSON and Markdown."""
 
+from typing import TYPE_CHECKING
+
+from shared.internal.lazy import lazy_exports
 from shared.reports.formats import (
     budget_line,
     counted,
@@ -15,6 +18,12 @@ from shared.reports.formats import (
     total_cost,
     usd,
 )
+
+if TYPE_CHECKING:
+    from shared.reports.repricing import Repriced as Repriced, reprice as reprice, totals as totals
+else:
+    # Reports need neither the catalogue nor the price table.
+    __getattr__ = lazy_exports(__name__, {"repricing": "Repriced reprice totals"})
 
 __all__ = [
     "budget_line",

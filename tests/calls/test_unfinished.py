@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.budget import Budget
 from shared.calls.call import Attempt
 from shared.calls.cooldown import cooldowns
-from shared.errors import BudgetExceeded, LLMError, ProviderUnavailable, StreamInterrupted
+from shared.errors import BudgetExceeded, ContentBlocked, LLMError, ProviderUnavailable, StreamInterrupted
 from shared.ledger.reservations import open_reservations, release
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
@@ -127,6 +127,22 @@ def test_an_error_answer_reserves_what_its_provider_may_bill(
         assert 0 < row["reserved_nano"] < row["bound_nano"] / 10
     else:
         assert row["reserved_nano"] == expected
+
+
+@pytest.mark.parametrize(("provider", "billed"), [("azure", True), ("openai", False)])
+def test_a_blocked_request_may_be_charged(
+    provider: str, billed: bool, double: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azure documents that it bills what its content filter has blocked, so that is unknown and not free."""
+    monkeypatch.setenv(f"{provider.upper()}_API_KEY", "sk-test-0123456789")
+    monkeypatch.setenv(f"{provider.upper()}_API_BASE", double.api_base(provider))
+    monkeypatch.setenv("OPENAI_BASE_URL", double.api_base("openai"))
+    monkeypatch.setenv("AZURE_API_VERSION", "2024-10-21")
+    double.always(provider, error="content_policy")
+    with pytest.raises(ContentBlocked):
+        LLMClient(max_retries=0).chat_completion(HELLO, model=f"{provider}/gpt-4o", max_tokens=100)
+    row = row_of(ledger)
+    assert (row["cost_source"], bool(row["reserved_nano"])) == (("unknown", True) if billed else ("free", False))
 
 
 @pytest.mark.parametrize("model", [MINI, HAIKU])

@@ -116,9 +116,9 @@ def test_a_failure_that_may_have_been_paid(hosted: Double, out: Path) -> None:
     hosted.reply("openai", error="server")
     assert call(ImageGeneration, prompt="a fox", quality="low") == (
         '{"error": "openai failed with HTTP 500 (openai/gpt-image-2): The server had an error while processing your '
-        "request. Charged $0.007460. That is the most that it can have cost. The images may have been made, so the "
-        'request is not retried: a retry would be charged again.", "error_type": "ProviderUnavailable", '
-        '"cost": 0.00746, "retry": false}'
+        "request. It may have been charged. The most that it can have cost is $0.007460. The images may have been "
+        'made, so the request is not retried: a retry would be charged again.", "error_type": "ProviderUnavailable", '
+        '"cost": null, "retry": false}'
     )
     assert len(hosted.requests) == 1
 
@@ -345,7 +345,8 @@ def test_bad_inputs_of_making(
     judge(told, entry["expect"], root)
     paid = ident in ("IG42", "IG44") or entry["expect"] == "ok"
     assert len(hosted.requests) == (1 if paid or ident == "IG43" else 0)
-    assert (get_llm_costs()["total_cost"] > 0) == paid
+    costs = get_llm_costs()
+    assert (costs["total_cost"] > 0 or costs["unpriced_calls"] > 0) == paid
     assert (tmp_path / "victim").read_text() == (out / "taken.png").read_text() == "mine"
     if entry["expect"] == "ok":
         assert Path(text_of(told)["image_path"]).name in ("taken-2.png", "planted-2.png")

@@ -1,0 +1,184 @@
+"""Corrections of the ledger: reservations that are freed, costs that are adjusted, prices that have changed."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+import typer
+
+from shared.analytics import adjust_cost, release_reservations, reprice_costs, zone
+from shared.cli.console import AsJson, out
+from shared.errors import InvalidRequest
+from shared.internal.money import to_nano, to_usd
+from shared.internal.serialize import to_json
+from shared.reports import printable
+
+ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Write = Annotated[bool, typer.Option("--write/--dry-run", help="Do it, or only show what would be done.")]
+_NOT_DONE = "Nothing was changed."
+
+
+@ledger.command()
+def release(
+    call_id: Annotated[str | None, typer.Argument(help="The call whose reservations to free.")] = None,
+    before: Annotated[str | None, typer.Option(help="Free those of requests before this day: 2026-11-24.")] = None,
+    write: Write = True,
+    as_json: AsJson = False,
+) -> None:
+    """Free what budgets reserve for requests of unknown cost; without arguments, list all of it."""
+    if call_id is not None and before is not None:
+        raise InvalidRequest("Give a call id or --before, not both", hint="Leave one of them out.")
+    write = write and (call_id is not None or before is not None)
+    named = None if call_id is None else _uuid(call_id)
+    before_us = None if before is None else _us(_day(before), hour=0)
+    found = release_reservations(call_id=named, before_us=before_us, write=write)
+    if as_json:
+        out.out(to_json({"released": write, "reservations": [_as_dict(each) for each in found]}, indent=2))
+        return
+    for each in found:
+        what = f"{each.status}{f' ({each.error_type})' if each.error_type else ''}"
+        out.print(
+            f"{_time(each.ts_us)}  ${to_usd(each.reserved_nano):.6f}  {printable(each.model)}  {what}  {each.call_id}"
+        )
+    total = sum(each.reserved_nano for each in found)
+    verb = "released" if write else "reserved"
+    out.print(f"${to_usd(total):.6f} {verb} for {len(found)} {'request' if len(found) == 1 else 'requests'}.")
+    if found and not write and (call_id or before):
+        out.print(_NOT_DONE)
+
+
+@ledger.command(context_settings={"ignore_unknown_options": True})
+def adjust(
+    amount: Annotated[str, typer.Argument(help="US$ to add to what was spent; negative for a credit: -4.20.")],
+    day: Annotated[str | None, typer.Option("--date", help="The day that it corrects; today by default.")] = None,
+    call: Annotated[str | None, typer.Option(help="The call that it corrects; then the day is the call's.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Provider that it concerns.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that it concerns, as provider/model.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Whom it concerns, such as customer=acme.")] = None,
+    reference: Annotated[str | None, typer.Option(help="What it refers to, such as an invoice.")] = None,
+    write: Write = False,
+    as_json: AsJson = False,
+) -> None:
+    """Correct what was spent, by a credit or a charge of its own; the requests stay as they are."""
+    nano = _nano(amount)
+    if call is not None and (day or provider or model or label):
+        raise InvalidRequest("--call says already what is corrected", hint="Leave out the others, or --call.")
+    row = adjust_cost(
+        nano,
+        call_id=None if call is None else _uuid(call),
+        ts_us=_us(_today() if day is None else _day(day), hour=12),
+        provider=provider,
+        model=model,
+        labels=dict(map(_label, label or ())),
+        reference=reference,
+        write=write,
+    )
+    if as_json:
+        shown = {"id": str(row.attempt_id), "time": _iso(row.ts_us), "cost_usd": to_usd(row.cost_nano)}
+        what = {"provider": row.provider, "model": row.model, "labels": dict(row.labels), "adjusts": row.adjusts}
+        out.out(to_json({"written": write, **shown, **what}, indent=2))
+        return
+    labels = "".join(f", {name}={value}" for name, value in row.labels.items())
+    about = printable(f"{row.provider}, {row.model}{labels}{f', {row.adjusts}' if row.adjusts else ''}")
+    out.print(f"{_time(row.ts_us)}  {_signed(nano)}  {about}")
+    if not write:
+        out.print(f"{_NOT_DONE} Add --write to enter it.")
+
+
+@ledger.command()
+def reprice(
+    since: Annotated[str, typer.Option(help="First day: 2026-11-01.")],
+    until: Annotated[str | None, typer.Option(help="Last day; today by default.")] = None,
+    write: Write = True,
+    as_json: AsJson = False,
+) -> None:
+    """Price requests again by today's table, and enter the differences; doing it twice adds nothing."""
+    end = (_today() if until is None else _day(until)) + timedelta(days=1)
+    found, by_model = reprice_costs(_us(_day(since), hour=0), _us(end, hour=0), write=write)
+    total = sum(nano for _, _, nano in by_model)
+    if as_json:
+        models = [{"model": name, "requests": count, "cost_usd": to_usd(nano)} for name, count, nano in by_model]
+        out.out(to_json({"written": write, "cost_usd": to_usd(total), "models": models}, indent=2))
+        return
+    for name, count, nano in by_model:
+        out.print(f"{_signed(nano)}  {printable(name)}  {count} {'request' if count == 1 else 'requests'}")
+    out.print(f"{_signed(total)} by today's prices, for {len(found)} {'request' if len(found) == 1 else 'requests'}.")
+    if found and not write:
+        out.print(_NOT_DONE)
+
+
+def _signed(nano: int) -> str:
+    return f"{'-' if nano < 0 else '+'}${to_usd(abs(nano)):.6f}"
+
+
+def _nano(amount: str) -> int:
+    """US$ as nano-dollars, exactly."""
+    try:
+        usd = Decimal(amount.strip().replace("$", ""))
+    except InvalidOperation:
+        raise InvalidRequest(f"{amount[:40]!r} is not an amount", hint="Give US$, such as -4.20.") from None
+    if not usd.is_finite() or not usd or abs(usd) > 1_000_000:
+        raise InvalidRequest("An adjustment must be US$, not 0, and a million at most", hint="Give -4.20, for example.")
+    return to_nano(usd)
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise InvalidRequest(f"{text[:40]!r} is not a label", hint="Give --label customer=acme.")
+    return name, value
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidRequest(f"{text[:60]!r} is not the id of a call", hint="Take it from `ledger release`.") from None
+
+
+def _day(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(f"{text[:40]!r} is not a day", hint="Give 2026-11-24, for example.") from None
+    if not day.year >= 2000 or day > _today() + timedelta(days=1):
+        raise InvalidRequest("The day must be past", hint="Give 2026-11-24, for example.")
+    return day
+
+
+def _today() -> date:
+    return datetime.now(zone()).date()
+
+
+def _us(day: date, *, hour: int) -> int:
+    """An hour of a day of the reports, in microseconds since 1970; never later than now where it is of today."""
+    moment = datetime(day.year, day.month, day.day, hour, tzinfo=zone())
+    if hour and day >= _today():
+        moment = min(moment, datetime.now(UTC))
+    return round(moment.timestamp() * 1e6)
+
+
+def _iso(ts_us: int) -> str:
+    return datetime.fromtimestamp(ts_us / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _time(ts_us: int) -> str:
+    return f"{datetime.fromtimestamp(ts_us / 1e6, zone()):%Y-%m-%d %H:%M}"
+
+
+def _as_dict(each: Any) -> dict[str, Any]:
+    return {
+        "call_id": str(each.call_id),
+        "attempt_id": str(each.attempt_id),
+        "time": _iso(each.ts_us),
+        "provider": each.provider,
+        "model": each.model,
+        "status": each.status,
+        "error_type": each.error_type,
+        "cost_usd": to_usd(each.cost_nano),
+        "reserved_usd": to_usd(each.reserved_nano),
+    }
