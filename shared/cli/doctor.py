@@ -10,13 +10,12 @@ from typing import Literal
 import typer
 
 from shared.analytics import price_table_age
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, print_json
 from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
 from shared.cli.tables import print_wrapped
 from shared.config import Settings, database_url, load_settings
 from shared.errors import LLMError
-from shared.internal.serialize import to_json
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.models import (
     Catalogue,
@@ -211,7 +210,7 @@ def doctor(as_json: AsJson = False) -> None:
     with err.status("Checking ..."):
         findings = examine()
     if as_json:
-        out.out(to_json(findings, indent=2))
+        print_json(findings)
     else:
         marks = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
         for finding in findings:

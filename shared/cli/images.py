@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from shared.analytics import image_lineages
-from shared.cli.console import AsJson, out
+from shared.cli.console import AsJson, out, print_json
 from shared.cli.tables import print_wrapped
-from shared.internal.serialize import to_json
 from shared.ledger import ImageLineage
 from shared.reports import counted, printable, usd
 
@@ -38,7 +37,7 @@ def images(
             }
             for family in found
         )
-        out.out(to_json(list(rows), indent=2))
+        print_json(list(rows))
         return
     for family in found:
         cost, unknown = _known_cost(family), ""

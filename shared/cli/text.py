@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from shared.cli.console import AsJson, err, out
-from shared.internal.serialize import to_json
+from shared.cli.console import AsJson, err, print_json, write
+from shared.errors import InvalidRequest
+from shared.reports import printable
 
 
 def text(
@@ -31,7 +32,7 @@ def text(
     from shared.llm_client import get_llm_client
 
     messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt})
+    messages.append({"role": "user", "content": _standard_input() if prompt == "-" else prompt})
     with err.status("Asking the model ..."):
         stream = get_llm_client().chat_completion(
             messages, model, fallback or None, temperature, max_tokens, stream=True
@@ -40,14 +41,28 @@ def text(
     with stream:
         for chunk in chain([first], stream):
             if not as_json:
-                out.out(chunk, end="")
+                write(chunk)
     response = stream.response
     if response is None:
         return
     if as_json:
-        out.out(to_json(response, indent=2))
+        print_json(response)
         return
-    out.out("" if response.content.endswith("\n") else "\n", end="")
+    write("" if response.content.endswith("\n") else "\n")
     tokens = response.usage.get("total_tokens")
     cost = "unknown cost" if response.cost != response.cost else f"${response.cost:.6f}"
-    err.print(f"{response.model} ({response.provider}), {tokens if tokens is not None else '?'} tokens, {cost}")
+    model = printable(f"{response.model} ({response.provider})")
+    err.print(f"{model}, {'?' if tokens is None else tokens} token{'' if tokens == 1 else 's'}, {cost}")
+
+
+def _standard_input() -> str:
+    """
+    The prompt from standard input.
+
+    Raises:
+        InvalidRequest: It is not text in the encoding of standard input.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"Standard input is not {sys.stdin.encoding} text", hint="Convert it first.") from None
