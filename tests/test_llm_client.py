@@ -463,7 +463,7 @@ def get_costs(ledger: Ledger) -> dict[str, Any]:
 
 
 def test_a_client_is_not_copied_with_what_holds_it(hosted: Double) -> None:
-    """Agents, crews and flows deep-copy their state: the copy goes on with the same client, its budgets and its sums."""
+    """Agents, crews and flows deep-copy their state: the copy goes on with the same client, and its budgets."""
     client = LLMClient(budget=Budget(1.0))
     held = copy.deepcopy({"client": client, "models": [budgeted(MINI), budgeted(MINI, client=client)]})
     assert held["client"] is client

@@ -53,7 +53,9 @@ _NOT_CHAT = frozenset({"vertex_ai", "aiohttp_openai", "clarifai", "datarobot"})
 
 _import_lock = threading.Lock()
 litellm_imported = threading.Event()
-_hints_lock = threading.RLock()
+_hints_lock = threading.Lock()
+# The host program's setting, and one more entry for each `no_hints` that runs; empty when none does.
+_quiet: list[bool] = []
 
 
 def import_litellm() -> None:
@@ -185,13 +187,22 @@ def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None
 
 @contextmanager
 def no_hints() -> Iterator[None]:
-    """Keep LiteLLM from printing a hint for each name that is missing from its table."""
+    """
+    Keep LiteLLM from printing hints and banners meanwhile, also across an `await`.
+
+    Its setting is global, so the host program has it back as soon as nothing of ours runs.
+    """
     import litellm
 
     with _hints_lock:
-        before = litellm.suppress_debug_info
+        if not _quiet:
+            _quiet.append(litellm.suppress_debug_info)
+        _quiet.append(True)
         litellm.suppress_debug_info = True
-        try:
-            yield
-        finally:
-            litellm.suppress_debug_info = before
+    try:
+        yield
+    finally:
+        with _hints_lock:
+            _quiet.pop()
+            if len(_quiet) == 1:
+                litellm.suppress_debug_info = _quiet.pop()
