@@ -28,7 +28,7 @@ from shared.models.catalogue import (
     retirement,
     usable_models,
 )
-from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
+from shared.models.keys import KEYLESS_PROVIDERS, is_own_host, key_variables, provider_key
 from shared.models.names import model_facts
 from shared.prices import TableEntry
 from shared.scope import Scope
@@ -224,8 +224,13 @@ class Planner:
             f"Authentication failed for {provider}: no key is set",
             provider=provider,
             model=candidate.requested,
-            hint=f"Set {names}.{also}",
+            hint=f"Set {names}{_any_text(candidate)}.{also}",
         )
+
+
+def _any_text(candidate: Candidate) -> str:
+    own = is_own_host(candidate.provider, candidate.api_base)
+    return "; if your server needs no key, any text will do" if own else ""
 
 
 def default_model(task: TaskType, settings: Settings) -> str:

@@ -178,8 +178,8 @@ def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None
 
     if provider in _BASES:
         return api_base or _BASES[provider]
-    if provider in ("custom", "azure"):
-        return api_base
+    if provider in USERS_ENDPOINT:
+        return api_base  # LiteLLM would read the environment, and this cache would keep what it found
     with no_hints():
         found: str | None = litellm.get_llm_provider(f"{provider}/{wire_model}", api_base=api_base, api_key=NO_KEY)[3]
     return found or api_base

@@ -10,6 +10,7 @@ from shared.types import Candidate
 # How a model comes to be on a server. Source: the command lines of Ollama and LM Studio (read 2026-11-28).
 _GET_MODEL = {
     "ollama": "Pull it first: ollama pull {model}",
+    "ollama_chat": "Pull it first: ollama pull {model}",
     "lm_studio": "Load it first: lms load {model}",
     "hosted_vllm": "Give the name that vLLM was started with (vllm serve NAME).",
 }
