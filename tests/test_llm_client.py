@@ -465,11 +465,13 @@ def get_costs(ledger: Ledger) -> dict[str, Any]:
 def test_a_client_is_not_copied_with_what_holds_it(hosted: Double) -> None:
     """Agents, crews and flows deep-copy their state: the copy goes on with the same client, and its budgets."""
     client = LLMClient(budget=Budget(1.0))
-    held = copy.deepcopy({"client": client, "models": [budgeted(MINI), budgeted(MINI, client=client)]})
-    assert held["client"] is client
+    models = [budgeted(MINI), budgeted(MINI, client=client)]
+    held = copy.deepcopy(client)
+    assert held is client
     LLMClient().chat_completion(HELLO, model=MINI)
     assert client.get_total_cost() == 0
-    answer = copy.deepcopy(held["client"].chat_completion(HELLO, model=MINI))
+    answer = copy.deepcopy(held.chat_completion(HELLO, model=MINI))
     assert client.get_total_cost() == answer.cost > 0
-    for model in held["models"]:
-        assert isinstance(model, type(budgeted(MINI)))
+    for model, copied in zip(models, copy.deepcopy(models), strict=True):
+        assert copied is not model
+        assert copied.__dict__ == model.__dict__

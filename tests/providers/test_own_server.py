@@ -11,9 +11,10 @@ import pytest
 
 from shared.errors import AuthenticationError, ConfigurationError, LLMError, ModelNotFound, ProviderUnavailable
 from shared.llm_client import LLMClient
+from shared.providers.endpoints import import_litellm
 from shared.providers.transport import ByProxy
 from shared.types import LLMResponse
-from tests.support.asking import HELLO
+from tests.support.asking import HELLO, WAYS, Way
 
 OPENAI_ANSWER = {
     "id": "1",
@@ -186,3 +187,19 @@ def test_an_address_that_is_gone_is_not_asked(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("HOSTED_VLLM_API_BASE")
     with pytest.raises(ConfigurationError, match="Pass api_base, or set HOSTED_VLLM_API_BASE"):
         asyncio.run(ask("hosted_vllm/gone"))
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_litellm_prints_no_banner(way: Way, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where LiteLLM's own client fails, its banner is on no stream, and its global setting is as the program had it."""
+    import_litellm()
+    import litellm
+
+    capfd.readouterr()
+    monkeypatch.setenv("DATABRICKS_API_KEY", "dapi-0123456789")
+    monkeypatch.setenv("DATABRICKS_API_BASE", f"http://{NOBODY}")
+    monkeypatch.setattr(litellm, "suppress_debug_info", False)
+    with pytest.raises(ProviderUnavailable):
+        way(LLMClient(max_retries=0), HELLO, model="databricks/m")
+    assert capfd.readouterr() == ("", "")
+    assert litellm.suppress_debug_info is False
