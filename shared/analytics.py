@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -333,7 +334,9 @@ def image_lineages(which: Filter | None = None) -> list[ImageLineage]:
 
 def print_llm_costs(days: float = 7) -> None:
     """Print what was spent in the last `days` days (periods of 24 hours)."""
-    print(render(get_llm_costs(days), "text"))  # noqa: T201 - printing is this function's purpose
+    text = render(get_llm_costs(days), "text")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # labels may have letters that the console has not
+    print(text.encode(encoding, "replace").decode(encoding))  # noqa: T201 - printing is this function's purpose
 
 
 def zone(name: str | None = None) -> ZoneInfo:

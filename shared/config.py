@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -314,6 +315,50 @@ def secrets() -> tuple[str, ...]:
     """Every value in the environment that may be a secret, longest first, for redaction."""
     found = {value.strip() for name, value in environment().items() if _SECRET_NAME.search(name.upper())}
     return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
+
+
+def proxy_settings() -> dict[str, str]:
+    """
+    The proxies that the process environment names, by "http", "https" and "all", and "no" for what needs none.
+
+    As everywhere, the small letters win, and an empty value switches a proxy off. A .env names none, because it may
+    belong to the folder and not to the user.
+    """
+    found: dict[str, str] = {}
+    for kind in ("http", "https", "all", "no"):
+        names = [f"{kind}_proxy", f"{kind.upper()}_PROXY"]
+        if kind == "http" and "REQUEST_METHOD" in os.environ:
+            names.pop()  # in a CGI script HTTP_PROXY is a header that the client has sent
+        value = next((os.environ[name] for name in names if name in os.environ), "").strip()
+        if value:
+            found[kind] = value
+    return found
+
+
+def tls_context() -> ssl.SSLContext:
+    """
+    The TLS settings of connections: the certificates of SSL_CERT_FILE or SSL_CERT_DIR, else httpx's and the system's.
+
+    Raises:
+        ConfigurationError: The certificates cannot be read.
+    """
+    return _tls_context(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
+
+
+@lru_cache(maxsize=8)
+def _tls_context(cafile: str | None, capath: str | None) -> ssl.SSLContext:
+    try:
+        if cafile or capath:
+            return ssl.create_default_context(cafile=cafile, capath=capath)
+        import httpx  # not needed to read a report
+
+        context = httpx.create_ssl_context(trust_env=False)
+        context.load_default_certs()  # a company's own certificate is usually in the system's store only
+    except (OSError, ValueError) as error:
+        name = "SSL_CERT_FILE" if cafile else "SSL_CERT_DIR"
+        problem = f"{name} cannot be read as certificates ({type(error).__name__})"
+        raise ConfigurationError(problem, hint="Give a file in PEM format.") from None
+    return context
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Self, overload
 
 from shared.budget import Budget, Limit, budgets_of
 from shared.calls import (
@@ -122,6 +122,10 @@ class LLMClient:
         self._plans: dict[tuple[Any, ...], Plan] = {}
         if settings.verbose:
             _be_verbose()
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        """The client itself: a copy of what holds it (an agent, the state of a workflow) goes on with the same one."""
+        return self
 
     @overload
     async def achat_completion(

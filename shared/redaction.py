@@ -17,6 +17,12 @@ _PATTERNS = (
     re.compile(r"://[^/\s:@]*:[^/\s@]+@"),
 )
 _MIN_ENCODED = 8
+_MIN_SECRET = 6
+# What people give as a key to a server that needs none; to mask these words would spoil messages about that server.
+_NO_SECRETS = frozenset(
+    {"dummy", "ignored", "lm-studio", "lm_studio", "lmstudio", "no-key", "not-needed", "not-required", "nothing"}
+    | {"ollama", "placeholder", "sk-no-key-required", "unused", "whatever"}
+)
 
 
 def redact(text: str, *known: str | None, limit: int = 200) -> str:
@@ -29,6 +35,8 @@ def redact(text: str, *known: str | None, limit: int = 200) -> str:
         known: Secrets in use that are not in the environment.
     """
     for secret in (*(value for value in known if value), *secrets()):
+        if len(secret) < _MIN_SECRET or secret.lower() in _NO_SECRETS:
+            continue
         text = text.replace(secret, _MASK)
         text = _encoded(secret).sub(_MASK, text)
     for pattern in _PATTERNS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import threading
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from shared import llm_client
+from shared.agent_model import budgeted
+from shared.budget import Budget
 from shared.calls.stream import LLMStream
 from shared.errors import (
     AllModelsFailed,
@@ -457,3 +460,18 @@ def get_costs(ledger: Ledger) -> dict[str, Any]:
 
     ledger.flush()
     return get_llm_costs(days=1)
+
+
+def test_a_client_is_not_copied_with_what_holds_it(hosted: Double) -> None:
+    """Agents, crews and flows deep-copy their state: the copy goes on with the same client, and its budgets."""
+    client = LLMClient(budget=Budget(1.0))
+    models = [budgeted(MINI), budgeted(MINI, client=client)]
+    held = copy.deepcopy(client)
+    assert held is client
+    LLMClient().chat_completion(HELLO, model=MINI)
+    assert client.get_total_cost() == 0
+    answer = copy.deepcopy(held.chat_completion(HELLO, model=MINI))
+    assert client.get_total_cost() == answer.cost > 0
+    for model, copied in zip(models, copy.deepcopy(models), strict=True):
+        assert copied is not model
+        assert copied.__dict__ == model.__dict__

@@ -184,3 +184,11 @@ def test_a_key_in_other_forms_is_masked(encoded: str, monkeypatch: pytest.Monkey
 def test_the_forms_of_a_short_key_mask_nothing_else() -> None:
     """A server of the user's own takes any text as a key; its forms are too short to tell from other text."""
     assert redact("Bad request: 6e6f in bm8= or %6e%6f", "no") == "Bad request: 6e6f in bm8= or %6e%6f"
+
+
+@pytest.mark.parametrize("key", ["x", "none", "EMPTY", "ollama", "lm-studio", "not-needed"])
+def test_a_key_that_is_no_secret_spoils_no_message(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without keys takes any text as one; such words stay in messages."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    message = f"Could not connect to ollama: {key} of lm-studio, none, EMPTY, not-needed"
+    assert redact(message, key) == message

@@ -15,7 +15,7 @@ import typer
 
 from shared.cli.budget import budget
 from shared.cli.compare import compare, estimate
-from shared.cli.console import err, out, printable_lines
+from shared.cli.console import accept_any_text, err, out, printable_lines
 from shared.cli.doctor import doctor
 from shared.cli.images import images
 from shared.cli.ledger import ledger
@@ -81,5 +81,6 @@ def _errors_as_text() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of `agentswarm-tools`."""
+    accept_any_text()
     with _errors_as_text():
         app()

@@ -8,9 +8,8 @@ import typer
 
 from shared.analytics import all_budgets, remove_budget, set_budget
 from shared.budget import Budget, Window
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.tables import print_wrapped
-from shared.internal.serialize import to_json
 from shared.reports import budget_line, printable
 
 budget = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -50,7 +49,7 @@ def show(as_json: AsJson = False) -> None:
     """Show every budget: what is left for each group that it counts, and how long that lasts."""
     found = all_budgets()
     if as_json:
-        out.out(to_json(found, indent=2))
+        print_json(found)
         return
     for each in found:
         print_wrapped(printable(f"{each['name']}: {budget_line(each)}"))

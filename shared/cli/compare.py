@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli.console import AsJson, err, out, printable_lines
+from shared.cli.console import AsJson, err, out, print_json, printable_lines
 from shared.cli.models import complete_model
 from shared.cli.tables import print_names, print_wrapped
 from shared.cli.text import MaxTokens, Prompt, System, cost_text, messages_of
 from shared.errors import LLMError
-from shared.internal.serialize import to_json
 from shared.types import Estimate, LLMResponse
 
 _AT_ONCE = 8
@@ -43,7 +42,7 @@ def estimate(
                 raise
             failures.append(error)
     if as_json:
-        out.out(to_json(found, indent=2))
+        print_json(found)
         return
     rows = [(each.model, _count(each.prompt_tokens), _usd(each.expected), _usd(each.upper_bound)) for each in found]
     print_names(("Model", "Input tokens", "Expected", "At most"), rows)
@@ -66,7 +65,7 @@ def compare(
     answers = asyncio.run(_ask_all(messages_of(prompt, system), names, max_tokens))
     rows = [_row(name, answers[name]) for name in names]
     if as_json:
-        out.out(to_json(rows, indent=2))
+        print_json(rows)
     else:
         _print(rows)
     if all(row["error"] for row in rows):

@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 import typer
 
 from shared.analytics import price_table_age
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, print_json
 from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
 from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
 from shared.config import Settings, database_url, environment, load_settings, misspelt_settings
 from shared.errors import LLMError
-from shared.internal.serialize import to_json
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.models import (
     Catalogue,
@@ -233,7 +232,7 @@ def doctor(
     with err.status("Checking ..."):
         findings = examine()
     if as_json:
-        out.out(to_json(findings, indent=2))
+        print_json(findings)
     else:
         marks = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
         for finding in findings:

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from shared.analytics import image_lineages
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.models import complete_model
 from shared.cli.tables import print_wrapped
 from shared.cli.text import summary
-from shared.internal.serialize import to_json
 from shared.ledger import ImageLineage
 from shared.reports import counted, printable, usd
 
@@ -61,7 +60,7 @@ def create(
             **{key: value for key, value in given.items() if value is not None},
         )
     if as_json:
-        out.out(to_json(response, indent=2))
+        print_json(response)
         return
     for image in response.images:
         out.print(printable(str(image["path"] or image["url"])))
@@ -87,7 +86,7 @@ def list_command(
             }
             for family in found
         )
-        out.out(to_json(list(rows), indent=2))
+        print_json(list(rows))
         return
     for family in found:
         cost, unknown = _known_cost(family), ""

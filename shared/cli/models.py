@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.prices import models_of_ledger, retirement_text, written
 from shared.cli.tables import print_names, print_wrapped
 from shared.config import Settings, load_settings
-from shared.internal.serialize import to_json
 from shared.models import (
     KEYLESS_PROVIDERS,
     Catalogue,
@@ -74,7 +73,7 @@ def models(
         and (not usable or has_key(row["provider"]))
     ]
     if as_json:
-        out.out(to_json([{key: value for key, value in row.items() if key != "rates"} for row in found], indent=2))
+        print_json([{key: value for key, value in row.items() if key != "rates"} for row in found])
         return
     gone = [said for name, said in retired_models().items() if wanted and _matches(wanted, name)]
     if not found and not gone:
@@ -193,7 +192,7 @@ def _days(text: str) -> int:
 def _show_retiring(within_days: int, wanted: Sequence[str], as_json: bool) -> None:
     found = [each for each in retiring_models(load_settings(), within_days) if _matches(wanted, each[0].model)]
     if as_json:
-        out.out(to_json([{**_fields(retirement), "named_by": named_by} for retirement, named_by in found], indent=2))
+        print_json([{**_fields(retirement), "named_by": named_by} for retirement, named_by in found])
         return
     for retirement, named_by in found:
         print_wrapped(f"{retirement.model}: {retirement_text(retirement)} ({', '.join(named_by)})")

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from shared.analytics import get_llm_costs
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.tables import print_listing, print_wrapped
 from shared.config import load_settings
 from shared.errors import ConfigurationError
-from shared.internal.serialize import to_json
 from shared.models import (
     Catalogue,
     KnownModel,
@@ -49,7 +48,7 @@ def show(model: Annotated[str, typer.Argument(help="The model's name.")], as_jso
     if known is None:
         raise _no_model(model, catalogue)
     if as_json:
-        out.out(to_json(_as_dict(known, catalogue, retirement), indent=2))
+        print_json(_as_dict(known, catalogue, retirement))
     else:
         _print_model(model, known, catalogue, retirement)
 
@@ -68,7 +67,7 @@ def diff(
     changes = list(dict.fromkeys(changes))
     if as_json:
         rows = [_change_as_dict(change) for change in changes]
-        out.out(to_json({"models": used, "not_in_file": missing, "changes": rows}, indent=2))
+        print_json({"models": used, "not_in_file": missing, "changes": rows})
         return
     if not used:
         out.print("The ledger is empty: there is no model to compare.")

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from shared.analytics import get_llm_costs
-from shared.cli.console import AsJson, out
+from shared.cli.console import AsJson, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.reports import (
     budget_line,
@@ -38,7 +38,7 @@ def report(
     """Report what was spent, from the whole ledger."""
     costs = get_llm_costs(days, since=since, until=until, tz=tz, by=by)
     if as_json:
-        out.out(render(costs, "json"))
+        print_json(costs)
     elif out.is_terminal:
         _print_report(costs)
     else:

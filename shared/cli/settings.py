@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.analytics import all_budgets
-from shared.cli.console import out
+from shared.cli.console import out, print_json
 from shared.cli.tables import print_wrapped
 from shared.config import (
     Settings,
@@ -20,7 +20,6 @@ from shared.config import (
     setting_names,
     source_of,
 )
-from shared.internal.serialize import to_json
 from shared.ledger import get_ledger
 from shared.models import default_by_key, default_variable, key_variables, misspelt_keys, model_facts
 from shared.providers import guard_by_provider
@@ -40,7 +39,7 @@ def show_settings(as_json: bool) -> None:
         "data_folder": str(data_dir()),
     }
     if as_json:
-        out.out(to_json(shown, indent=2))
+        print_json(shown)
     else:
         _print(shown)
 

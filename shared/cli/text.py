@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.cli.console import AsJson, err, out
+from shared.cli.console import AsJson, err, print_json, write
 from shared.cli.models import complete_model
-from shared.internal.serialize import to_json
+from shared.errors import InvalidRequest
+from shared.reports import counted, printable
 from shared.types import LLMResponse
 
 Prompt = Annotated[str, typer.Argument(help="Prompt; - reads it from standard input.")]
@@ -47,29 +48,29 @@ def text(
     if attach:
         response: LLMResponse | None = _look(messages, attach, model, fallback, temperature, max_tokens)
         if not as_json and response is not None:
-            out.out(response.content, end="")
+            write(response.content)
     else:
         response = _stream(messages, model, fallback, temperature, max_tokens, silent=as_json)
     if response is None:
         return
     if as_json:
-        out.out(to_json(response, indent=2))
+        print_json(response)
         return
-    out.out("" if response.content.endswith("\n") else "\n", end="")
+    write("" if response.content.endswith("\n") else "\n")
     err.print(summary(response))
 
 
 def messages_of(prompt: str, system: str | None) -> list[dict[str, Any]]:
     """The conversation that asks for a prompt; "-" reads it from standard input."""
     messages = [{"role": "system", "content": system}] if system else []
-    return [*messages, {"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt}]
+    return [*messages, {"role": "user", "content": _standard_input() if prompt == "-" else prompt}]
 
 
 def summary(response: LLMResponse) -> str:
     """Which model answered, and what it used and cost, in a line."""
     tokens = response.usage.get("total_tokens")
-    used = "tokens unknown" if tokens is None else f"{tokens:,} tokens"
-    return f"{response.model} ({response.provider}), {used}, {cost_text(response.cost)}"
+    used = "tokens unknown" if tokens is None else counted(tokens, "token")
+    return f"{printable(f'{response.model} ({response.provider})')}, {used}, {cost_text(response.cost)}"
 
 
 def cost_text(usd: float) -> str:
@@ -111,5 +112,18 @@ def _stream(
     with stream:
         for chunk in chain([first], stream):
             if not silent:
-                out.out(chunk, end="")
+                write(chunk)
     return stream.response
+
+
+def _standard_input() -> str:
+    """
+    The prompt from standard input.
+
+    Raises:
+        InvalidRequest: It is not text in the encoding of standard input.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"Standard input is not {sys.stdin.encoding} text", hint="Convert it first.") from None

@@ -10,7 +10,7 @@ import ssl
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -18,6 +18,7 @@ import anyio.to_thread
 import httpcore
 import httpx
 
+from shared.config import tls_context
 from shared.errors import InvalidRequest, ProviderTimeout, ProviderUnavailable
 from shared.images.files import MAX_BYTES, too_large
 from shared.redaction import redact
@@ -206,10 +207,9 @@ def dialler() -> httpcore.AsyncNetworkBackend:
     return httpcore.AnyIOBackend()
 
 
-@lru_cache(maxsize=1)
 def tls() -> ssl.SSLContext:
     """The TLS settings; SSL_CERT_FILE and SSL_CERT_DIR apply."""
-    return httpx.create_ssl_context(trust_env=True)
+    return tls_context()
 
 
 def display_url(url: str) -> str:

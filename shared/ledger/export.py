@@ -14,8 +14,8 @@ from shared.errors import ConfigurationError, StoreError
 from shared.internal.serialize import jsonable, to_json
 
 Record = Mapping[str, Any]
-# Spreadsheets treat a cell that begins with one of these as a formula.
-_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
+# Spreadsheets treat a cell that begins with one of these as a formula, some also in full width or behind blanks.
+_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -86,7 +86,7 @@ def _cell(value: Any) -> Any:
     plain = jsonable(value)
     if isinstance(plain, dict | list):
         return json.dumps(plain, ensure_ascii=False)
-    if isinstance(plain, str) and plain.startswith(_FORMULA_MARKS):
+    if isinstance(plain, str) and (plain.startswith(_FORMULA_MARKS) or plain.lstrip().startswith(_FORMULA_MARKS)):
         return f"'{plain}"
     return "" if plain is None else plain
 

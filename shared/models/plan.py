@@ -31,7 +31,7 @@ from shared.models.catalogue import (
     warn_once,
 )
 from shared.models.defaults import default_by_key, default_model, default_variable
-from shared.models.keys import KEYLESS_PROVIDERS, key_variables, provider_key
+from shared.models.keys import KEYLESS_PROVIDERS, is_own_host, key_variables, provider_key
 from shared.models.names import model_facts
 from shared.prices import TableEntry
 from shared.scope import Scope
@@ -293,7 +293,7 @@ class Planner:
             f"Authentication failed for {provider}: no key is set",
             provider=provider,
             model=candidate.requested,
-            hint=f"Set {names}.{self._others(candidate.requested)}",
+            hint=f"Set {names}{_any_text(candidate)}.{self._others(candidate.requested)}",
         )
 
     def _others(self, name: str) -> str:
@@ -306,6 +306,11 @@ class Planner:
             makers = suggested(self.task)
             return f" Images are made by {', '.join(makers.values())}: set the key of one, and name it{line}."
         return ""
+
+
+def _any_text(candidate: Candidate) -> str:
+    own = is_own_host(candidate.provider, candidate.api_base)
+    return "; if your server needs no key, any text will do" if own else ""
 
 
 def _same_endpoint(one: Candidate, other: Candidate) -> bool:

@@ -91,7 +91,10 @@ def check_base(candidate: Candidate) -> None:
     except (httpx.InvalidURL, ValueError):
         url, host = httpx.URL(), None
     if url.scheme not in ("http", "https") or not host:
-        raise no_endpoint(candidate, "has an api_base that is not an http or https URL")
+        error = no_endpoint(candidate, "has an api_base that is not an http or https URL")
+        if re.fullmatch(r"[\w.-]+(:\d{1,5})?(/[\w./-]*)?", candidate.api_base):
+            error.next_step += f" Perhaps you mean http://{redact(candidate.api_base)}"
+        raise error
 
 
 def check_key(candidate: Candidate) -> None:

@@ -53,7 +53,9 @@ _NOT_CHAT = frozenset({"vertex_ai", "aiohttp_openai", "clarifai", "datarobot"})
 
 _import_lock = threading.Lock()
 litellm_imported = threading.Event()
-_hints_lock = threading.RLock()
+_hints_lock = threading.Lock()
+# The host program's setting, and one more entry for each `no_hints` that runs; empty when none does.
+_quiet: list[bool] = []
 
 
 def import_litellm() -> None:
@@ -176,8 +178,8 @@ def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None
 
     if provider in _BASES:
         return api_base or _BASES[provider]
-    if provider in ("custom", "azure"):
-        return api_base
+    if provider in USERS_ENDPOINT:
+        return api_base  # LiteLLM would read the environment, and this cache would keep what it found
     with no_hints():
         found: str | None = litellm.get_llm_provider(f"{provider}/{wire_model}", api_base=api_base, api_key=NO_KEY)[3]
     return found or api_base
@@ -185,13 +187,22 @@ def base_url(provider: str, wire_model: str, api_base: str | None) -> str | None
 
 @contextmanager
 def no_hints() -> Iterator[None]:
-    """Keep LiteLLM from printing a hint for each name that is missing from its table."""
+    """
+    Keep LiteLLM from printing hints and banners meanwhile, also across an `await`.
+
+    Its setting is global, so the host program has it back as soon as nothing of ours runs.
+    """
     import litellm
 
     with _hints_lock:
-        before = litellm.suppress_debug_info
+        if not _quiet:
+            _quiet.append(litellm.suppress_debug_info)
+        _quiet.append(True)
         litellm.suppress_debug_info = True
-        try:
-            yield
-        finally:
-            litellm.suppress_debug_info = before
+    try:
+        yield
+    finally:
+        with _hints_lock:
+            _quiet.pop()
+            if len(_quiet) == 1:
+                litellm.suppress_debug_info = _quiet.pop()

@@ -187,13 +187,15 @@ def from_transport(candidate: Candidate, error: Exception, exchange: Exchange) -
         case httpx.PoolTimeout():
             kind, message = LocalOverload, f"This process has too many concurrent requests to {name}"
         case httpx.ConnectTimeout():
-            message = f"Could not connect to {name} in time"
+            message = f"Could not connect to {name}{_via(exchange)} in time"
         case httpx.TimeoutException():
             kind, message = ProviderTimeout, f"{name} did not answer in time ({candidate.model})"
+        case httpx.ProxyError() if not exchange.sent:
+            message = f"The proxy {exchange.proxy} did not connect to {name}: {error}"
         case _ if not exchange.sent:
             problem = _connection_problem(error)
             action = "next" if problem == _BAD_CERTIFICATE else None
-            message = f"Could not connect to {name}: {problem}"
+            message = f"Could not connect to {name}{_via(exchange)}: {problem}"
         case _ if exchange.status is not None:
             kind, message = BadResponse, f"The response from {name} was cut off"
         case _:
@@ -503,6 +505,10 @@ def _seconds(value: str) -> float | None:
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _via(exchange: Exchange) -> str:
+    return "" if exchange.proxy is None else f" through the proxy {exchange.proxy}"
 
 
 def _connection_problem(error: BaseException) -> str:

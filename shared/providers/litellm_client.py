@@ -12,7 +12,7 @@ import httpx
 
 from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
 from shared.providers.checks import check_headers, check_messages, check_name, check_parameters
-from shared.providers.endpoints import NO_KEY
+from shared.providers.endpoints import NO_KEY, no_hints
 from shared.providers.errors import bad_response, from_response, interrupted
 from shared.providers.litellm_readers import take_beside
 from shared.providers.response import Reading, clean, take_tool_call
@@ -32,6 +32,10 @@ class LiteLLMStream(ResponseStream[Request]):
 
     async def advance(self) -> None:
         """Make the call, then read what it returns."""
+        with no_hints():
+            await self._advance()
+
+    async def _advance(self) -> None:
         reading = self._reading
         try:
             if self._response is None:

@@ -17,6 +17,7 @@ from shared.errors import LLMError
 from shared.models import is_own_host
 from shared.providers.errors import from_response, from_transport, interrupted, invalid
 from shared.providers.litellm_readers import Take, anthropic_events, gemini_events, read_anthropic, read_gemini
+from shared.providers.own_server import advised
 from shared.providers.request import Outgoing
 from shared.providers.response import (
     Partial,
@@ -327,7 +328,7 @@ async def post(
     try:
         response = await client.send(request, stream=True)
     except httpx.HTTPError as error:
-        raise from_transport(candidate, error, exchange) from error
+        raise advised(candidate, from_transport(candidate, error, exchange), exchange) from error
     if response.is_success:
         return response
     try:
@@ -336,7 +337,8 @@ async def post(
         body = b""
     finally:
         await response.aclose()
-    raise from_response(candidate, response.status_code, response.headers, body, sent=outgoing.body)
+    failure = from_response(candidate, response.status_code, response.headers, body, sent=outgoing.body)
+    raise advised(candidate, failure, exchange)
 
 
 async def _drain(chunks: AsyncGenerator[bytes]) -> None:

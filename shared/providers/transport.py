@@ -7,11 +7,13 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import httpx
+
+from shared.config import tls_context
+from shared.providers.proxies import proxy_for, shown
 
 MAX_RESPONSE_BYTES = 64 * 2**20
 CONNECT_TIMEOUT_S = 5.0
@@ -132,7 +134,7 @@ class Network:
     def _make_transport(self) -> httpx.AsyncBaseTransport:
         if isinstance(self._transport, httpx.AsyncBaseTransport):
             return self._transport
-        return _http_transport() if self._transport is None else self._transport()
+        return ByProxy() if self._transport is None else self._transport()
 
 
 type _Clients = WeakKeyDictionary[
@@ -140,17 +142,41 @@ type _Clients = WeakKeyDictionary[
 ]
 
 
-def _http_transport() -> httpx.AsyncBaseTransport:
-    return httpx.AsyncHTTPTransport(
-        verify=_ssl_context(),
-        trust_env=False,
-        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=30.0),
-    )
+class ByProxy(httpx.AsyncBaseTransport):
+    """
+    Sends each request through the proxy that the environment names for it at that moment, else directly.
+
+    Through a proxy TLS still ends at the provider, whose certificate is checked as always.
+    """
+
+    def __init__(self) -> None:
+        self._transports: dict[tuple[str | None, ssl.SSLContext], httpx.AsyncBaseTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`, and note the proxy in its Exchange."""
+        proxy, tls = proxy_for(request.url), tls_context()
+        if proxy is not None:
+            request.extensions["exchange"].proxy = shown(proxy)
+        transport = self._transports.get((proxy, tls))
+        if transport is None:
+            transport = self._transports[proxy, tls] = _http_transport(proxy, tls)
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        for transport in self._transports.values():
+            await transport.aclose()
 
 
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    return httpx.create_ssl_context(trust_env=True)
+def _http_transport(proxy: str | None, tls: ssl.SSLContext) -> httpx.AsyncBaseTransport:
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=50, keepalive_expiry=30.0)
+    try:
+        through = None if proxy is None else httpx.Proxy(proxy, ssl_context=tls if proxy.startswith("https:") else None)
+        return httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits, proxy=through)
+    except ImportError:
+        raise httpx.ProxyError("a SOCKS proxy needs a package: pip install socksio") from None
+    except (ValueError, httpx.InvalidURL):
+        raise httpx.ProxyError("it is not the address of a proxy, such as http://proxy.example:8080") from None
 
 
 _network = Network()
@@ -177,7 +203,7 @@ class Exchange:
     """
     What happened to one request on the wire.
 
-    `sent` is true as soon as the first byte may have been sent.
+    `sent` is true as soon as the first byte may have been sent to `host`; `proxy` is the one that it went through.
     """
 
     network: Network = field(default_factory=current_network)
@@ -186,6 +212,7 @@ class Exchange:
     sent: bool = False
     status: int | None = None
     received: int = 0
+    proxy: str | None = None
     # Called whenever a part of a stream's answer arrives; whoever waits for it starts the wait anew.
     heard: Callable[[], None] = lambda: None
 
@@ -194,7 +221,9 @@ class Exchange:
         parsed = httpx.URL(url)
         self.host, self.port = parsed.host, _port(parsed)
 
-    async def trace(self, event: str, _info: dict[str, Any]) -> None:
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""
         if event.endswith("send_request_headers.started"):
-            self.sent = True
+            # A proxy is first asked for a way to the host, which says nothing of the request.
+            asks_proxy = getattr(info.get("request"), "method", b"") == b"CONNECT"
+            self.sent = self.sent or not asks_proxy

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from shared import cli
-from shared.analytics import get_llm_costs
+from shared.analytics import get_llm_costs, print_llm_costs
+from shared.internal.clock import now_us
 from shared.ledger.store import Ledger
 from tests.support import processes
 from tests.support.asking import HAIKU, MINI
@@ -102,6 +103,63 @@ def test_broken_stream_keeps_what_came(
     assert main(monkeypatch, "text", "Hi", "-m", MINI) == 1
     assert printed[0].getvalue().startswith("one two")
     assert "broke off" in printed[1].getvalue()
+
+
+ATTACK = "a\x1b[2Jb\x1b]52;c;aGk=\x07c\r\nd\x9b31me\u202ef\x7f\tg\x08\n"
+
+
+def test_the_model_does_not_command_the_terminal(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """Escapes in an answer (clear the screen, write the clipboard) are shown, and obeyed by no terminal."""
+    hosted.reply("openai", text=ATTACK)
+    assert run("text", "Hi", "-m", MINI).exit_code == 0
+    text = printed[0].getvalue()
+    assert text == "a?[2Jb?]52;c;aGk=?c\nd?31me?f?\tg?\n".replace("?", "\N{REPLACEMENT CHARACTER}")
+    hosted.reply("openai", text=ATTACK)
+    printed[0].truncate(0)
+    printed[0].seek(0)
+    assert run("text", "Hi", "-m", MINI, "--json").exit_code == 0
+    assert all(line.isprintable() for line in printed[0].getvalue().splitlines())
+    assert json.loads(printed[0].getvalue())["content"] == ATTACK
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "latin-1", "utf-8"])
+def test_a_paid_answer_is_shown_on_every_console(
+    encoding: str, hosted: Double, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a console cannot show is a "?" there, in answers and reports; JSON is the same data in every encoding."""
+    answer = "Done \N{THUMBS UP SIGN} caf\N{LATIN SMALL LETTER E WITH ACUTE} bye"
+    hosted.always("openai", text=answer)
+    write(ledger, "settle", settled(ts_us=now_us(), model=answer))
+
+    def on_console(*arguments: str) -> bytes:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["agentswarm-tools", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code in (0, None)
+        assert isinstance(stream.buffer, io.BytesIO)
+        return stream.buffer.getvalue()
+
+    expected = answer.encode(encoding, "replace")
+    assert expected in on_console("text", "hi", "-m", MINI)
+    assert expected in on_console("report")
+    assert json.loads(on_console("text", "hi", "-m", MINI, "--json").decode(encoding))["content"] == answer
+    assert answer in json.loads(on_console("report", "--json").decode(encoding))["cost_by_model"]
+    printed = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", printed)
+    print_llm_costs()
+    assert isinstance(printed.buffer, io.BytesIO)
+    assert expected in printed.buffer.getvalue()
+
+
+def test_standard_input_that_is_no_text(
+    monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO]
+) -> None:
+    """A prompt in another encoding is an error in a sentence, and is not sent."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert main(monkeypatch, "text", "-", "-m", MINI) == 1
+    assert printed[1].getvalue().startswith("Error: Standard input is not utf-8 text")
 
 
 def test_report(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:

@@ -129,6 +129,15 @@ def test_no_name_moves_the_cursor_or_breaks_a_table(form: Any, ledger: Ledger) -
     assert form == "text" or lines[0].replace("\\|", "").count("|") == 4
 
 
+def test_no_name_is_markup(ledger: Ledger) -> None:
+    """A name that is a link, an image, HTML or an entity is shown as it is by whatever shows the Markdown."""
+    name = "![x](http://a/?b) <img src=x> `c` *d* e\\| &lt; R&D ~f~ g_h"
+    spend(ledger, "openai", name, 1, 10**9)
+    [line] = [line for line in render(get_llm_costs(), "markdown").splitlines() if "img" in line]
+    shown = "!\\[x\\](http://a/?b) \\<img src=x\\> \\`c\\` \\*d\\* e\\\\\\| &amp;lt; R&D \\~f\\~ g_h"
+    assert line == f"| {shown} | $1.000000 | 1 |"
+
+
 def test_the_markdown_report_is_two_tables(ledger: Ledger) -> None:
     """Markdown has the totals and the groups as tables, by model when nothing else is asked for."""
     spend(ledger, "openai", "m", 2, 10**9)

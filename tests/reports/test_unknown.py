@@ -28,8 +28,8 @@ from tools import CostReport
 MINI, GROK, NOBODYS, HAIKU, FREE = (
     "openai/gpt-5.4-mini", "xai/grok-4.3", "openai/never-heard-of", "anthropic/claude-haiku-4-5", "local/smollm2-135m",
 )  # fmt: skip
-UNKNOWN = {"cost_nano": None, "cost_source": "unknown", "unpriced_calls": 1}
-FAILED = {"status": "failed", "calls": 0, "failed_calls": 1}
+UNKNOWN: dict[str, Any] = {"cost_nano": None, "cost_source": "unknown", "unpriced_calls": 1}
+FAILED: dict[str, Any] = {"status": "failed", "calls": 0, "failed_calls": 1}
 TOTAL = (
     "The total is at least $6.422839, plus 27 requests of unknown cost; 1 request used something without a known price"
 )
