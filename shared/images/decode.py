@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import struct
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from io import BytesIO
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from shared.errors import InvalidRequest
+from shared.internal.fair_pool import FairPool
+from shared.scope import current_scope
 from shared.types import Picture, PictureFormat
 
 MAX_PIXELS = 40_000_000
 MAX_DECODED_BYTES = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _OUTPUT_FORMATS: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "png"}
-_MAX_CONCURRENT = 2
+# A large picture takes seconds and half a gigabyte: two at once for one tenant, and one more for all others.
+_threads = FairPool("agentswarm-images", threads=3, per_owner=2)
 _HINT = "Use a PNG, JPEG, WebP or GIF image."
 
 
@@ -68,13 +67,13 @@ def decode_picture(data: bytes, *, source: str) -> Picture:
 
 
 async def decode_off_loop(data: bytes, *, source: str) -> Picture:
-    """`decode_picture` off the event loop, with at most two running at once in this process."""
+    """`decode_picture` off the event loop, with at most two running at once for one tenant."""
     return await off_loop(decode_picture, data, source=source)
 
 
 async def off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
-    """Run a function that processes pixels in one of this process's two image threads."""
-    return await asyncio.get_running_loop().run_in_executor(_executor, partial(function, *args, **keywords))
+    """Run a function that processes pixels in one of this process's image threads."""
+    return await _threads.run(current_scope().owner, function, *args, **keywords)
 
 
 def _refused(source: str, why: str) -> InvalidRequest:
@@ -145,18 +144,3 @@ def encode(image: Image.Image, format_: PictureFormat, *, quality: int, lossless
     else:
         image.save(out, "JPEG", quality=quality, optimize=False)
     return out.getvalue()
-
-
-def _new_executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="agentswarm-images")
-
-
-def _reset_executor() -> None:
-    """Create a new executor in a forked process, which does not inherit the threads."""
-    global _executor
-    _executor = _new_executor()
-
-
-_executor = _new_executor()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_executor)
