@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from concurrent.futures import Future
 from contextvars import ContextVar
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -37,10 +40,10 @@ def test_no_owner_takes_all_threads() -> None:
 def test_owners_take_turns() -> None:
     """Of work that waits for the same thread, that of another owner comes before more of the first."""
     pool, gate, order = FairPool("test", threads=1, per_owner=1), threading.Event(), list[str]()
-    first = pool.submit("a", lambda: gate.wait(10))
-    rest = [pool.submit(owner, lambda owner=owner: order.append(owner)) for owner in "aaabbc"]  # type: ignore[misc]
+    futures: list[Future[Any]] = [pool.submit("a", lambda: gate.wait(10))]
+    futures += [pool.submit(owner, partial(order.append, owner)) for owner in "aaabbc"]
     gate.set()
-    for future in (first, *rest):
+    for future in futures:
         future.result(10)
     assert order == ["a", "b", "c", "a", "b", "a"]
 
