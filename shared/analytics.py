@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from shared.budget import FOREVER_US, Budget, Limit
 from shared.config import database_url, load_settings
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.internal.clock import now_us
+from shared.internal.fair_pool import FairPool
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
@@ -56,6 +57,8 @@ from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
 
 __all__ = ["AnalyticsEvent", "EventType", "get_llm_costs", "print_llm_costs", "record_event"]
+
+_report_threads = FairPool("agentswarm-reports", threads=6, per_owner=2)
 
 
 def record_event(event: AnalyticsEvent) -> None:
@@ -173,6 +176,11 @@ def costs_of(
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     return costs
+
+
+async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
+    """Run a function that reads the ledger in a thread for reports, of which other tenants always find one free."""
+    return await _report_threads.run(current_scope().owner, function, *args, **keywords)
 
 
 def price_table_age() -> dict[str, Any]:

@@ -7,8 +7,9 @@ import base64
 import inspect
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.to_thread
@@ -115,7 +116,8 @@ class BaseTool(AgencySwarmTool):
         if inspect.iscoroutinefunction(self._process):
             return await self._process()
         try:
-            return await anyio.to_thread.run_sync(self._process, abandon_on_cancel=True)
+            limiter = _limiter(inside.owner)
+            return await anyio.to_thread.run_sync(self._process, abandon_on_cancel=True, limiter=limiter)
         except BaseException:
             # The thread cannot be stopped, but the calls that it is waiting for can.
             inside.pending.cancel()
@@ -132,6 +134,23 @@ class BaseTool(AgencySwarmTool):
             problems = error.errors(include_input=False, include_url=False)
             details = [_explained(cls, each, is_only=len(problems) == 1) for each in problems]
             raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
+
+
+# By event loop, whose limiters they are.
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, anyio.CapacityLimiter]] = WeakKeyDictionary()
+_MAX_THREADS = 40
+
+
+def _limiter(owner: Hashable) -> anyio.CapacityLimiter:
+    """
+    How many blocking tools may run at once for one tenant.
+
+    Not anyio's own limit: that is one for the whole program, and tools that wait would leave no thread for others.
+    """
+    limiters = _limiters.setdefault(asyncio.get_running_loop(), {})
+    for idle in [each for each, limiter in limiters.items() if not limiter.borrowed_tokens and each != owner]:
+        del limiters[idle]
+    return limiters.setdefault(owner, anyio.CapacityLimiter(_MAX_THREADS))
 
 
 def _refuse_booleans(cls: type[BaseTool], values: Any) -> None:

@@ -148,7 +148,7 @@ def test_calls_of_another_tool_cannot_be_claimed(ledger: Ledger) -> None:
     assert totals()[1] == 3
 
 
-def asked(**labels: str) -> LLMResponse:
+def asked(**labels: Any) -> LLMResponse:
     """The response of one call, made in a scope that has been left."""
     with scope(**labels):
         return LLMClient().chat_completion(HELLO, model=MINI)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.analytics import costs_of
+from shared.analytics import costs_of, report_off_loop
 from shared.base_tool import BaseTool
 from shared.ledger import own_filter
 from shared.reports import render
@@ -28,7 +28,11 @@ class CostReport(BaseTool):
     )
     output_format: Literal["text", "json", "markdown"] = Field("text", description="text, json or markdown.")
 
-    def _process(self) -> str:
+    async def _process(self) -> str:
+        """The report, made off the event loop."""
+        return await report_off_loop(self._report)
+
+    def _report(self) -> str:
         """The costs of this scope: those with its labels if it has any, else those of this conversation."""
         inside = current_scope()
         costs = costs_of(own_filter(inside), self.days, by=self.group_by)

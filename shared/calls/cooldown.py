@@ -144,7 +144,10 @@ class Cooldowns:
     def _last_minute(self, candidate: Candidate, tenant: Tenant) -> deque[list[int]]:
         """The counts of the last minute; the last entry is that of the current second."""
         now, ration = int(self._clock()), (candidate.provider, candidate.api_key, tenant)
-        seconds = self._seconds[ration] = self._seconds.pop(ration, None) or deque()
+        seconds = self._seconds.pop(ration, None)
+        if seconds is None:
+            seconds = deque()
+        self._seconds[ration] = seconds
         if len(self._seconds) > _MAX_RATIONS:
             del self._seconds[next(iter(self._seconds))]
         while seconds and seconds[0][0] <= now - _WINDOW_S:

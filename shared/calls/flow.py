@@ -335,8 +335,19 @@ async def _prepare(call: Call, candidate: Candidate) -> Candidate:
             model=candidate.requested,
             hint="It is reached without this package's protections, so the operator must list it first.",
         )
-    await fit_pictures(ready, call.request)
+    await _fit_pictures(call, ready)
     return ready
+
+
+async def _fit_pictures(call: Call, candidate: Candidate) -> None:
+    """Fit the pictures to the model, within the deadline."""
+    try:
+        with anyio.fail_after(call.seconds_left()):
+            await fit_pictures(candidate, call.request)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"The deadline passed before the images were ready for {candidate.requested}", model=candidate.requested
+        ) from None
 
 
 async def _begin(call: Call, candidate: Candidate) -> Attempt:

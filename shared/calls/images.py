@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 
 from shared.calls.call import Attempt, Call, names_of, summary_of
 from shared.calls.flow import answer_of, refuse_call
 from shared.config import Settings, output_dir
-from shared.errors import InvalidRequest, LLMError
+from shared.errors import DeadlineExceeded, InvalidRequest, LLMError
 from shared.images import Fitted, Saved, check_output, load_picture, safe_name, save_picture
 from shared.internal.aio import gather
 from shared.internal.money import to_nano, to_usd
@@ -152,9 +153,18 @@ def _keep_able(call: Call, options: ImageOptions, check: Callable[[Candidate], A
 
 
 async def _load(call: Call, sources: Sequence[str], settings: Settings) -> list[Picture]:
-    """The pictures at the sources, loaded in parallel."""
+    """
+    The pictures at the sources, loaded in parallel.
+
+    Raises:
+        DeadlineExceeded: They were not ready in time.
+    """
     load = partial(load_picture, settings=settings, from_agent=call.scope.from_agent, folder=scope_folder(call.scope))
-    results = await gather(*(partial(load, source) for source in sources))
+    try:
+        with anyio.fail_after(call.seconds_left()):
+            results = await gather(*(partial(load, source) for source in sources))
+    except TimeoutError:
+        raise DeadlineExceeded("The deadline passed before the images were ready") from None
     for result in results:
         if isinstance(result, Exception):
             raise result

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import struct
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from shared.errors import InvalidRequest
+from shared.images.container import TooManyParts, orientation_of, parts_of
+from shared.internal.fair_pool import FairPool
+from shared.scope import current_scope
 from shared.types import Picture, PictureFormat
 
 MAX_PIXELS = 40_000_000
+# Pillow keeps Python's lock while it decodes a WebP: all of the program would wait.
+MAX_WEBP_PIXELS = 12_000_000
 MAX_DECODED_BYTES = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _OUTPUT_FORMATS: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "png"}
-_MAX_CONCURRENT = 2
+# A large picture takes seconds and half a gigabyte: two at once for one tenant, and one more for all others.
+_threads = FairPool("agentswarm-images", threads=3, per_owner=2)
 _HINT = "Use a PNG, JPEG, WebP or GIF image."
 
 
@@ -38,47 +39,55 @@ def decode_picture(data: bytes, *, source: str) -> Picture:
         source: Its name in errors, free of secrets.
 
     Raises:
-        InvalidRequest: It is not a PNG, JPEG, WebP or GIF image, is damaged, or is larger than 40 million pixels or
-            64 MiB.
+        InvalidRequest: It is not a PNG, JPEG, WebP or GIF image, is damaged, is larger than 40 million pixels
+            (12 million for WebP) or 64 MiB, or has parts that would take too long to decode.
     """
     if not data:
         raise _refused(source, "it is empty")
     if len(data) > MAX_DECODED_BYTES:
         raise _refused(source, f"it is larger than {MAX_DECODED_BYTES >> 20} MiB")
-    if _pixels_from_header(data) > MAX_PIXELS:
-        raise _too_many_pixels(source)
+    _check_pixels(data, _pixels_from_header(data), source)
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_many_pixels(source)
+        parts = parts_of(data)
+        with Image.open(BytesIO(parts.data), formats=FORMATS) as image:
+            _check_pixels(data, image.width * image.height, source)
             kind = image.format or ""
             image.load()
-            animated = _is_animated(image)
-            clean = _normalised(image)
+            animated = parts.is_moving or (kind == "WEBP" and _is_animated(image))
+            clean = _normalised(image, parts.orientation)
+            format_ = _OUTPUT_FORMATS[kind]
+            lossless = kind == "WEBP" and data[12:16] == b"VP8L"
+            encoded = encode(clean, format_, quality=95, lossless=lossless)
     except InvalidRequest:
         raise
+    except TooManyParts as error:
+        raise _refused(source, str(error)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(source) from None
     except Exception:  # noqa: BLE001 - Pillow's decoders raise exceptions of any type on hostile bytes
         raise _refused(source, "it is not an image that can be read, or is cut off") from None
-    format_ = _OUTPUT_FORMATS[kind]
-    lossless = kind == "WEBP" and data[12:16] == b"VP8L"
-    encoded = encode(clean, format_, quality=95, lossless=lossless)
     return Picture(encoded, format_, *clean.size, source=f"{source} (first frame)" if animated else source)
 
 
 async def decode_off_loop(data: bytes, *, source: str) -> Picture:
-    """`decode_picture` off the event loop, with at most two running at once in this process."""
+    """`decode_picture` off the event loop, with at most two running at once for one tenant."""
     return await off_loop(decode_picture, data, source=source)
 
 
 async def off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
-    """Run a function that processes pixels in one of this process's two image threads."""
-    return await asyncio.get_running_loop().run_in_executor(_executor, partial(function, *args, **keywords))
+    """Run a function that processes pixels in one of this process's image threads."""
+    return await _threads.run(current_scope().owner, function, *args, **keywords)
 
 
 def _refused(source: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"{source} was refused: {why}", hint=_HINT)
+
+
+def _check_pixels(data: bytes, pixels: int, source: str) -> None:
+    if pixels > MAX_PIXELS:
+        raise _too_many_pixels(source)
+    if pixels > MAX_WEBP_PIXELS and data.startswith(b"RIFF"):
+        raise _refused(source, f"it has more than {MAX_WEBP_PIXELS // 10**6} million pixels, the most for a WebP")
 
 
 def _too_many_pixels(source: str) -> InvalidRequest:
@@ -111,10 +120,25 @@ def _pixels_from_header(data: bytes) -> int:
     return int(width * height)
 
 
-def _normalised(image: Image.Image) -> Image.Image:
+# How to turn a picture upright, by its orientation in EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _normalised(image: Image.Image, orientation: int) -> Image.Image:
     """The pixels only, upright, as L, RGB or RGBA."""
-    with suppress(Exception):  # unreadable EXIF data rotates nothing, and is dropped either way
-        ImageOps.exif_transpose(image, in_place=True)
+    if image.format == "WEBP":
+        orientation = orientation_of(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
+    if orientation in _TURNS:
+        info, image = image.info, image.transpose(_TURNS[orientation])
+        image.info = info
     if image.mode.startswith(("I", "F")):
         image = image.point(lambda value: value * (1 / 256)).convert("L")  # 16 bits per pixel
     elif image.has_transparency_data:
@@ -137,26 +161,16 @@ def _is_animated(image: Image.Image) -> bool:
 def encode(image: Image.Image, format_: PictureFormat, *, quality: int, lossless: bool = False) -> bytes:
     """The image as a file; `quality` (1 to 100) applies to JPEG and WebP, `lossless` to WebP."""
     out = BytesIO()
+    # For a large photo more effort takes seconds and saves little.
     if format_ == "png":
-        # For a large photo level 6 takes seconds and saves little.
         image.save(out, "PNG", compress_level=6 if image.width * image.height <= 2_500_000 else 2)
     elif format_ == "webp":
-        image.save(out, "WEBP", quality=quality, lossless=lossless, method=2)
+        method = 2 if image.width * image.height <= 2_500_000 else 0
+        try:
+            image.save(out, "WEBP", quality=quality, lossless=lossless, method=method)
+        except ValueError:  # the format has no room for so many details
+            out = BytesIO()
+            image.save(out, "WEBP", quality=min(quality, 50), lossless=lossless, method=method)
     else:
         image.save(out, "JPEG", quality=quality, optimize=False)
     return out.getvalue()
-
-
-def _new_executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix="agentswarm-images")
-
-
-def _reset_executor() -> None:
-    """Create a new executor in a forked process, which does not inherit the threads."""
-    global _executor
-    _executor = _new_executor()
-
-
-_executor = _new_executor()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_executor)

@@ -14,14 +14,15 @@ from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-import anyio.to_thread
 import httpcore
 import httpx
 
 from shared.config import tls_context
 from shared.errors import InvalidRequest, ProviderTimeout, ProviderUnavailable
 from shared.images.files import MAX_BYTES, too_large
+from shared.internal.fair_pool import FairPool
 from shared.redaction import redact
+from shared.scope import current_scope
 
 MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 8
@@ -36,6 +37,8 @@ _HINT = "Use another URL, or pass the image as a file."
 MAX_URL = 2048
 _PORTS = {"https": 443, "http": 80}
 REFUSED = "image_source_refused"
+# A name server that does not answer occupies a thread for half a minute: those of one tenant must not be all.
+_resolvers = FairPool("agentswarm-dns", threads=32, per_owner=8)
 
 type _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -198,7 +201,7 @@ async def resolve(host: str, port: int) -> list[str]:
     """The IP addresses of a host; tests replace this with their own resolver."""
     # In a thread that is abandoned at the deadline, since the system's resolver cannot be cancelled.
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    results = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+    results = await _resolvers.run(current_scope().owner, look_up)
     return list(dict.fromkeys(str(result[4][0]) for result in results))
 
 

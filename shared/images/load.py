@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from shared.config import Settings, output_dir
 from shared.errors import InvalidRequest
-from shared.images.decode import decode_off_loop
+from shared.images.decode import decode_off_loop, off_loop
 from shared.images.fetch import display_url, fetch, refused
 from shared.images.files import MAX_BYTES, Folders, file_name, folder_parts, read_file
 from shared.images.save import is_remote, read_saved
@@ -58,7 +58,7 @@ async def _read_source(
     if not source.strip():
         raise InvalidRequest("No image was given", hint="Pass a URL, a path or a data URI.")
     if source[:5].lower() == "data:":
-        return _from_data_uri(source), "The data URI"
+        return await off_loop(_from_data_uri, source), "The data URI"
     scheme = match[1].lower() if (match := _SCHEME.match(source)) else ""
     if scheme in ("http", "https"):
         data = await fetch(source, private=settings.allow_private_hosts, deadline_s=deadline_s)

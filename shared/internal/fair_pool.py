@@ -101,6 +101,9 @@ def _do(future: Future[Any], function: Callable[[], Any]) -> None:
         return
     try:
         result = function()
+    except StopIteration as error:
+        # asyncio cannot raise it where the result is awaited, and would wait for ever.
+        future.set_exception(RuntimeError(f"a function in a thread raised {error!r}"))
     except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
         future.set_exception(error)
     else:

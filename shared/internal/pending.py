@@ -75,7 +75,7 @@ class PendingCalls:
         self._inner: deque[RecordedCall] = deque(maxlen=_MAX_CALLS)
         # Weak, and without those that are gone: a job that schedules itself would otherwise form an ever longer chain.
         around = () if outer is None else (weakref.ref(outer), *outer.around)
-        self.around = tuple(each for each in around if each() is not None)
+        self.around: tuple[weakref.ref[PendingCalls], ...] = tuple(each for each in around if each() is not None)
         self.looks_out = looks_out
         self._running: set[Future[Any]] = set()
         self._writes: list[Future[Any]] = []

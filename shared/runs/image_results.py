@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import anyio.to_thread
-
-from shared.analytics import costs_of, image_lineages
+from shared.analytics import costs_of, image_lineages, report_off_loop
 from shared.calls import image_id, scope_folder
 from shared.config import Settings, load_settings
 from shared.errors import LLMError
@@ -29,7 +27,7 @@ def is_source(text: str) -> bool:
 
 async def total_cost() -> float | None:
     """US$ spent so far by this scope's labels, else in this conversation; None when unknown."""
-    return await anyio.to_thread.run_sync(_total, current_scope())
+    return await report_off_loop(_total, current_scope())
 
 
 def _total(inside: Scope) -> float | None:
@@ -42,7 +40,7 @@ def _total(inside: Scope) -> float | None:
 
 async def lineage_cost(path: str) -> float | None:
     """US$ for an image, the images it was made from and all their edits; None when unknown."""
-    return await anyio.to_thread.run_sync(_lineage_cost, path, current_scope())
+    return await report_off_loop(_lineage_cost, path, current_scope())
 
 
 def _lineage_cost(path: str, inside: Scope) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -24,8 +24,8 @@ MAX_ANSWER_DEPTH = 100
 MAX_DIGITS = 300
 # At most about a second of work; a list of 10,000 records with five values each takes 300,000 steps.
 MAX_STEPS = 500_000
-_PAUSE_STEPS = 1_000
-_PAUSE_S = 0.0002
+_PAUSE_STEPS = 500
+_PAUSE_S = 0.001
 
 # A regular expression cannot be stopped, and a reference makes a few lines of schema as large as one likes.
 _REFUSED = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
@@ -238,7 +238,7 @@ class _Work:
         if self.left < 0:
             raise TooMuchWork("it takes too long to compare with the schema")
         if self.left < self.pause_at:
-            # Gives up Python's lock: an event loop in another thread would else wait 5 ms for each of its steps.
+            # Leaves Python's lock to others half of the time: an event loop would else wait 5 ms for each of its steps.
             self.pause_at = self.left - _PAUSE_STEPS
             time.sleep(_PAUSE_S)
 
@@ -376,7 +376,7 @@ def _bound(is_kept: Callable[[Any, Any], bool], words: str) -> _Check:
     return check
 
 
-def _size(kind: type, is_kept: Callable[[int, Any], bool], words: str) -> _Check:
+def _size(kind: type[Sized], is_kept: Callable[[int, Any], bool], words: str) -> _Check:
     """A check of the size of a text, a list or an object."""
 
     def check(limit: Any, value: Any, *_: Any) -> Problem | None:
@@ -407,20 +407,17 @@ def _properties(schemas: dict[str, Any], value: Any, _schema: Any, work: _Work, 
         return None
     work.spend(len(schemas))
     names = [name for name in schemas if name in value]
-    return _each(((name, schemas[name]) for name in names), value, work) or _saw(seen.names, names)
+    return _each(((name, schemas[name]) for name in names), value, work, seen.names)
 
 
-def _each(parts: Iterable[tuple[Any, Any]], value: Any, work: _Work) -> Problem | None:
-    """The first problem of the parts of a value: pairs of a key or index and its schema."""
+def _each(parts: Iterable[tuple[Any, Any]], value: Any, work: _Work, seen: set[Any]) -> Problem | None:
+    """The first problem of the parts of a value: pairs of a key or index, which is then seen, and its schema."""
     for place, schema in parts:
         problem = _problem(schema, value[place], work, _Seen())
         if problem is not None:
             return problem.inside(place)
+        seen.add(place)
     return None
-
-
-def _saw[T](seen: set[T], places: Iterable[T]) -> None:
-    seen.update(places)
 
 
 def _additional_properties(schema: Any, value: Any, around: Any, work: _Work, seen: _Seen) -> Problem | None:
@@ -435,7 +432,7 @@ def _others(names: list[str], schema: Any, value: Any, work: _Work, seen: _Seen)
     """The first problem of properties that no other keyword is about."""
     if schema is False and names:
         return Problem(f"Additional properties are not allowed: {', '.join(map(_shown, names[:10]))}")
-    return _each(((name, schema) for name in names), value, work) or _saw(seen.names, names)
+    return _each(((name, schema) for name in names), value, work, seen.names)
 
 
 def _unevaluated_properties(schema: Any, value: Any, _around: Any, work: _Work, seen: _Seen) -> Problem | None:
@@ -454,7 +451,7 @@ def _prefix_items(schemas: list[Any], value: Any, _around: Any, work: _Work, see
     if not isinstance(value, list):
         return None
     places = range(min(len(schemas), len(value)))
-    return _each(zip(places, schemas, strict=False), value, work) or _saw(seen.items, places)
+    return _each(zip(places, schemas, strict=False), value, work, seen.items)
 
 
 def _items_after(schema: Any, value: Any, around: Any, work: _Work, seen: _Seen) -> Problem | None:
@@ -465,7 +462,7 @@ def _items_after(schema: Any, value: Any, around: Any, work: _Work, seen: _Seen)
 
 def _rest(places: Iterable[int], schema: Any, value: Any, work: _Work, seen: _Seen) -> Problem | None:
     """The first problem of items that no other keyword is about."""
-    return _each(((place, schema) for place in places), value, work) or _saw(seen.items, places)
+    return _each(((place, schema) for place in places), value, work, seen.items)
 
 
 def _unevaluated_items(schema: Any, value: Any, _around: Any, work: _Work, seen: _Seen) -> Problem | None:
@@ -480,8 +477,9 @@ def _contains(schema: Any, value: Any, around: Any, work: _Work, seen: _Seen) ->
         return None
     found = [place for place, item in enumerate(value) if _problem(schema, item, work, _Seen()) is None]
     least, most = around.get("minContains", 1), around.get("maxContains", math.inf)
+    seen.items.update(found)
     if least <= len(found) <= most:
-        return _saw(seen.items, found)
+        return None
     return Problem(f"{len(found)} items of {_shown(value)} match what it must contain")
 
 

@@ -44,7 +44,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_OTHER = extend(Draft202012Validator, {"uniqueItems": _unique})
+_OTHER = extend(Draft202012Validator, {"uniqueItems": _unique})  # type: ignore[no-untyped-call]  # jsonschema's
 _NAMES = st.sampled_from("ab")
 _NUMBERS = st.integers(-3, 3) | st.sampled_from([0.0, 1.0, -0.0, 1.5, 0.1, 1e300, 10**40, 1e-7])
 _SCALARS = st.none() | st.booleans() | _NUMBERS | st.sampled_from(["", "a", "b", "ab"])
