@@ -196,6 +196,10 @@ class Request:
     fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
 
 
+class WantedSchema(dict[str, Any]):
+    """A `response_format` with a JSON Schema that is sent only to models that have a JSON mode of their own for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class MadeImage:
     """

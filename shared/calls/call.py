@@ -25,8 +25,27 @@ from shared.types import Answer, Candidate, LLMResponse, Rates, Request, Served,
 
 # How long after its time-out an attempt without an outcome is considered dead.
 _LEASE_S = 900
-# What an answer contains besides its text; continuing the conversation needs it.
-_BESIDE_TEXT = ("tool_calls", "reasoning_content", "thinking_blocks")
+# What an answer contains besides its text: what continues the conversation, sources, sound, images, probabilities.
+_BESIDE_TEXT = (
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "refusal",
+    "annotations",
+    "citations",
+    "search_results",
+    "grounding_metadata",
+    "citation_metadata",
+    "url_context_metadata",
+    "provider_specific_fields",
+    "executed_tools",
+    "context",
+    "audio",
+    "images",
+    "logprobs",
+)
 
 
 @dataclass(slots=True)

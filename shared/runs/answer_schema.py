@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,8 @@ from jsonschema.exceptions import SchemaError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from shared.errors import BadResponse, LLMError
-from shared.types import LLMResponse
+from shared.errors import BadResponse, InvalidRequest, LLMError
+from shared.types import LLMResponse, WantedSchema
 
 MAX_SCHEMA_CHARS = 20_000
 SCHEMA_HINT = (
@@ -22,6 +23,11 @@ SCHEMA_HINT = (
 )
 # Keywords with which a few lines of schema can keep a validator busy for hours.
 _COSTLY = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
+_THOUGHTS = re.compile(r"<think(ing)?>.*?</think(ing)?>", re.DOTALL)
+_MAX_PLACES = 50
+# In a provider's sentence about a JSON mode that it does not have for this schema.
+_ABOUT_FORMAT = re.compile(r"response.?(format|schema|mime)|json|schema|output.?(format|config)|structured")
 
 
 def check_schema(schema: str | None) -> str | None:
@@ -67,30 +73,43 @@ class Matched:
     cost: float
 
 
-async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse]], schema: str) -> Matched:
+type Ask = Callable[[Mismatch | None, WantedSchema | None], Awaitable[LLMResponse]]
+
+
+async def ask_until_match(ask: Ask, schema: str) -> Matched:
     """
     Ask a model for JSON, and a second time if its answer does not match the schema.
 
     Args:
-        ask: Makes the call; gets the mismatch of the previous answer, None the first time.
+        ask: Makes the call; gets the mismatch of the previous answer, None the first time, and the response_format.
 
     Raises:
-        BadResponse: The second answer does not match either; its `cost` includes both.
+        BadResponse: The second answer does not match either; its `cost` includes both. Or an answer was cut off, which
+            another one within the same limit would be too.
 
         LLMError: A call failed; its `cost` includes the answer before it.
     """
-    first = await ask(None)
+    wanted: WantedSchema | None = _wanted(schema)
+    try:
+        first = await ask(None, wanted)
+    except InvalidRequest as error:
+        if type(error) is not InvalidRequest or not _ABOUT_FORMAT.search(error.message.lower()):
+            raise
+        wanted = None  # the refusal cost nothing; the instruction says it all too
+        first = await ask(None, wanted)
     data, problem = match_schema(first.content, schema)
     if problem is None:
         return Matched(first, data, first.cost)
+    _check_not_cut(first, first.cost)
     try:
-        second = await ask(Mismatch(first.content, problem))
+        second = await ask(Mismatch(first.content, problem), wanted)
     except LLMError as error:
         error.cost += first.cost
         raise
     data, problem = match_schema(second.content, schema)
     if problem is None:
         return Matched(second, data, first.cost + second.cost)
+    _check_not_cut(second, first.cost + second.cost)
     raise BadResponse(
         f"The answer does not match response_schema: {problem}",
         provider=second.provider,
@@ -101,6 +120,32 @@ async def ask_until_match(ask: Callable[[Mismatch | None], Awaitable[LLMResponse
     )
 
 
+def _wanted(schema: str) -> WantedSchema:
+    wanted = {"name": "answer", "schema": json.loads(schema), "strict": True}
+    return WantedSchema(type="json_schema", json_schema=wanted)
+
+
+def _check_not_cut(response: LLMResponse, cost: float) -> None:
+    """
+    Check that an answer that does not match was not cut off.
+
+    Raises:
+        BadResponse: It was; `cost` is the US$ for all calls so far.
+    """
+    if response.metadata.get("finish_reason") != "length":
+        return
+    tokens = response.metadata.get("output_cut_to_tokens")
+    by = f"the {tokens} tokens that the budget allows" if tokens else "its limit of length (max_tokens)"
+    raise BadResponse(
+        f"The answer was cut off at {by}, so its JSON is not complete",
+        provider=response.provider,
+        model=response.model,
+        outcome="completed",
+        cost=cost,
+        hint="Set a larger max_tokens, or ask for less. The same request would be cut off again.",
+    )
+
+
 def schema_instruction(schema: str) -> str:
     """The instruction for a model to answer with JSON that matches the schema."""
     return f"Answer with JSON only, matching this JSON Schema:\n{schema}"
@@ -108,24 +153,49 @@ def schema_instruction(schema: str) -> str:
 
 def match_schema(text: str, schema: str) -> tuple[Any, str | None]:
     """The JSON in a model's answer, and why it does not match the schema (None when it does)."""
-    try:
-        data = json.loads(_unfenced(text))
-    except (ValueError, RecursionError):
-        return None, "it is not JSON"
     # An empty registry: the default one would fetch the URL of a $ref.
-    problem = best_match(Draft202012Validator(json.loads(schema), registry=Registry()).iter_errors(data))
-    if problem is None:
-        return data, None
-    place = "/".join(str(part) for part in problem.absolute_path)
-    return data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
+    validator = Draft202012Validator(json.loads(schema), registry=Registry())
+    first: tuple[Any, str | None] = None, "it is not JSON"
+    for number, data in enumerate(_values(text)):
+        try:
+            problem = best_match(validator.iter_errors(data))
+        except (OverflowError, RecursionError, ValueError):
+            continue  # numbers that no float holds, or nesting that is too deep
+        if problem is None:
+            return data, None
+        if not number:
+            place = "/".join(str(part) for part in problem.absolute_path)
+            first = data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
+    return first
 
 
-def _unfenced(text: str) -> str:
-    """The answer without the Markdown fence that models often put around JSON."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text.split("\n", 1)[1].rsplit("```", 1)[0]
-    return text
+def _values(text: str) -> Iterator[Any]:
+    """What may be the JSON of an answer: the whole text, what is in a fence, and what begins amid other words."""
+    text = _THOUGHTS.sub("", text).strip()
+    fenced = [found[1] for found in _FENCE.finditer(text)]
+    for part in (text, *fenced):
+        try:
+            yield _DECODER.decode(part.strip())
+        except (ValueError, RecursionError):
+            continue
+    end = places = 0
+    for start in (found.start() for found in re.finditer(r"[{\[]", text)):
+        if start < end or places == _MAX_PLACES:
+            continue
+        places += 1
+        try:
+            data, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        yield data
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+# NaN and Infinity are no JSON, although Python's decoder takes them.
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 def _has_costly_keyword(schema: Any, *, names: bool = False) -> bool:
