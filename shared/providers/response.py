@@ -366,7 +366,7 @@ def take_tool_call(reading: Reading, call: Mapping[str, Any], *, whole: bool = F
     )
     target = None if whole else _find_tool_call(reading.tool_calls, part)
     if target is None:
-        target = _new_tool_call(reading, part)
+        target = _new_tool_call(reading, part, whole=whole)
     elif _repeats(target, part):
         return
     if part.id and not target["id"]:
@@ -390,12 +390,14 @@ class _Part:
     arguments: str
 
 
-def _new_tool_call(reading: Reading, part: _Part) -> dict[str, Any]:
+def _new_tool_call(reading: Reading, part: _Part, *, whole: bool) -> dict[str, Any]:
+    # A streamed call without a name follows one whose name it shares: its head could not be told from that one's.
+    last = reading.tool_calls[-1] if reading.tool_calls and not whole and not part.id else None
     new: dict[str, Any] = {
         "id": part.id,
         "type": "function",
         "index": len(reading.tool_calls) if part.index is None else part.index,
-        "function": {"name": "", "arguments": ""},
+        "function": {"name": "" if last is None else last["function"]["name"], "arguments": ""},
     }
     reading.tool_calls.append(new)
     return new
@@ -418,7 +420,7 @@ def _find_tool_call(calls: list[dict[str, Any]], part: _Part) -> dict[str, Any] 
         begins = _begins_another(target, part)
     if target is None or begins:
         return None
-    is_over = _is_complete(target) and bool(part.arguments.strip()) and not _repeats(target, part)
+    is_over = part.arguments.lstrip().startswith("{") and _is_complete(target) and not _repeats(target, part)
     return None if is_over else target
 
 
@@ -432,7 +434,7 @@ def _begins_another(target: dict[str, Any] | None, part: _Part) -> bool:
         return bool(part.name) or not part.arguments or _is_complete(target)
     if part.name and name:
         # Some servers repeat the name in each part.
-        return part.name != name or (part.index is None and not arguments)
+        return part.name != name or (part.index is None and (not arguments or _is_complete(target)))
     return False
 
 

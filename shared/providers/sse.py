@@ -261,11 +261,11 @@ class StreamReader:
             raise UnreadableError("an event that is not an object")
         self._take_event(self.reading, body)
         if self.reading.failure:
-            raise self._error(self.reading.failure)
+            raise self._error(self.reading.failure, began=True)
 
-    def _error(self, body: Any) -> LLMError:
+    def _error(self, body: Any, *, began: bool = False) -> LLMError:
         reading = self.reading
-        began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls)
+        began = began or any(reading.pieces) or bool(reading.reasoning or reading.tool_calls)
         return self.failure(from_body(self._candidate, body, status=200, began=began, sent=self._sent))
 
     def _new_text(self) -> Iterator[str]:
