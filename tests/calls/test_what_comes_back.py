@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -153,8 +153,12 @@ def test_frames_that_carry_nothing_are_skipped(nothing: str) -> None:
 async def paced(events: Sequence[str], then: str = "") -> AsyncIterator[tuple[str, list[bytes]]]:
     """A server that sends these events, one every 40 ms, then `then` for ever; and what it was asked."""
     asked: list[bytes] = []
+    serving: list[asyncio.Task[Any]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.append(task)
         asked.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         try:
@@ -166,15 +170,20 @@ async def paced(events: Sequence[str], then: str = "") -> AsyncIterator[tuple[st
                 writer.write(then.encode())
                 await writer.drain()
                 await asyncio.sleep(0.04)
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             pass
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", asked
     finally:
         server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def event(delta: dict[str, Any], finish: str | None = None) -> str:
