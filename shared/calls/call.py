@@ -43,7 +43,6 @@ _BESIDE_TEXT = (
     "executed_tools",
     "context",
     "audio",
-    "images",
     "logprobs",
 )
 
@@ -283,6 +282,8 @@ def response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | N
     if left_nano is not None:
         metadata["remaining_budget_usd"] = to_usd(left_nano)
     metadata |= {name: answer.message[name] for name in _BESIDE_TEXT if answer.message.get(name)}
+    if made := answer.message.get("images"):
+        metadata["answer_images"] = made  # in a call with images, "images" are those that were sent
     return LLMResponse(
         content=answer.text,
         model=candidate.model,

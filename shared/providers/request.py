@@ -410,7 +410,8 @@ def _keeps_signatures(candidate: Candidate, wire: str) -> Literal["native", "ope
 
 def _keeps_details(candidate: Candidate) -> bool:
     """Whether the endpoint is OpenRouter's, or may be another router that passes on what it gave."""
-    return candidate.provider in _ROUTERS or _is_anybodys(candidate)
+    is_google = "googleapis.com" in (candidate.api_base or "")
+    return candidate.provider in _ROUTERS or (_is_anybodys(candidate) and not is_google)
 
 
 def _is_anybodys(candidate: Candidate) -> bool:

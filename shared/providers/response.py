@@ -407,16 +407,15 @@ def _find_tool_call(calls: list[dict[str, Any]], part: _Part) -> dict[str, Any] 
     """The tool call that a part continues: by its id, then its index, then the order; None if it begins another."""
     with_id = [call for call in calls if part.id and call["id"] == part.id]
     with_index = [call for call in calls if part.index is not None and call["index"] == part.index]
+    target: dict[str, Any] | None
     if with_id:
         both = [call for call in with_id if call in with_index]
         target = (both or with_id)[-1]
         # Two calls may have one id: the second begins with a name at an index of its own.
         begins = bool(part.name) and part.index is not None and part.index != target["index"]
-    elif part.index is not None:
-        target = with_index[-1] if with_index else None
-        begins = _begins_another(target, part)
     else:
-        target = calls[-1] if calls else None
+        possible = calls if part.index is None else with_index
+        target = possible[-1] if possible else None
         begins = _begins_another(target, part)
     if target is None or begins:
         return None

@@ -19,7 +19,7 @@ from shared.llm_client import LLMClient
 from tests.support.asking import HAIKU, HELLO, MINI, Way
 from tests.support.loopback import ask as ask_once, candidate, http, sse, streamed
 from tests.support.provider_double import Double
-from tests.support.wires import OPENAI_USAGE, TOOL, chunk, completion, said
+from tests.support.wires import OPENAI_USAGE, chunk, completion, said
 
 NAMES = ["get_monthly_sales", "list_flagged_posts", "check_api_key_missing", "context_length_exceeds_maximum"]
 
@@ -27,7 +27,7 @@ NAMES = ["get_monthly_sales", "list_flagged_posts", "check_api_key_missing", "co
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bad_request_is_not_sent_to_each_fallback(hosted: Double, name: str) -> None:
     """A wrong schema is refused by the first model only, for nothing, and does not cool a healthy endpoint down."""
-    tool = {"type": "function", "function": {**TOOL["function"], "name": name}}
+    tool = {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
     message = f"Invalid schema for function '{name}': In context=(), 'required' is required to be supplied."
     hosted.always("openai", status=400, body=said(message, type="invalid_request_error"))
     client = LLMClient(max_retries=2)

@@ -151,7 +151,7 @@ def test_nor_in_an_agents_turn(
     else:
         body = whole
     hosted.always(name, body=body, content_type="text/event-stream" if isinstance(body, str) else "")
-    model = budgeted(MODELS[name], [], client=LLMClient(max_retries=0))
+    model: Any = budgeted(MODELS[name], [], client=LLMClient(max_retries=0))
     arguments: Any = (None, "hi", ModelSettings(), [], None, [], ModelTracing.DISABLED)
 
     async def turn() -> Any:
