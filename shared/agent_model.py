@@ -6,7 +6,7 @@ import contextvars
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
@@ -71,6 +71,8 @@ _NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "timeout"})
 # The output index of reasoning that arrives after the text of a streamed turn has begun: the text has index 0, and the
 # SDK's handler then numbers tool calls from 2.
 _LATE_REASONING_INDEX = 1
+# The name under which the SDK's items keep OpenRouter's reasoning for the next turn.
+_DETAILS = "reasoning_details"
 
 
 def budgeted(model: str, fallback_models: Sequence[str] | None = None, *, client: LLMClient | None = None) -> Model:
@@ -234,7 +236,14 @@ class _Answer(NamedTuple):
 
     @property
     def items(self) -> list[TResponseOutputItem]:
-        return Converter.message_to_output_items(self.message, provider_data={"model": self.answered_by})
+        items = Converter.message_to_output_items(self.message, provider_data={"model": self.answered_by})
+        if found := self.response.metadata.get("reasoning_details"):
+            # OpenRouter's signed reasoning goes back with the tool call; the SDK has no place for it.
+            call = next((item for item in items if item.type == "function_call"), None)
+            if call is not None:
+                kept = {**getattr(call, "provider_data", {}), _DETAILS: found}
+                items[items.index(call)] = type(call).model_validate({**call.model_dump(), "provider_data": kept})
+        return items
 
     @property
     def usage(self) -> CompletionUsage:
@@ -289,7 +298,9 @@ def _turn(
         preserve_thinking_blocks=_effort(model_settings) not in (None, "none"),
         preserve_tool_output_all_content=True,
     )
-    _restore_signatures(messages)
+    _restore_signatures(
+        messages, model, {item["call_id"]: item.get("provider_data") for item in _function_calls(input)}
+    )
     if system_instructions:
         messages.insert(0, {"role": "system", "content": system_instructions})
     context, agent = _host()
@@ -356,13 +367,22 @@ def _function_calls(input: str | list[TResponseInputItem]) -> Iterator[Any]:  # 
     return (item for item in input if isinstance(item, dict) and item.get("type") == "function_call")
 
 
-def _restore_signatures(messages: list[Any]) -> None:
-    """Move Gemini's thought signatures from where the SDK keeps them to where LiteLLM reads them."""
+def _restore_signatures(messages: list[Any], model: str, kept: Mapping[str, Any]) -> None:
+    """
+    Put signed reasoning back where the provider had it: Gemini's signatures on calls, OpenRouter's on messages.
+
+    Args:
+        kept: What the SDK's items keep for the provider, by the id of the tool call.
+    """
     for message in messages:
         for call in message.get("tool_calls", ()):
+            fields = kept.get(call["id"])
+            fields = fields if isinstance(fields, dict) and fields.get("model") == model else {}
             google = call.pop("extra_content", {}).get("google", {})
-            if signature := google.get("thought_signature"):
+            if signature := google.get("thought_signature") or fields.get("thought_signature"):
                 call["provider_specific_fields"] = {"thought_signature": signature}
+            if found := fields.get(_DETAILS):
+                message["reasoning_details"] = [*message.get("reasoning_details", ()), *found]
 
 
 def _tool_call(call: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
@@ -371,7 +391,9 @@ def _tool_call(call: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     if not call_id or call_id in known:
         call_id = f"call_{uuid.uuid4().hex}"
     result: dict[str, Any] = {"id": call_id, "type": "function", "function": call["function"]}
-    if signature := call.get("provider_specific_fields", {}).get("thought_signature"):
+    google = call.get("extra_content", {}).get("google", {})
+    signature = call.get("provider_specific_fields", {}).get("thought_signature") or google.get("thought_signature")
+    if signature:
         result["extra_content"] = {"google": {"thought_signature": signature}}
     return result
 

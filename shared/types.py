@@ -202,6 +202,10 @@ class Request:
     fallback_on: FallbackOn | None = None
 
 
+class WantedSchema(dict[str, Any]):
+    """A `response_format` with a JSON Schema that is sent only to models that have a JSON mode of their own for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class MadeImage:
     """

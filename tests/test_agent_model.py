@@ -229,7 +229,10 @@ def test_error_ends_the_run(hosted: Double, ledger: Ledger, ask: Ask) -> None:
     hosted.always("openai", error="auth")
     always = ModelSettings(retry=ModelRetrySettings(max_retries=3, policy=lambda _: True))
     told = ask(Agency(agent("A", model_settings=always)))
-    said = "Authentication failed for openai (openai/gpt-5.4-mini). Nothing was charged."
+    said = (
+        "Authentication failed for openai (openai/gpt-5.4-mini): Incorrect API key provided: [redacted]. "
+        "Nothing was charged."
+    )
     if ask is ask_streamed:
         assert told.error.startswith(said)
     else:

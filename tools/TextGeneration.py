@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from shared.base_tool import BaseTool
 from shared.llm_client import get_llm_client
 from shared.runs import MAX_SCHEMA_CHARS, Mismatch, ask_until_match, check_schema, schema_instruction
-from shared.types import FallbackOn, LLMResponse
+from shared.types import FallbackOn, LLMResponse, WantedSchema
 
 _MAX_TEXT_CHARS = 100_000
 _BUDGET_KEYS = ("output_cut_to_tokens", "remaining_budget_usd")
@@ -60,7 +60,12 @@ class TextGeneration(BaseTool):
         matched = await ask_until_match(self._ask, self.response_schema)
         return _result(matched.response, matched.cost) | {"data": matched.data}
 
-    async def _ask(self, mismatch: Mismatch | None = None, fallback_on: FallbackOn | None = None) -> LLMResponse:
+    async def _ask(
+        self,
+        mismatch: Mismatch | None = None,
+        wanted: WantedSchema | None = None,
+        fallback_on: FallbackOn | None = None,
+    ) -> LLMResponse:
         system = self.system_prompt or ""
         if self.response_schema is not None:
             system += f"\n\n{schema_instruction(self.response_schema)}"
@@ -72,6 +77,7 @@ class TextGeneration(BaseTool):
             fallback_models=self.fallback_models,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
+            response_format=wanted,
             fallback_on=fallback_on,
         )
 

@@ -30,8 +30,26 @@ logger = logging.getLogger("agentswarm_tools")
 _LEASE_S = 900
 # A million US$: no request costs more, and the sums of many stay within 64 bits.
 _MAX_COST_NANO = 10**15
-# What an answer contains besides its text; continuing the conversation needs it.
-_BESIDE_TEXT = ("tool_calls", "reasoning_content", "thinking_blocks")
+# What an answer contains besides its text: what continues the conversation, sources, sound, images, probabilities.
+_BESIDE_TEXT = (
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "refusal",
+    "annotations",
+    "citations",
+    "search_results",
+    "grounding_metadata",
+    "citation_metadata",
+    "url_context_metadata",
+    "provider_specific_fields",
+    "executed_tools",
+    "context",
+    "audio",
+    "logprobs",
+)
 
 
 @dataclass(slots=True)
@@ -360,6 +378,8 @@ def _response_of(call: Call, attempt: Attempt, answer: Answer, left_nano: int | 
     if left_nano is not None:
         metadata["remaining_budget_usd"] = to_usd(left_nano)
     metadata |= {name: answer.message[name] for name in _BESIDE_TEXT if answer.message.get(name)}
+    if made := answer.message.get("images"):
+        metadata["answer_images"] = made  # in a call with images, "images" are those that were sent
     return LLMResponse(
         content=answer.text,
         model=candidate.model,

@@ -90,8 +90,10 @@ def _without_runs(message: str, caller: _Caller) -> str:
         if not echo:
             start += 1
             continue
-        if start and _introduced(message, found[start].start()):
-            pieces.append(message[copied : found[start].start()])
+        # The name of a field, which the request has too, may come before the echo of its value.
+        inside = (at for at in range(start, end) if start and _introduced(message, found[at].start()))
+        if (begin := next(inside, None)) is not None:
+            pieces.append(message[copied : found[begin].start()])
             copied = found[end - 1].end()
         start = end
     return _GAP.join([*pieces, message[copied:]])

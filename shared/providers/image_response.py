@@ -119,17 +119,26 @@ def _chat(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
         yield MadeImage(url=url if isinstance(url, str) else None)
 
 
+def _data_of(part: Mapping[str, Any]) -> Any:
+    return part.get("inlineData", part.get("inline_data"))
+
+
 def _gemini(reading: Reading, body: Mapping[str, Any]) -> Iterator[MadeImage]:
     """The images among the parts of Gemini's answer, whose text goes into the reading."""
     if not take_gemini_metadata(reading, body, image_output=True):
         return
     candidate = body["candidates"][0]
     parts = details(candidate, "content").get("parts")
+    parts = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    # The drafts of a model that thinks are no results, unless there is no other image: then the last one is.
+    if not any(_data_of(part) and not part.get("thought") for part in parts):
+        drafts = [part for part in parts if _data_of(part)]
+        parts = [part for part in parts if not part.get("thought") or part in drafts[-1:]]
+    else:
+        parts = [part for part in parts if not part.get("thought")]
     has_image = False
-    for part in parts if isinstance(parts, list) else ():
-        if not isinstance(part, dict) or part.get("thought"):
-            continue
-        data = part.get("inlineData", part.get("inline_data"))
+    for part in parts:
+        data = _data_of(part)
         if isinstance(data, dict):
             has_image = True
             yield MadeImage(url=data["data"] if isinstance(data.get("data"), str) else None)

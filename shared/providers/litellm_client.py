@@ -11,6 +11,7 @@ import anyio
 import httpx
 
 from shared.errors import ConfigurationError, LLMError, ProviderTimeout, ProviderUnavailable
+from shared.providers.call_ids import fit_call_ids
 from shared.providers.checks import check_headers, check_messages, check_name, check_parameters
 from shared.providers.endpoints import NO_KEY, no_hints
 from shared.providers.errors import bad_response, from_response, interrupted
@@ -20,7 +21,7 @@ from shared.providers.response_stream import ResponseStream
 from shared.providers.sse import check_answer
 from shared.providers.transport import Exchange
 from shared.providers.usage import openai_usage
-from shared.types import Candidate, Request, Usage
+from shared.types import Candidate, Request, Usage, WantedSchema
 
 _LOGGING_TIMEOUT_S = 1.0
 
@@ -74,9 +75,12 @@ async def _complete(candidate: Candidate, request: Request, timeout: float, exch
 
     check_name(candidate)
     messages = check_messages(candidate, request.messages, allow_image_links=False)
+    messages = fit_call_ids(messages, candidate.provider, "")
     params = check_parameters(candidate, request)
     if "extra_headers" in params:
         params["extra_headers"] = check_headers(candidate, params["extra_headers"])
+    if isinstance(params.get("response_format"), WantedSchema):
+        del params["response_format"]
     if request.stream:
         params["stream_options"] = {**params.get("stream_options", {}), "include_usage": True}
     exchange.sent = True  # LiteLLM does not report when the request leaves

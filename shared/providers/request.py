@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from shared.errors import InvalidRequest, LLMError
-from shared.models import provider_extra
+from shared.models import is_own_host, provider_extra
+from shared.providers.call_ids import fit_call_ids
 from shared.providers.checks import (
     check_base,
     check_headers,
@@ -25,6 +26,7 @@ from shared.providers.checks import (
 )
 from shared.providers.endpoints import (
     NO_KEY,
+    OWN_ENDPOINT,
     USERS_ENDPOINT,
     Endpoint,
     Wire,
@@ -40,12 +42,16 @@ from shared.providers.newer_models import (
     passed_on,
     with_native_schema,
 )
-from shared.types import Candidate, Picture, Request
+from shared.providers.strict_schema import fitted_format
+from shared.providers.usage import details
+from shared.types import Candidate, Picture, Request, WantedSchema
 
 _REPLICATE_IGNORES = frozenset({"tools", "tool_choice", "functions", "function_call"})
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 # Wires that accept pictures in a tool result; the others accept only text there.
 _PICTURES_IN_TOOL_RESULTS = frozenset({"anthropic", "gemini"})
+# Providers that pass requests on to others, with the reasoning that these gave.
+_ROUTERS = frozenset({"openrouter", "vercel_ai_gateway"})
 _NO_TEXT = "(a tool result without text)"
 
 
@@ -164,7 +170,7 @@ def _draft(
             options |= passed
             drop_defaults(candidate, options)
         messages = endpoint.config.translate_developer_role_to_system_role(
-            messages=adapt_messages(messages, endpoint.wire)
+            messages=adapt_messages(candidate, messages, endpoint.wire)
         )
     json_mode, fake_stream = bool(options.pop("json_mode", False)), bool(options.pop("fake_stream", False))
     # JSON requested through a tool, in OpenAI's format, can be turned into text only once the tool call is complete.
@@ -181,8 +187,12 @@ def _parameters(
     if not isinstance(extra_body, dict):
         raise invalid(candidate, f"extra_body for {candidate.model} must be an object")
     extra_headers = check_headers(candidate, extra_headers)
-    adapt_parameters(candidate, params, base)
     known = endpoint.parameters
+    if isinstance(wanted := params.get("response_format"), WantedSchema):
+        params["response_format"] = fitted_format(candidate, wanted)
+        if params["response_format"] is None or (known is not None and "response_format" not in known):
+            del params["response_format"]
+    adapt_parameters(candidate, params, base)
     if known is not None and endpoint.wire == "openai":
         known |= passed_on(candidate, params, known).keys()
     rejected = [name for name in params if known is not None and name not in known]
@@ -191,7 +201,8 @@ def _parameters(
     if rejected:
         raise invalid(candidate, f"{candidate.model} does not take {', '.join(sorted(rejected))}")
     if isinstance(params.get("response_format"), type):
-        params["response_format"] = endpoint.config.get_json_schema_from_pydantic_object(params["response_format"])
+        wanted = endpoint.config.get_json_schema_from_pydantic_object(params["response_format"])
+        params["response_format"] = fitted_format(candidate, wanted)
     return params, extra_body, extra_headers
 
 
@@ -390,20 +401,45 @@ def _to_plain_data(value: Any) -> Any:
     return dump(exclude_none=True)
 
 
-def adapt_messages(messages: Sequence[dict[str, Any]], wire: str) -> list[dict[str, Any]]:
+def adapt_messages(candidate: Candidate, messages: Sequence[dict[str, Any]], wire: str) -> list[dict[str, Any]]:
     """
     Adapt messages to a provider that may be a different one than the conversation began with.
 
     Args:
-        messages: In OpenAI's format; may contain Anthropic's signed thinking blocks, Gemini's signatures, and pictures
-            in tool results.
+        messages: In OpenAI's format; may contain Anthropic's signed thinking blocks, Gemini's signatures, OpenRouter's
+            reasoning details, and pictures in tool results.
 
         wire: The wire format that they are sent in.
     """
-    return [_adapt_message(message, wire) for message in messages]
+    keeps = _keeps_signatures(candidate, wire)
+    keeps_details = _keeps_details(candidate)
+    adapted = [_adapt_message(message, wire, keeps) for message in messages]
+    if not keeps_details:
+        adapted = [{name: part for name, part in m.items() if name != "reasoning_details"} for m in adapted]
+    return fit_call_ids(adapted, candidate.provider, wire)
 
 
-def _adapt_message(message: dict[str, Any], wire: str) -> dict[str, Any]:
+def _keeps_signatures(candidate: Candidate, wire: str) -> Literal["native", "openai"] | None:
+    """The form in which Gemini's signatures are sent back to the endpoint; None if it is not Gemini's."""
+    if wire == "gemini":
+        return "native"
+    is_google = "googleapis.com" in (candidate.api_base or "") or "gemini" in candidate.wire_model.lower()
+    return "openai" if wire == "openai" and (is_google or _is_anybodys(candidate)) else None
+
+
+def _keeps_details(candidate: Candidate) -> bool:
+    """Whether the endpoint is OpenRouter's, or may be another router that passes on what it gave."""
+    is_google = "googleapis.com" in (candidate.api_base or "")
+    return candidate.provider in _ROUTERS or (_is_anybodys(candidate) and not is_google)
+
+
+def _is_anybodys(candidate: Candidate) -> bool:
+    """Whether the endpoint is one of the user's own that may have anything behind it."""
+    own = candidate.provider in USERS_ENDPOINT | OWN_ENDPOINT | {"openai"} and candidate.provider != "azure"
+    return own and is_own_host(candidate.provider, candidate.api_base)
+
+
+def _adapt_message(message: dict[str, Any], wire: str, keeps: Literal["native", "openai"] | None) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, list):
         if message.get("role") == "tool" and wire not in _PICTURES_IN_TOOL_RESULTS:
@@ -412,8 +448,8 @@ def _adapt_message(message: dict[str, Any], wire: str) -> dict[str, Any]:
         elif wire != "anthropic" and any(_is_thinking(part) for part in content):
             visible = [part for part in content if not _is_thinking(part)]
             message = {**message, "content": visible or None}
-    if wire != "gemini" and isinstance(calls := message.get("tool_calls"), list):
-        message = {**message, "tool_calls": [_without_signature(call) for call in calls]}
+    if isinstance(calls := message.get("tool_calls"), list):
+        message = {**message, "tool_calls": [_with_signature(call, keeps) for call in calls]}
     return message
 
 
@@ -421,10 +457,20 @@ def _is_thinking(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in _THINKING
 
 
-def _without_signature(call: Any) -> Any:
+def _with_signature(call: Any, keeps: Literal["native", "openai"] | None) -> Any:
+    """A tool call with Gemini's signature where the endpoint expects it, or without one."""
     if not isinstance(call, dict):
         return call
-    return {name: value for name, value in call.items() if name != "provider_specific_fields"}
+    plain = {name: value for name, value in call.items() if name not in ("provider_specific_fields", "extra_content")}
+    fields, extra = details(call, "provider_specific_fields"), details(call, "extra_content")
+    signature = fields.get("thought_signature") or details(extra, "google").get("thought_signature")
+    if keeps == "native":
+        fields = {**fields, "thought_signature": signature} if signature else fields
+        return {**plain, "provider_specific_fields": fields} if fields else plain
+    if keeps == "openai" and (extra or signature):
+        google = {**details(extra, "google"), "thought_signature": signature} if signature else {}
+        return {**plain, "extra_content": {**extra, "google": google} if google else dict(extra)}
+    return plain
 
 
 def attach_pictures(

@@ -435,7 +435,7 @@ def take_tool_call(reading: Reading, call: Mapping[str, Any], *, whole: bool = F
     )
     target = None if whole else _find_tool_call(reading.tool_calls, part)
     if target is None:
-        target = _new_tool_call(reading, part)
+        target = _new_tool_call(reading, part, whole=whole)
     elif _repeats(target, part):
         return
     if part.id and not target["id"]:
@@ -459,12 +459,14 @@ class _Part:
     arguments: str
 
 
-def _new_tool_call(reading: Reading, part: _Part) -> dict[str, Any]:
+def _new_tool_call(reading: Reading, part: _Part, *, whole: bool) -> dict[str, Any]:
+    # A streamed call without a name follows one whose name it shares: its head could not be told from that one's.
+    last = reading.tool_calls[-1] if reading.tool_calls and not whole and not part.id else None
     new: dict[str, Any] = {
         "id": part.id,
         "type": "function",
         "index": len(reading.tool_calls) if part.index is None else part.index,
-        "function": {"name": "", "arguments": ""},
+        "function": {"name": "" if last is None else last["function"]["name"], "arguments": ""},
     }
     reading.tool_calls.append(new)
     return new
@@ -474,20 +476,19 @@ def _find_tool_call(calls: list[dict[str, Any]], part: _Part) -> dict[str, Any] 
     """The tool call that a part continues: by its id, then its index, then the order; None if it begins another."""
     with_id = [call for call in calls if part.id and call["id"] == part.id]
     with_index = [call for call in calls if part.index is not None and call["index"] == part.index]
+    target: dict[str, Any] | None
     if with_id:
         both = [call for call in with_id if call in with_index]
         target = (both or with_id)[-1]
         # Two calls may have one id: the second begins with a name at an index of its own.
         begins = bool(part.name) and part.index is not None and part.index != target["index"]
-    elif part.index is not None:
-        target = with_index[-1] if with_index else None
-        begins = _begins_another(target, part)
     else:
-        target = calls[-1] if calls else None
+        possible = calls if part.index is None else with_index
+        target = possible[-1] if possible else None
         begins = _begins_another(target, part)
     if target is None or begins:
         return None
-    is_over = _is_complete(target) and bool(part.arguments.strip()) and not _repeats(target, part)
+    is_over = part.arguments.lstrip().startswith("{") and _is_complete(target) and not _repeats(target, part)
     return None if is_over else target
 
 
@@ -501,7 +502,7 @@ def _begins_another(target: dict[str, Any] | None, part: _Part) -> bool:
         return bool(part.name) or not part.arguments or _is_complete(target)
     if part.name and name:
         # Some servers repeat the name in each part.
-        return part.name != name or (part.index is None and not arguments)
+        return part.name != name or (part.index is None and (not arguments or _is_complete(target)))
     return False
 
 

@@ -26,7 +26,8 @@ _DONE = re.compile(r"\s*\[?done\]?\s*", re.IGNORECASE)
 # What may follow the JSON of an answer that is not streamed, and precede it.
 _TAIL = re.compile(r"(\s*((data:)?\s*\[DONE\]|:[^\n]*(\n|$)))*\s*")
 _HEAD = re.compile(r"\ufeff?(\s*:[^\n]*\n)*\s*")
-_IS_STREAM = re.compile(r"\ufeff?\s*(data|event|id|retry)?:")
+_IS_STREAM = re.compile(r"\ufeff?\s*(:[^\n]*\n\s*)*(data|event|id|retry):")
+_MAX_COMMENTS = 2**16
 # How long a provider's own pings may take the place of an answer.
 PINGS_S = 600.0
 _BOM = b"\xef\xbb\xbf"
@@ -129,9 +130,9 @@ class Events:
             self._data.append(value)
         elif name == "event":
             self._name = value.strip()
-        elif name in ("", "id", "retry"):
+        elif name in ("id", "retry"):
             self._seen = True
-        elif not self._seen and self._stray_size < _MAX_STRAY:
+        elif name and not self._seen and self._stray_size < _MAX_STRAY:
             self.stray.append(line)
             self._stray_size += len(line)
 
@@ -261,11 +262,11 @@ class StreamReader:
             raise UnreadableError("an event that is not an object")
         self._take_event(self.reading, body)
         if self.reading.failure:
-            raise self._error(self.reading.failure)
+            raise self._error(self.reading.failure, began=True)
 
-    def _error(self, body: Any) -> LLMError:
+    def _error(self, body: Any, *, began: bool = False) -> LLMError:
         reading = self.reading
-        began = any(reading.pieces) or bool(reading.reasoning or reading.tool_calls or reading.reports)
+        began = began or any(reading.pieces) or bool(reading.reasoning or reading.tool_calls or reading.reports)
         return self.failure(from_body(self._candidate, body, status=200, began=began, sent=self._sent))
 
     def _new_text(self) -> Iterator[str]:
@@ -290,7 +291,7 @@ class StreamReader:
 
 def is_stream(content: bytes) -> bool:
     """Whether a body is server-sent events, although no stream was asked for."""
-    return _IS_STREAM.match(content[:100].decode("utf-8", "replace")) is not None
+    return _IS_STREAM.match(content[:_MAX_COMMENTS].decode("utf-8", "replace")) is not None
 
 
 def check_answer(candidate: Candidate, reading: Reading) -> None:

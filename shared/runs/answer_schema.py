@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from shared.errors import BadResponse, LLMError, ResponseRejected
+from shared.errors import BadResponse, InvalidRequest, LLMError, ResponseRejected
 from shared.internal.fair_pool import FairPool
-from shared.runs.json_schema import MAX_SCHEMA_CHARS, TooMuchWork, first_problem, read_json, read_schema
+from shared.runs.json_schema import MAX_SCHEMA_CHARS, TooMuchWork, first_problem, read_json, read_json_at, read_schema
 from shared.scope import current_scope
-from shared.types import FallbackOn, LLMResponse
+from shared.types import FallbackOn, LLMResponse, WantedSchema
 
 __all__ = ["MAX_SCHEMA_CHARS", "Matched", "Mismatch", "ask_until_match", "check_schema", "schema_instruction"]
 
@@ -19,6 +22,15 @@ SCHEMA_HINT = (
     '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
 )
 _threads = FairPool("agentswarm-schemas", threads=2, per_owner=1)
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
+_THOUGHTS_END = ("</think>", "</thinking>")
+# In an answer of many words and pieces of JSON: how many places are read, and how many values are compared.
+_MAX_PLACES = 50
+_MAX_VALUES = 4
+# In a provider's sentence about a JSON mode that it does not have for this schema.
+_ABOUT_FORMAT = re.compile(r"response.?(format|schema|mime)|json|schema|output.?(format|config)|structured")
+
+type Ask = Callable[[Mismatch | None, WantedSchema | None, FallbackOn | None], Awaitable[LLMResponse]]
 
 
 def check_schema(schema: str | None) -> str | None:
@@ -60,51 +72,55 @@ class Matched:
     cost: float
 
 
-async def ask_until_match(
-    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]], schema: str
-) -> Matched:
+async def ask_until_match(ask: Ask, schema: str) -> Matched:
     """
     Ask a model for JSON; if its answer does not match the schema, the next model, or the only one a second time.
 
     Args:
-        ask: Makes the call; gets the mismatch of the previous answer, None the first time, and when to ask the next
-            model.
+        ask: Makes the call; gets the mismatch of the previous answer (None the first time), the response_format, and
+            when to ask the next model.
 
     Raises:
-        BadResponse: The second answer does not match either, or one cannot be compared within the limits; its `cost`
-            includes both.
+        BadResponse: The second answer does not match either, or one cannot be compared within the limits, or one was
+            cut off, which another one within the same limit would be too; its `cost` includes all of them.
 
         LLMError: A call failed; its `cost` includes the answers before it.
     """
+    wanted: WantedSchema | None = _wanted(schema)
 
     async def reject(response: LLMResponse) -> str | None:
-        return (await _matched(response, schema, response.cost))[1]
+        problem = (await _matched(response, schema, response.cost))[1]
+        if problem is not None:
+            _check_not_cut(response, response.cost)
+        return problem
 
     try:
-        first = await ask(None, reject)
+        try:
+            first = await ask(None, wanted, reject)
+        except InvalidRequest as error:
+            if type(error) is not InvalidRequest or not _ABOUT_FORMAT.search(error.message.lower()):
+                raise
+            wanted = None  # the refusal cost nothing; the instruction says it all too
+            first = await ask(None, wanted, reject)
     except LLMError as error:
         rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
         if len(rejected) != 1:
             raise
-        return await _second(ask, rejected[0], error.cost, schema)
+        return await _second(ask, rejected[0], error.cost, schema, wanted)
     return Matched(first, (await _matched(first, schema, first.cost))[0], first.cost)
 
 
-async def _second(
-    ask: Callable[[Mismatch | None, FallbackOn | None], Awaitable[LLMResponse]],
-    first: ResponseRejected,
-    cost: float,
-    schema: str,
-) -> Matched:
+async def _second(ask: Ask, first: ResponseRejected, cost: float, schema: str, wanted: WantedSchema | None) -> Matched:
     answer = first.response.content if first.response is not None else ""
     try:
-        second = await ask(Mismatch(answer, first.reason), None)
+        second = await ask(Mismatch(answer, first.reason), wanted, None)
     except LLMError as error:
         error.cost += cost
         raise
     data, problem = await _matched(second, schema, cost + second.cost)
     if problem is None:
         return Matched(second, data, cost + second.cost)
+    _check_not_cut(second, cost + second.cost)
     raise BadResponse(
         f"The answer does not match response_schema: {problem}",
         provider=second.provider,
@@ -112,6 +128,33 @@ async def _second(
         outcome="completed",
         cost=cost + second.cost,
         hint="Use a stronger model or a simpler schema.",
+    )
+
+
+def _wanted(schema: str) -> WantedSchema:
+    wanted = {"name": "answer", "schema": json.loads(schema), "strict": True}
+    return WantedSchema(type="json_schema", json_schema=wanted)
+
+
+def _check_not_cut(response: LLMResponse, cost: float) -> None:
+    """
+    Check that an answer that does not match was not cut off.
+
+    Raises:
+        BadResponse: It was; `cost` is the US$ for all calls so far.
+    """
+    if response.metadata.get("finish_reason") != "length":
+        return
+    tokens = response.metadata.get("output_cut_to_tokens")
+    by = f"the {tokens} tokens that the budget allows" if tokens else "its limit of length (max_tokens)"
+    raise BadResponse(
+        f"The answer was cut off at {by}, so its JSON is not complete",
+        provider=response.provider,
+        model=response.model,
+        outcome="completed",
+        cost=cost,
+        action="raise",
+        hint="Set a larger max_tokens, or ask for less. The same request would be cut off again.",
     )
 
 
@@ -148,20 +191,34 @@ def match_schema(text: str, schema: str) -> tuple[Any, str | None]:
     Raises:
         TooMuchWork: That cannot be found out within the limits.
     """
-    try:
-        data = read_json(_unfenced(text))
-    except ValueError:
-        return None, "it is not JSON"
-    problem = first_problem(data, read_schema(schema))
-    if problem is None:
-        return data, None
-    place = "/".join(str(part) for part in problem.path)[:200]
-    return data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
+    parsed = read_schema(schema)
+    first: tuple[Any, str | None] = None, "it is not JSON"
+    for number, data in enumerate(islice(_values(text), _MAX_VALUES)):
+        problem = first_problem(data, parsed)
+        if problem is None:
+            return data, None
+        if not number:
+            place = "/".join(str(part) for part in problem.path)[:200]
+            first = data, f"{problem.message[:200]}{f' at {place}' if place else ''}"
+    return first
 
 
-def _unfenced(text: str) -> str:
-    """The answer without the Markdown fence that models often put around JSON."""
+def _values(text: str) -> Iterator[Any]:
+    """What may be the JSON of an answer: the whole text, what is in a fence, and what begins amid other words."""
+    for end_of_thoughts in _THOUGHTS_END:
+        text = text.rpartition(end_of_thoughts)[2]
     text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text.split("\n", 1)[1].rsplit("```", 1)[0]
-    return text
+    for part in (text, *islice((found[1] for found in _FENCE.finditer(text)), _MAX_PLACES)):
+        try:
+            yield read_json(part.strip())
+        except ValueError:
+            continue
+    end = 0
+    for start in islice((found.start() for found in re.finditer(r"[{\[]", text)), _MAX_PLACES):
+        if start < end:
+            continue
+        try:
+            data, end = read_json_at(text, start)
+        except ValueError:
+            continue
+        yield data

@@ -62,12 +62,30 @@ def read_json(text: str, *, max_chars: int = MAX_ANSWER_CHARS, max_depth: int = 
     if len(text) > max_chars:
         raise TooMuchWork(f"it is longer than {max_chars:,} characters")
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_int=_integer, parse_float=_number)
+        value = _DECODER.decode(text)
     except RecursionError:
         raise TooMuchWork(f"it is nested more than {max_depth} levels deep") from None
     if _is_deeper(value, max_depth):
         raise TooMuchWork(f"it is nested more than {max_depth} levels deep")
     return value
+
+
+def read_json_at(text: str, start: int) -> tuple[Any, int]:
+    """
+    The JSON value that begins amid a text, and where it ends.
+
+    Raises:
+        ValueError: No JSON begins there.
+
+        TooMuchWork: As `read_json` does.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise TooMuchWork(f"it is nested more than {MAX_ANSWER_DEPTH} levels deep") from None
+    if _is_deeper(value, MAX_ANSWER_DEPTH):
+        raise TooMuchWork(f"it is nested more than {MAX_ANSWER_DEPTH} levels deep")
+    return value, end
 
 
 def _no_constant(name: str) -> Any:
@@ -84,6 +102,9 @@ def _number(text: str) -> float:
     if len(text) > 2 * MAX_DIGITS or not math.isfinite(number := float(text)):
         raise TooMuchWork("it contains a number that is too large or too long")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, parse_float=_number)
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
