@@ -26,6 +26,7 @@ from shared.runs.json_schema import (
     read_schema,
 )
 from shared.types import LLMResponse
+from tests.support.answering import ask_in_turn
 
 
 def _unique(_validator: Any, is_on: bool, value: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -215,12 +216,7 @@ def test_the_message_is_about_the_alternative_that_was_meant() -> None:
 
 def _answers(*texts: str) -> Any:
     """Ask function of a model that gives these answers, for 0.5 US$ each."""
-    left = list(texts)
-
-    async def ask(_mismatch: Any) -> LLMResponse:
-        return LLMResponse(left.pop(0), "m", "p", {}, 0.5, 1.0, {})
-
-    return ask
+    return ask_in_turn([LLMResponse(text, "m", "p", {}, 0.5, 1.0, {}) for text in texts])
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "[" * 500 + "]" * 500, "1e999"])
