@@ -151,7 +151,8 @@ def test_searches_are_held_and_the_rest_is_given_back(hosted: Double, ledger: Le
     assert row["cost_nano"] == 10 * 1000 + 5 * 5000
 
 
-def test_an_estimate_of_what_cannot_be_sent_is_unknown() -> None:
+def test_an_estimate_of_what_cannot_be_sent_is_unknown(hosted: Double) -> None:
     """A request that the model does not take costs nothing, but an estimate of 0 would read as if it were free."""
     [found] = LLMClient().estimate(HELLO, MINI, [], n=3)
+    assert hosted.requests == []
     assert math.isnan(found.upper_bound)
