@@ -75,6 +75,23 @@ class Settings(BaseSettings):
         "folder.",
         repr=False,
     )
+    store_timeout: float = Field(
+        2.0,
+        ge=0.1,
+        le=60,
+        allow_inf_nan=False,
+        validation_alias="AGENTSWARM_STORE_TIMEOUT",
+        description="Seconds that a call waits for the ledger, to connect, get a lock and write. Then it goes on "
+        "without the ledger, or is refused if a budget applies.",
+    )
+    store_read_timeout: float = Field(
+        3.0,
+        ge=0.1,
+        le=3600,
+        allow_inf_nan=False,
+        validation_alias="AGENTSWARM_STORE_READ_TIMEOUT",
+        description="Seconds that one query of a report may take in PostgreSQL.",
+    )
     budget_usd: float | None = Field(
         None,
         ge=0,
@@ -270,6 +287,11 @@ def quiet_litellm() -> Iterator[None]:
 def data_dir() -> Path:
     """The user data folder of this package; not created."""
     return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
+
+
+def state_dir() -> Path:
+    """The user's folder for this package's state, such as records that wait for the ledger; not created."""
+    return Path(platformdirs.user_state_dir(APP_NAME, appauthor=False))
 
 
 def database_url(settings: Settings) -> str:

@@ -66,6 +66,7 @@ STEPS = (
             "CREATE INDEX ix_attempt_lower_bound ON attempt (ts_us) WHERE cost_is_lower_bound",
         ),
     ),
+    Step((1, 3), ("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)",)),
 )
 
 

@@ -24,7 +24,7 @@ from shared.scope import Scope
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
-_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls"})
+_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine"})
 
 Sums = dict[str, int]
 

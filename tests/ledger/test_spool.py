@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.errors import StoreError
-from shared.ledger import engine, store as store_module
+from shared.ledger import store as store_module
+from shared.ledger.engine import Patience
 from shared.ledger.schema import event
 from shared.ledger.spool import Spool, SpoolEntry
 from shared.ledger.store import Ledger, committed
@@ -37,18 +38,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Ledger]:
-    """A ledger that gives up on a lock at once, and tries again at once when it is told to."""
-    ledger = Ledger(f"sqlite:///{home / 'ledger.sqlite3'}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BUSY_TIMEOUT_S", 0)
-        yield ledger
-    ledger._down_until = 0
+    """A ledger that soon gives up on a lock, and tries again at once when it is told to."""
+    ledger = Ledger(f"sqlite:///{home / 'ledger.sqlite3'}", Patience(0.2, 2.0))
+    yield ledger
+    ledger._writer.down_until = 0
     ledger.close()
 
 
 def again(ledger: Ledger) -> None:
     """The time after which a ledger that was down is tried again has passed."""
-    ledger._down_until = 0
+    ledger._writer.down_until = 0
     ledger.flush()
 
 
