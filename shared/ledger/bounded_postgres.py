@@ -68,7 +68,10 @@ def connect_in_time(connect: Callable[[], psycopg.Connection[Any]], limit_s: flo
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             done.set_exception(error)
 
-    threading.Thread(target=work, name="agentswarm-connect", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="agentswarm-connect", daemon=True).start()
+    except RuntimeError:  # Python is shutting down: no thread can be started any more
+        work()
     try:
         return done.result(limit_s)
     except BaseException as error:

@@ -170,10 +170,12 @@ def limit_on_server(connection: Connection, statement_s: float, lock_s: float) -
     A little earlier than we do, so that the connection can be kept.
     """
     if connection.dialect.name == "postgresql":
-        values = {"statement": f"{max(1, round(statement_s * 900))}", "lock": f"{max(1, round(lock_s * 900))}"}
+        statement_ms = round(min(statement_s, _MAX_LIMIT_S) * 900)
+        values = {"statement": f"{max(1, statement_ms)}", "lock": f"{max(1, round(lock_s * 900))}"}
         connection.execute(_LIMITS, values)
 
 
+_MAX_LIMIT_S = 3600.0
 _LIMITS = sa.text(
     "SELECT set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true), "
     "set_config('idle_in_transaction_session_timeout', '60000', true)"

@@ -24,8 +24,8 @@ logger = logging.getLogger("agentswarm_tools")
 SpoolEntry = tuple[str, dict[str, Any], dict[str, str]]
 _IDS = ("attempt_id", "call_id", "event_id")
 _DEAD_LETTERS = ".dead-letters"
-# Entries that are replayed in one transaction; other programs get their turn in between.
-_BATCH = 50
+# Entries that are replayed in one transaction, at most; other programs get their turn in between.
+MAX_BATCH = 50
 # A longer line is no record; it would only fill the memory.
 _MAX_LINE = 1_000_000
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -59,13 +59,18 @@ class Spool:
         # By file: entries that are in the ledger already, when a replay was interrupted.
         self._replayed: dict[Path, int] = {}
         self._refused: set[Path] = set()
+        # Entries in the next batch.
+        self.batch = MAX_BATCH
         # Whether something may wait: this process has spooled something, or has not looked yet.
         self.is_used = True
 
     @property
     def path(self) -> Path:
         """The spool file: the first place that can be trusted."""
-        return next((path for path in self._paths if _may_be_used(path.parent)), self._paths[-1])
+        return next((path for path in self._paths if self._may_write(path.parent)), self._paths[-1])
+
+    def _may_write(self, folder: Path) -> bool:
+        return _may_be_used(folder) or (folder in self._own and not os.path.lexists(folder))
 
     def add(self, *entries: SpoolEntry) -> None:
         """Store entries: on disk by the time this returns, or in memory while no folder can be used."""
@@ -111,8 +116,9 @@ class Spool:
         is_complete = False
         try:
             while memory:
-                yield memory[:_BATCH]
-                del memory[:_BATCH]
+                taken = memory[: self.batch]
+                yield taken
+                del memory[: len(taken)]
             for path in self._trusted():
                 yield from self._take_file(path)
             is_complete = True
@@ -133,8 +139,9 @@ class Spool:
             entries, invalid = _read(file)
             done = self._replayed.get(file, 0)
             while done < len(entries):
-                yield entries[done : done + _BATCH]
-                done += _BATCH
+                taken = entries[done : done + self.batch]
+                yield taken
+                done += len(taken)
                 self._replayed[file] = done
             self._add_dead_letters(invalid)
             file.unlink(missing_ok=True)

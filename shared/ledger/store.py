@@ -52,7 +52,7 @@ from shared.ledger.migrations import is_current, migrate
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
-from shared.ledger.writer import Item, Writer, short
+from shared.ledger.writer import REPLAY_PATIENCE, Item, Writer, short
 from shared.ledger.writes import (
     Annotation,
     Entry,
@@ -75,7 +75,7 @@ logger = logging.getLogger("agentswarm_tools")
 STOPPED_PATIENCE_S = 0.4
 # A table that is large takes time to migrate; giving up in between would begin anew each time.
 _MIGRATION_S = 600.0
-_CLOSING_S = 30.0
+_CLOSING_S = 10.0
 _LOCKED_PATIENCE_S = 0.5
 # Server messages for work that took too long: lock_not_available and query_canceled.
 _TIMED_OUT = frozenset({"55P03", "57014"})
@@ -108,7 +108,13 @@ class Ledger:
         self._engine: Engine | None = None
         self._spool = Spool(None if self._file is None else self._file.parent, self.name)
         self._writer = Writer(
-            self.name, self._spool, self._patience.call_s, self._write_batch, self._replay, self._is_budgeted
+            self.name,
+            self._spool,
+            self._patience.call_s,
+            self._write_batch,
+            self._replay,
+            lambda: self._engine is not None,
+            self._is_budgeted,
         )
         self._is_started = False
         # The database did not answer: until then readers need not try it again.
@@ -194,6 +200,7 @@ class Ledger:
 
     def _write_batch(self, items: list[Item]) -> None:
         """Write items, within the time that a call has for that; called by the writer."""
+        self._open_first()
         with within(self._patience.call_s):
             self._write(items, self._writer.keep_rejected)
 
@@ -206,8 +213,19 @@ class Ledger:
             except (KeyError, ValueError, AttributeError, TypeError):
                 self._add_dead_letter(each)
         if items:
-            with within(self._patience.call_s):
+            self._open_first()
+            with within(self._patience.call_s * REPLAY_PATIENCE):
                 self._write(items, lambda item: self._add_dead_letter(to_spool(item.entry) if item.entry else None))
+
+    def _open_first(self) -> None:
+        """Open the ledger in a time of its own: the first time takes longer, because tables may have to be made."""
+        try:
+            with gate.working(), within(self._patience.call_s):
+                self._open()
+        except Exception as error:
+            self._failed(error)
+            if not self._may_repeat(error):
+                raise
 
     def _add_dead_letter(self, entry: SpoolEntry | None) -> None:
         """Set aside an entry that no ledger can take."""
@@ -398,8 +416,8 @@ class Ledger:
             connection.begin(),
         ):
             if connection.dialect.name == "postgresql":
-                limit_s = min(self._patience.call_s, seconds_left())
-                limit_on_server(connection, limit_s, limit_s)
+                limit_s = seconds_left()
+                limit_on_server(connection, limit_s, min(self._patience.call_s, limit_s))
                 # One writer at a time, as in SQLite, so that checking a budget and holding money in it are atomic.
                 connection.execute(_ONE_WRITER)
             yield connection
@@ -421,8 +439,10 @@ class Ledger:
         while (left := until - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 self._submit(None).result(left)
-            if not self._spool.is_used or time.monotonic() < self._writer.down_until:
+            pause_s = min(self._writer.down_until - time.monotonic(), until - time.monotonic())
+            if not self._spool.is_used or (pause_s > 0 and patience_s is None):
                 return
+            time.sleep(max(0.0, pause_s))
 
     def finish(self) -> None:
         """At the end of the process: write what is left, for a few seconds; say what could not be written."""

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from shared.errors import StoreError
 from shared.ledger.accounts import Admission
-from shared.ledger.spool import Spool, SpoolEntry
+from shared.ledger.spool import MAX_BATCH, Spool, SpoolEntry
 from shared.ledger.writes import Annotation, Entry, Event, Start, to_spool
 
 logger = logging.getLogger("agentswarm_tools")
@@ -26,6 +26,8 @@ _PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 # The database's own limit should end a batch; if it does not, the batch is given up so many seconds later.
 _GRACE_S = 0.4
 _LONGEST_WAIT_S = 60.0
+# Nobody waits for what is replayed, so a batch of that may take so many times longer, as on a machine under load.
+REPLAY_PATIENCE = 5
 # A spool that cannot be read keeps nothing else back; it is looked at again after so many seconds.
 _SPOOL_PAUSE_S = 5.0
 
@@ -79,6 +81,8 @@ class Writer:
 
         replay: The same for entries from the spool.
 
+        is_open: Whether the database was opened; the first time may take as long again.
+
         is_budgeted: Whether an attempt is under a budget, so that it cannot be kept for later.
     """
 
@@ -89,6 +93,7 @@ class Writer:
         patience_s: float,
         write: Callable[[list[Item]], None],
         replay: Callable[[list[SpoolEntry]], None],
+        is_open: Callable[[], bool],
         is_budgeted: Callable[[Start], bool],
     ) -> None:
         self._name = name
@@ -96,6 +101,7 @@ class Writer:
         self._patience_s = patience_s
         self._write = write
         self._replay = replay
+        self._is_open = is_open
         self._is_budgeted = is_budgeted
         self._messages: SimpleQueue[Item | _Job] = SimpleQueue()
         self._waiting: list[Item] = []
@@ -115,8 +121,14 @@ class Writer:
         self._messages.put(item)
 
     def start(self) -> None:
-        """Start the thread that decides."""
+        """Start both threads at once: while Python is shutting down, none can be started any more."""
+        self._jobs = self._new_jobs()
         threading.Thread(target=self._run, name="agentswarm-ledger", daemon=True).start()
+
+    def _new_jobs(self) -> SimpleQueue[_Job]:
+        jobs: SimpleQueue[_Job] = SimpleQueue()
+        threading.Thread(target=self._labour, args=(jobs,), name="agentswarm-ledger-database", daemon=True).start()
+        return jobs
 
     def _run(self) -> None:
         while True:
@@ -172,9 +184,12 @@ class Writer:
             if self._batches is not None:
                 self._batches.close()  # type: ignore[attr-defined]
                 self._batches = None
+            if job.is_replay:  # perhaps it was too much for the time
+                self._spool.batch = max(1, self._spool.batch // 2)
             self._keep_for_later([item for item in job.items if not item.done.done()])
         else:
             self._failures = 0
+            self._spool.batch = min(MAX_BATCH, self._spool.batch * 2)
         self.finished += len(job.items)
 
     def _end_late_job(self) -> None:
@@ -212,14 +227,16 @@ class Writer:
                 self._batches = None
                 self._is_warned = False
             elif entries:
-                self._start(partial(self._replay, entries), [], is_replay=True)
+                limit_s = self._patience_s * REPLAY_PATIENCE
+                self._start(partial(self._replay, entries), [], limit_s, is_replay=True)
                 return
 
     def _start_write(self) -> None:
         """
         Give everything that waits to the database, for one transaction.
 
-        Each commit costs a flush of the disk, so all items that arrived during the last commit share the next one.
+        Each commit costs a flush of the disk, so items that arrived during the last commit share the next one. They are
+        not more than MAX_BATCH, since other programs wait for the lock meanwhile.
         Entries without money (annotations and events) do not cause a commit by themselves: they wait, at most for
         _MAX_DELAY_S, until an urgent item arrives, and are committed together with it.
         """
@@ -227,16 +244,19 @@ class Writer:
             return
         overdue = time.monotonic() - self._waiting[0].since >= _MAX_DELAY_S
         if overdue or any(item.is_urgent for item in self._waiting):
-            items, self._waiting = self._waiting, []
-            self._start(partial(self._write, items), items)
+            items, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            self._start(partial(self._write, items), items, self._patience_s)
 
-    def _start(self, work: Callable[[], None], items: list[Item], *, is_replay: bool = False) -> None:
-        self._job = _Job(work, items, time.monotonic() + self._patience_s + _GRACE_S, is_replay)
-        if self._jobs is None:
-            self._jobs = SimpleQueue()
-            threading.Thread(
-                target=self._labour, args=(self._jobs,), name="agentswarm-ledger-database", daemon=True
-            ).start()
+    def _start(self, work: Callable[[], None], items: list[Item], limit_s: float, *, is_replay: bool = False) -> None:
+        if not self._is_open():
+            limit_s += self._patience_s
+        self._job = _Job(work, items, time.monotonic() + limit_s + _GRACE_S, is_replay)
+        try:
+            self._jobs = self._jobs or self._new_jobs()
+        except RuntimeError as error:  # Python is shutting down, and the thread before was abandoned
+            self._job.error = error
+            self._messages.put(self._job)
+            return
         self._jobs.put(self._job)
 
     def _labour(self, jobs: SimpleQueue[_Job]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from shared.config import state_dir
 from shared.errors import StoreError
 from shared.ledger import store as store_module
 from shared.ledger.engine import Patience
@@ -303,10 +304,11 @@ def test_without_any_folder_records_wait_in_memory(tmp_path: Path, home: Path) -
 
 
 def test_ledgers_do_not_share_what_waits(home: Path, tmp_path: Path) -> None:
-    """A server's records wait in the temporary folder, under the name of their own ledger."""
+    """A server's records wait in the user's state folder, under the name of their own ledger."""
     one, other = Spool(None, "postgresql://a/x"), Spool(None, "postgresql://a/y")
     one.add(entry(1))
-    assert one.path.is_relative_to(tmp_path / "tmp")
+    assert one.path.parent == state_dir()
+    assert one.path.is_relative_to(tmp_path)
     assert one.path.parent.stat().st_mode & 0o777 == 0o700
     assert list(other.take()) == []
     assert [each for batch in one.take() for each in batch] == [entry(1)]

@@ -26,6 +26,7 @@ from shared.ledger import query
 from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
+from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
 from shared.ledger.writer import _MAX_DELAY_S, Item
 from shared.ledger.writes import Event
@@ -222,7 +223,7 @@ def test_what_waits_is_committed_together(store: Ledger, monkeypatch: pytest.Mon
     gate.set()
     for done in (first, *waiting):
         done.result(timeout=30)
-    assert sizes == [1, 100]
+    assert sizes == [1, 50, 50]
     assert len(rows(store)) == 101
     assert_exact(store)
 
@@ -421,7 +422,7 @@ def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pyt
     writer._waiting.insert(0, overdue)
     writer._start_write()
     assert writer._job is not None
-    assert len(writer._job.items) == 101
+    assert len(writer._job.items) == MAX_BATCH
 
 
 def test_an_error_that_comes_too_late_is_not_printed() -> None:
