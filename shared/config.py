@@ -220,6 +220,14 @@ def load_settings() -> Settings:
         ConfigurationError: A variable has an invalid value; the message does not repeat the value.
     """
     values = environment()
+    path, from_file = _dotenv()
+    widening = tuple(
+        name
+        for name, harmless in _WIDENING.items()
+        if from_file.get(name, "").lower() not in ("", *harmless) and not os.environ.get(name)
+    )
+    if widening:
+        _warn_of_widening(path, widening)
     return _settings(tuple(values.get(str(field.validation_alias)) for field in Settings.model_fields.values()))
 
 
@@ -243,6 +251,29 @@ def dotenv_of(name: str) -> str | None:
     """Path of the .env that sets a variable; None when the process environment sets it, or nothing does."""
     path, values = _dotenv()
     return path if name in values and not os.environ.get(name) else None
+
+
+# Settings that widen what agents may do, or decide where records go, and the values that do not. A .env may lie in a
+# folder that is not trusted. Base URLs are said where they are used.
+_OFF, _ON = ("", "0", "false", "no", "off"), ("", "1", "true", "yes", "on")
+_WIDENING = {
+    "AGENTSWARM_INPUT_DIRS": (),
+    "AGENTSWARM_OUTPUT_DIR": (),
+    "AGENTSWARM_ALLOW_PRIVATE_HOSTS": _OFF,
+    "AGENTSWARM_ALLOWED_MODELS": (),
+    "AGENTSWARM_PRICES": (),
+    "AGENTSWARM_DATABASE_URL": (),
+    "AGENTSWARM_BUDGET_USD": (),
+    "AGENTSWARM_MAX_REFUSALS": (),
+    "AGENTSWARM_MAX_IDENTICAL_CALLS": (),
+    "LITELLM_COST_TRACKING": _ON,
+}
+
+
+@lru_cache(maxsize=64)
+def _warn_of_widening(path: str, names: tuple[str, ...]) -> None:
+    """Warn once of settings that a .env makes, and that a person should know of."""
+    logger.warning("%s sets %s, which change what agents may do. Is that file yours?", path, ", ".join(names))
 
 
 def _dotenv() -> tuple[str, dict[str, str]]:

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
         window as window,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
-    from shared.ledger.store import Ledger as Ledger, committed as committed, get_ledger as get_ledger
+    from shared.ledger.store import (
+        STOPPED_PATIENCE_S as STOPPED_PATIENCE_S,
+        Ledger as Ledger,
+        committed as committed,
+        get_ledger as get_ledger,
+    )
     from shared.ledger.writes import LeastBound as LeastBound
 else:
     # SQLAlchemy takes time to import.
@@ -52,7 +57,7 @@ else:
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
             "own_filter sum_costs window",
             "row": "COUNTS AttemptRow Status",
-            "store": "Ledger committed get_ledger",
+            "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",
             "writes": "LeastBound",
         },
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
@@ -16,7 +15,7 @@ import psycopg
 from psycopg import waiting
 from psycopg.pq import TransactionStatus
 
-from shared.ledger.deadline import seconds_left
+from shared.ledger.deadline import seconds_left, silence_allowed
 
 _POLL_S = 0.05
 
@@ -87,26 +86,20 @@ def _close_late(done: Future[psycopg.Connection[Any]]) -> None:
 
 
 def _in_time(gen: Generator[Any, Any, Any], limit_s: float) -> Generator[Any, Any, Any]:
-    """Pass a wait through, and end it once the server was silent for `limit_s`, or the thread's deadline is over."""
+    """Pass a wait through, and end it once the server was silent for `limit_s`, or for as long as the thread allows."""
     heard = time.monotonic()
-    allowed_s = min(limit_s, seconds_left())
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if ready:
+            allowed_s = min(limit_s, silence_allowed())
+            if ready and allowed_s > 0:
                 heard = time.monotonic()
-            elif time.monotonic() - heard >= limit_s:
-                raise _unanswered(allowed_s)
-            if seconds_left() <= 0:
-                raise _unanswered(allowed_s)
+            elif time.monotonic() - heard >= allowed_s:
+                raise Unanswered(f"no answer within {min(limit_s, silence_allowed() or limit_s):.1f} s")
             wanted = gen.send(ready)
     except StopIteration as end:
         return end.value
-
-
-def _unanswered(seconds: float) -> Unanswered:
-    return Unanswered(f"no answer within {seconds:.1f} s" if math.isfinite(seconds) else "no answer")
 
 
 def _hang_up(pgconn: Any) -> None:

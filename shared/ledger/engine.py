@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from shared.config import load_settings
 from shared.errors import ConfigurationError
-from shared.ledger.deadline import seconds_left
+from shared.ledger.deadline import progressed, seconds_left
 
 logger = logging.getLogger("agentswarm_tools")
 
@@ -135,6 +135,12 @@ def file_identity(path: Path | None) -> FileIdentity | None:
 
 
 def create_engine(url: URL, patience: Patience) -> Engine:
+    engine = _create_engine(url, patience)
+    sa.event.listen(engine, "after_cursor_execute", lambda *_: progressed())
+    return engine
+
+
+def _create_engine(url: URL, patience: Patience) -> Engine:
     if url.get_backend_name() == "postgresql":
         return _create_postgres(url, patience)
     path = Path(url.database or "")

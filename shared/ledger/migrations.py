@@ -63,10 +63,10 @@ STEPS = (
             "ALTER TABLE attempt ADD COLUMN reserved_nano BIGINT",
             "ALTER TABLE attempt ADD COLUMN adjustment_kind VARCHAR(20)",
             "ALTER TABLE attempt ADD COLUMN adjusts VARCHAR(250)",
+            "ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)",
             "CREATE INDEX ix_attempt_lower_bound ON attempt (ts_us) WHERE cost_is_lower_bound",
         ),
     ),
-    Step((1, 3), ("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)",)),
 )
 
 

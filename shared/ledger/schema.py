@@ -8,7 +8,7 @@ BUCKET_S = 900  # Since 2015 all time zones have offsets in multiples of 15 minu
 # Programs refuse a ledger with a newer major version. A newer minor version only adds columns and tables that older
 # programs do not need: new columns are nullable or have a default in the database.
 MAJOR = 1
-MINOR = 3
+MINOR = 2
 
 
 def bucket_of(ts_us: int) -> int:
@@ -74,7 +74,6 @@ attempt = sa.Table(
     sa.Column("reserved_nano", sa.BigInteger),  # reserved in budgets beyond the cost
     sa.Column("adjustment_kind", sa.String(20)),
     sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: the id of an attempt, or a text
-    # Since 1.3.
     sa.Column("machine", sa.String(120)),  # name of the machine whose clock gave ts_us
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),

@@ -52,7 +52,7 @@ from shared.ledger.migrations import is_current, migrate
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
-from shared.ledger.writer import REPLAY_PATIENCE, Item, Writer, short
+from shared.ledger.writer import Item, Writer, short
 from shared.ledger.writes import (
     Annotation,
     Entry,
@@ -113,7 +113,6 @@ class Ledger:
             self._patience.call_s,
             self._write_batch,
             self._replay,
-            lambda: self._engine is not None,
             self._is_budgeted,
         )
         self._is_started = False
@@ -214,7 +213,7 @@ class Ledger:
                 self._add_dead_letter(each)
         if items:
             self._open_first()
-            with within(self._patience.call_s * REPLAY_PATIENCE):
+            with within(self._patience.call_s):
                 self._write(items, lambda item: self._add_dead_letter(to_spool(item.entry) if item.entry else None))
 
     def _open_first(self) -> None:
@@ -369,7 +368,7 @@ class Ledger:
         Raises:
             StoreError: The ledger cannot be opened or read.
         """
-        if self._is_started and (self._writer.submitted != self._writer.finished or self._spool.is_used):
+        if self._is_started and (self._writer.submitted != self._writer.finished or self._writer.has_spooled):
             self.flush()
         if time.monotonic() < self._silent_until:
             raise self._unreadable(self._silence)
@@ -416,8 +415,7 @@ class Ledger:
             connection.begin(),
         ):
             if connection.dialect.name == "postgresql":
-                limit_s = seconds_left()
-                limit_on_server(connection, limit_s, min(self._patience.call_s, limit_s))
+                limit_on_server(connection, self._patience.call_s, min(self._patience.call_s, seconds_left()))
                 # One writer at a time, as in SQLite, so that checking a budget and holding money in it are atomic.
                 connection.execute(_ONE_WRITER)
             yield connection
@@ -440,7 +438,7 @@ class Ledger:
             with suppress(TimeoutError):
                 self._submit(None).result(left)
             pause_s = min(self._writer.down_until - time.monotonic(), until - time.monotonic())
-            if not self._spool.is_used or (pause_s > 0 and patience_s is None):
+            if not self._writer.has_spooled or (pause_s > 0 and patience_s is None):
                 return
             time.sleep(max(0.0, pause_s))
 

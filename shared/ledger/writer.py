@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 
 from shared.errors import StoreError
 from shared.ledger.accounts import Admission
+from shared.ledger.deadline import LEEWAY, watch_progress
 from shared.ledger.spool import MAX_BATCH, Spool, SpoolEntry
 from shared.ledger.writes import Annotation, Entry, Event, Start, to_spool
 
@@ -26,8 +27,6 @@ _PAUSES_S = (0.5, 1.0, 2.0, 5.0)
 # The database's own limit should end a batch; if it does not, the batch is given up so many seconds later.
 _GRACE_S = 0.4
 _LONGEST_WAIT_S = 60.0
-# Nobody waits for what is replayed, so a batch of that may take so many times longer, as on a machine under load.
-REPLAY_PATIENCE = 5
 # A spool that cannot be read keeps nothing else back; it is looked at again after so many seconds.
 _SPOOL_PAUSE_S = 5.0
 
@@ -62,10 +61,21 @@ class _Job:
 
     work: Callable[[], None]
     items: list[Item]
-    give_up_at: float
+    limit_s: float
     is_replay: bool = False
     is_abandoned: bool = False
     error: Exception | None = None
+    began: float = field(default_factory=time.monotonic)
+    progressed: float = field(default_factory=time.monotonic)
+
+    @property
+    def give_up_at(self) -> float:
+        """When the database has not answered for too long, or too slowly."""
+        return min(self.progressed + self.limit_s, self.began + self.limit_s * LEEWAY) + _GRACE_S
+
+    def go_on(self) -> None:
+        """Note that the database answers."""
+        self.progressed = time.monotonic()
 
 
 class Writer:
@@ -81,8 +91,6 @@ class Writer:
 
         replay: The same for entries from the spool.
 
-        is_open: Whether the database was opened; the first time may take as long again.
-
         is_budgeted: Whether an attempt is under a budget, so that it cannot be kept for later.
     """
 
@@ -93,7 +101,6 @@ class Writer:
         patience_s: float,
         write: Callable[[list[Item]], None],
         replay: Callable[[list[SpoolEntry]], None],
-        is_open: Callable[[], bool],
         is_budgeted: Callable[[Start], bool],
     ) -> None:
         self._name = name
@@ -101,7 +108,6 @@ class Writer:
         self._patience_s = patience_s
         self._write = write
         self._replay = replay
-        self._is_open = is_open
         self._is_budgeted = is_budgeted
         self._messages: SimpleQueue[Item | _Job] = SimpleQueue()
         self._waiting: list[Item] = []
@@ -114,6 +120,11 @@ class Writer:
         self.down_until = 0.0
         # Items handed over, and items done with. If they differ, some may still wait for a later commit.
         self.submitted = self.finished = 0
+
+    @property
+    def has_spooled(self) -> bool:
+        """Whether something may wait in the spool, or is being entered from there."""
+        return self._batches is not None or self._spool.is_used
 
     def submit(self, item: Item) -> None:
         """Hand over an item; the caller must hold the ledger's lock."""
@@ -227,8 +238,7 @@ class Writer:
                 self._batches = None
                 self._is_warned = False
             elif entries:
-                limit_s = self._patience_s * REPLAY_PATIENCE
-                self._start(partial(self._replay, entries), [], limit_s, is_replay=True)
+                self._start(partial(self._replay, entries), [], is_replay=True)
                 return
 
     def _start_write(self) -> None:
@@ -245,12 +255,10 @@ class Writer:
         overdue = time.monotonic() - self._waiting[0].since >= _MAX_DELAY_S
         if overdue or any(item.is_urgent for item in self._waiting):
             items, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            self._start(partial(self._write, items), items, self._patience_s)
+            self._start(partial(self._write, items), items)
 
-    def _start(self, work: Callable[[], None], items: list[Item], limit_s: float, *, is_replay: bool = False) -> None:
-        if not self._is_open():
-            limit_s += self._patience_s
-        self._job = _Job(work, items, time.monotonic() + limit_s + _GRACE_S, is_replay)
+    def _start(self, work: Callable[[], None], items: list[Item], *, is_replay: bool = False) -> None:
+        self._job = _Job(work, items, self._patience_s, is_replay)
         try:
             self._jobs = self._jobs or self._new_jobs()
         except RuntimeError as error:  # Python is shutting down, and the thread before was abandoned
@@ -263,6 +271,7 @@ class Writer:
         """The thread that talks to the database."""
         while True:
             job = jobs.get()
+            watch_progress(job.go_on)
             try:
                 job.work()
             except Exception as error:  # noqa: BLE001 - the thread that decides deals with it
