@@ -15,6 +15,7 @@ from shared.cli.budget import budget
 from shared.cli.console import err, out, printable_lines
 from shared.cli.doctor import doctor
 from shared.cli.images import images
+from shared.cli.ledger import ledger
 from shared.cli.local import local
 from shared.cli.models import models
 from shared.cli.prices import prices
@@ -27,6 +28,7 @@ app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mod
 for command in (text, report, images, models, doctor):
     app.command()(command)
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
+app.add_typer(ledger, name="ledger", help="Look after the ledger: check, repair, back up.")
 app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         image_savings as image_savings,
         lineages_of as lineages_of,
     )
+    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
     from shared.ledger.query import (
         BudgetForecast as BudgetForecast,
         Filter as Filter,
@@ -54,6 +55,7 @@ else:
             "events": "cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
+            "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output budget_forecasts "
             "own_filter sum_costs window",
             "row": "COUNTS AttemptRow Status",

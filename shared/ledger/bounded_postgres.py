@@ -76,7 +76,7 @@ def connect_in_time(connect: Callable[[], psycopg.Connection[Any]], limit_s: flo
     except BaseException as error:
         done.add_done_callback(_close_late)
         if isinstance(error, TimeoutError) and not done.done():
-            raise Unanswered(f"no answer within {limit_s:.1f} s") from None
+            raise Unanswered("no answer in time" if limit_s < 0.1 else f"no answer within {limit_s:.1f} s") from None
         raise
 
 

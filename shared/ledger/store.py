@@ -101,12 +101,12 @@ class Ledger:
         # Without the query, which may also contain a password.
         without_query = self._url.set(drivername=self._url.get_backend_name(), query={})
         self.name = without_query.render_as_string(hide_password=True)
-        self._file = file_of(self._url)
+        self.file = file_of(self._url)
         self._identity: FileIdentity | None = None
         self._lock = threading.Lock()
         self._opening = threading.RLock()
         self._engine: Engine | None = None
-        self._spool = Spool(None if self._file is None else self._file.parent, self.name)
+        self._spool = Spool(None if self.file is None else self.file.parent, self.name)
         self._writer = Writer(
             self.name,
             self._spool,
@@ -302,9 +302,9 @@ class Ledger:
             return
         if not is_locked(getattr(error, "orig", None) or error):
             self._forget_engine()
-        if self._file is None and isinstance(error, DBAPIError | NoConnectionFree) and _timed_out(error):
+        if self.file is None and isinstance(error, DBAPIError | NoConnectionFree) and _timed_out(error):
             self._silent_until, self._silence = time.monotonic() + 1.0, short(error)
-        elif self._file is not None and _timed_out(error):
+        elif self.file is not None and _timed_out(error):
             self._locked_until = time.monotonic() + 2.0
 
     def _check_clock(self, connection: Connection, started_us: list[int]) -> None:
@@ -468,7 +468,7 @@ class Ledger:
 
     def _was_replaced(self) -> bool:
         """Whether another file, or none, lies where the opened one was."""
-        return self._file is not None and file_identity(self._file) != self._identity
+        return self.file is not None and file_identity(self.file) != self._identity
 
     def _open(self) -> Engine:
         """The engine of the ledger as it is now: its file may have been moved, deleted or replaced."""
@@ -487,7 +487,7 @@ class Ledger:
         """A new engine, for a ledger that has the newest schema."""
         engine = create_engine(self._url, self._patience)
         try:
-            identity = file_identity(self._file)
+            identity = file_identity(self.file)
             with engine.connect() as connection, connection.begin():
                 current = is_current(connection)
             if not current:

@@ -94,6 +94,7 @@ class _Statements:
 
 _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
 _MAX_LABEL = 200
+_MAX_LABEL_NAME = 60
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
 _SELECT_BEFORE = (
@@ -340,6 +341,6 @@ def _checked_id(value: Any) -> uuid.UUID:
 
 def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
     for name, value in labels.items():
-        if not isinstance(value, str) or not 0 < len(name) <= label.c.name.type.length:
+        if not isinstance(value, str) or not 0 < len(name) <= _MAX_LABEL_NAME:
             raise ValueError("not a label")
     return storable(labels)
