@@ -20,13 +20,13 @@ from shared.budget import Budget, Limit
 from shared.config import state_dir
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
-from shared.ledger import back_up, problems, repair
+from shared.ledger import Admission, back_up, problems, repair
 from shared.ledger.engine import Patience, network_file_system
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import account, attempt, bucket_of, rollup
 from shared.ledger.spool import MAX_BATCH, Spool
 from shared.ledger.store import Ledger
-from shared.ledger.writes import Start, apply
+from shared.ledger.writes import Entry, Start, apply
 from tests.support.ledger_rows import assert_exact, begin, fresh, only, rows, settled, started, write
 from tests.support.paths import ROOT
 from tests.support.silent_proxy import SilentProxy, silent_proxy
@@ -138,11 +138,12 @@ def test_what_waits_is_entered_batch_by_batch(store: Ledger, monkeypatch: pytest
         write(store, "settle", settled())
     sizes: list[int] = []
     commit = store._commit
-    monkeypatch.setattr(
-        store,
-        "_commit",
-        lambda entries, is_repeated: sizes.append(len(entries)) or commit(entries, is_repeated=is_repeated),
-    )
+
+    def counted(entries: list[Entry], *, is_repeated: bool) -> dict[int, Admission]:
+        sizes.append(len(entries))
+        return commit(entries, is_repeated=is_repeated)
+
+    monkeypatch.setattr(store, "_commit", counted)
     store._writer.down_until = 0
     store.flush(30)
     assert sizes == [MAX_BATCH, MAX_BATCH, 1]
