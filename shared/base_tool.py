@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import inspect
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,7 +21,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared.analytics import record_event
 from shared.errors import AllModelsFailed, LLMError
+from shared.internal.aio import wait_shielded
 from shared.internal.serialize import to_json
+from shared.ledger import STOPPED_PATIENCE_S
 from shared.redaction import redact
 from shared.runs import Watch, caller_of, watch_of
 from shared.scope import Scope, scope
@@ -110,7 +113,7 @@ class BaseTool(AgencySwarmTool):
             raise
         finally:
             record_event(_ended(self.tool_name, began, failed))
-            await _settle_writes(inside)
+            await _settle_writes(inside, is_stopped=failed is not None and not isinstance(failed, Exception))
 
     async def _work(self, inside: Scope) -> Any:
         if inspect.iscoroutinefunction(self._process):
@@ -249,9 +252,11 @@ def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEv
     return AnalyticsEvent(event_type=kind, tool_name=tool, metadata=metadata)
 
 
-async def _settle_writes(inside: Scope) -> None:
+async def _settle_writes(inside: Scope, *, is_stopped: bool) -> None:
     """Wait until everything that was recorded is in the ledger, so that it is there when the tool returns."""
     writes = [asyncio.wrap_future(write) for write in inside.pending.take_writes()]
     if writes:
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait(writes)
+        all_done = asyncio.gather(*writes, return_exceptions=True)
+        patience = STOPPED_PATIENCE_S if is_stopped else math.inf
+        if await wait_shielded(all_done, patience, STOPPED_PATIENCE_S):
+            raise asyncio.CancelledError

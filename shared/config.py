@@ -77,6 +77,23 @@ class Settings(BaseSettings):
         "folder.",
         repr=False,
     )
+    store_timeout: float = Field(
+        2.0,
+        ge=0.1,
+        le=60,
+        allow_inf_nan=False,
+        validation_alias="AGENTSWARM_STORE_TIMEOUT",
+        description="Seconds that a call waits for the ledger, to connect, get a lock and write. Then it goes on "
+        "without the ledger, or is refused if a budget applies.",
+    )
+    store_read_timeout: float = Field(
+        3.0,
+        ge=0.1,
+        le=3600,
+        allow_inf_nan=False,
+        validation_alias="AGENTSWARM_STORE_READ_TIMEOUT",
+        description="Seconds that one query of a report may take in PostgreSQL.",
+    )
     budget_usd: float | None = Field(
         None,
         ge=0,
@@ -221,6 +238,14 @@ def load_settings() -> Settings:
         ConfigurationError: A variable has an invalid value; the message does not repeat the value.
     """
     values = environment()
+    path, from_file = _dotenv()
+    widening = tuple(
+        name
+        for name, harmless in _WIDENING.items()
+        if from_file.get(name, "").lower() not in ("", *harmless) and not os.environ.get(name)
+    )
+    if widening:
+        _warn_of_widening(path, widening)
     return _settings(tuple(values.get(str(field.validation_alias)) for field in Settings.model_fields.values()))
 
 
@@ -292,6 +317,29 @@ def dotenv_of(name: str) -> str | None:
     """Path of the .env that sets a variable; None when the process environment sets it, or nothing does."""
     path, values = _dotenv()
     return path if name in values and not os.environ.get(name) else None
+
+
+# Settings that widen what agents may do, or decide where records go, and the values that do not. A .env may lie in a
+# folder that is not trusted. Base URLs are said where they are used.
+_OFF, _ON = ("", "0", "false", "no", "off"), ("", "1", "true", "yes", "on")
+_WIDENING = {
+    "AGENTSWARM_INPUT_DIRS": (),
+    "AGENTSWARM_OUTPUT_DIR": (),
+    "AGENTSWARM_ALLOW_PRIVATE_HOSTS": _OFF,
+    "AGENTSWARM_ALLOWED_MODELS": (),
+    "AGENTSWARM_PRICES": (),
+    "AGENTSWARM_DATABASE_URL": (),
+    "AGENTSWARM_BUDGET_USD": (),
+    "AGENTSWARM_MAX_REFUSALS": (),
+    "AGENTSWARM_MAX_IDENTICAL_CALLS": (),
+    "LITELLM_COST_TRACKING": _ON,
+}
+
+
+@lru_cache(maxsize=64)
+def _warn_of_widening(path: str, names: tuple[str, ...]) -> None:
+    """Warn once of settings that a .env makes, and that a person should know of."""
+    logger.warning("%s sets %s, which change what agents may do. Is that file yours?", path, ", ".join(names))
 
 
 def _dotenv() -> tuple[str, dict[str, str]]:
@@ -380,6 +428,11 @@ def quiet_litellm() -> Iterator[None]:
 def data_dir() -> Path:
     """The user data folder of this package; not created."""
     return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
+
+
+def state_dir() -> Path:
+    """The user's folder for this package's state, such as records that wait for the ledger; not created."""
+    return Path(platformdirs.user_state_dir(APP_NAME, appauthor=False))
 
 
 def database_url(settings: Settings) -> str:

@@ -7,7 +7,8 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, NamedTuple
 
@@ -17,6 +18,8 @@ from shared.scope import current_scope
 
 # How long an interrupted call may take to close its connection and settle its row.
 _CLEANUP_S = 5.0
+# How long the program's end waits for calls that are still under way, once they are cancelled.
+_EXIT_S = 1.5
 
 
 class _Running(NamedTuple):
@@ -88,11 +91,25 @@ def _start() -> _Running:
 
 
 def _stop() -> None:
+    """
+    At exit: cancel what still runs, let it settle, and wait for that only a few seconds.
+
+    What runs then was started on a daemon thread: nobody waits for its answer, and it must not hold the program up.
+    """
     global _running
     with _lock:
         stopping, _running = _running, None
     if stopping is not None:
-        stopping.manager.__exit__(None, None, None)
+        with suppress(RuntimeError, TimeoutError, CancelledError):
+            stopping.portal.start_task_soon(stopping.portal.stop, True).result(_EXIT_S)
+        _wait_for_end(stopping)
+
+
+def _wait_for_end(stopping: _Running) -> None:
+    """Wait until the loop's thread has ended, for a few seconds."""
+    for thread in threading.enumerate():
+        if thread.ident == stopping.thread:
+            thread.join(_EXIT_S)
 
 
 def can_wait_for(loop: asyncio.AbstractEventLoop) -> bool:

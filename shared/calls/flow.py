@@ -51,7 +51,7 @@ from shared.images import fit_pictures
 from shared.internal.aio import wait_shielded
 from shared.internal.clock import new_id
 from shared.internal.money import to_usd
-from shared.ledger import Admission, AttemptRow, Ledger, Status, committed
+from shared.ledger import STOPPED_PATIENCE_S, Admission, AttemptRow, Ledger, Status, committed
 from shared.models import failure
 from shared.prices import UNKNOWN, max_prompt_tokens, only_text
 from shared.providers import Exchange, count_tokens, make_ready, open_response, with_pictures
@@ -140,7 +140,7 @@ async def refuse_call(call: Call, error: BaseException) -> None:
         call_id=call.call_id,
         attempt_number=call.progress.next_attempt(),
         failed_calls=failed,
-        patience=max(call.seconds_left(), GRACE_S),
+        patience=max(call.seconds_left(), GRACE_S) if isinstance(error, LLMError) else STOPPED_PATIENCE_S,
     )
 
 
@@ -376,10 +376,10 @@ async def _send(call: Call, attempt: Attempt) -> str | Answer:
     return await _next_item(call, attempt, attempt.items, limit)
 
 
-async def _wait_for_commit(call: Call, write: Future[Admission]) -> Admission:
+async def _wait_for_commit(call: Call, write: Future[Admission], most_s: float = math.inf) -> Admission:
     """Wait until a settled row is committed; the deadline ends the wait, but the row is still written."""
     try:
-        return await committed(write, patience=max(call.seconds_left(), GRACE_S))
+        return await committed(write, patience=min(most_s, max(call.seconds_left(), GRACE_S)))
     except TimeoutError:
         return Admission()
 
@@ -543,7 +543,7 @@ async def _settle_cancelled(call: Call, attempt: Attempt, error: BaseException) 
     call.is_counted = True
     failed = call.progress.part_failed()
     await _settle_row(call, attempt, "cancelled", error, failed_calls=failed, error_type=type(error).__name__)
-    await _settle(call, attempt)
+    await _settle(call, attempt, most_s=STOPPED_PATIENCE_S)
 
 
 async def _settle_row(call: Call, attempt: Attempt, status: Status, error: BaseException, **ended: Any) -> bool:
@@ -584,6 +584,8 @@ async def _settle_interrupted(call: Call, attempt: Attempt, error: BaseException
             await attempt.items.aclose()
     except asyncio.CancelledError:
         cancelled = True
+    except RuntimeError as closed:  # its event loop was closed, and with it the connection
+        logger.debug("The connection of %s was gone: %s", attempt.candidate.requested, closed)
     if isinstance(error, LLMError):
         cooldowns.failed(attempt.candidate, error, call.scope.tenant)
     if await _in_thread(partial(_settle_stream, call, attempt, error)) or cancelled:
@@ -615,11 +617,14 @@ def _settle_stream(call: Call, attempt: Attempt, error: BaseException) -> None:
         calls = call.progress.part_answered()
         settle_unfinished(call, attempt, "cancelled", error, calls=calls, error_type=kind)
     if call.ledger is not None:
-        call.ledger.settle(attempt.row).result()
+        patience_s = max(call.seconds_left(), GRACE_S) if isinstance(error, LLMError) else STOPPED_PATIENCE_S
+        with suppress(TimeoutError):  # it is written all the same
+            call.ledger.settle(attempt.row).result(None if math.isinf(patience_s) else patience_s)
 
 
-async def _settle(call: Call, attempt: Attempt, *, with_statuses: bool = False) -> Admission:
-    """Write the attempt's final row to the ledger, and wait until it is committed."""
+async def _settle(call: Call, attempt: Attempt, *, with_statuses: bool = False, most_s: float = math.inf) -> Admission:
+    """Write the attempt's final row to the ledger, and wait until it is committed, at most `most_s` seconds."""
     if call.ledger is None:
         return Admission()
-    return await _wait_for_commit(call, call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses))
+    write = call.ledger.settle(attempt.row, call.limits, with_statuses=with_statuses)
+    return await _wait_for_commit(call, write, most_s)

@@ -136,7 +136,8 @@ def _exceeded(call: Call, attempt: Attempt, status: BudgetStatus, reason: str) -
     if reason == "unknown price":
         message, hint = _without_bound(name, bound.unknown)
     elif reason != "no room":
-        message, hint = f"A budget applies, and {reason}", "Set this machine's clock."
+        message = f"A budget applies, and {reason}"
+        hint = "Set the clock that is wrong. If it was the other one, run: agentswarm-tools ledger repair."
     elif not call.scope.may_see(status.limit):
         message, hint = f"A budget of the operator's has no room for {name}", _model_that_fits(call, status)
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shared.calls.background import can_wait_for, run_blocking
 from shared.internal.aio import wait_shielded
@@ -15,6 +16,8 @@ from shared.types import LLMResponse
 
 # Maximum seconds that garbage collection of an unfinished stream waits for it to be settled.
 _DROP_WAIT_S = 1.0
+# Awaits that the cleanup of a stream may pass at most, once its event loop is closed.
+_MAX_STEPS = 100
 
 
 class LLMStream:
@@ -110,6 +113,7 @@ class LLMStream:
             return
         task, loop, ended = self._task, self._task.get_loop(), threading.Event()
         if loop.is_closed():
+            _end_without_loop(task)
             return
 
         def stop() -> None:
@@ -125,6 +129,36 @@ class LLMStream:
 
 # Keeps the tasks alive: without another reference, a task could be collected before its stream has closed it.
 _pumps: set[asyncio.Task[None]] = set()
+
+
+def _end_without_loop(task: asyncio.Task[None]) -> None:
+    """
+    End a stream whose event loop was closed.
+
+    Nothing will run its task again, so its cleanup is run here, step by step, in a thread without an event loop: each
+    await that would need the loop fails, and the attempt is settled all the same.
+    """
+    _pumps.discard(task)
+    coroutine: Any = task.get_coro()
+
+    def run() -> None:
+        with suppress(BaseException):  # whatever ends the coroutine, it has ended
+            for _ in range(_MAX_STEPS):
+                coroutine.throw(asyncio.CancelledError())
+
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+    except RuntimeError:  # Python is shutting down
+        run()
+    else:
+        thread.join(_DROP_WAIT_S)
+
+
+@atexit.register
+def _end_all_without_loop() -> None:
+    for task in [each for each in _pumps if each.get_loop().is_closed() and not each.done()]:
+        _end_without_loop(task)
 
 
 class _Pipe:

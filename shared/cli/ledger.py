@@ -1,19 +1,22 @@
-"""Corrections of the ledger: reservations that are freed, costs that are adjusted, prices that have changed."""
+"""Look after the ledger: corrections, checks, repair and backup."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shared.analytics import adjust_cost, release_reservations, reprice_costs, zone
-from shared.cli.console import AsJson, out
+from shared.cli.console import AsJson, err, out
+from shared.config import database_url, load_settings
 from shared.errors import InvalidRequest
 from shared.internal.money import to_nano, to_usd
 from shared.internal.serialize import to_json
+from shared.ledger import Ledger, back_up, get_ledger, problems, repair
 from shared.reports import printable
 
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -109,6 +112,39 @@ def reprice(
     out.print(f"{_signed(total)} by today's prices, for {len(found)} {'request' if len(found) == 1 else 'requests'}.")
     if found and not write:
         out.print(_NOT_DONE)
+
+
+def _ledger() -> Ledger:
+    return get_ledger(database_url(load_settings()))
+
+
+@ledger.command()
+def check() -> None:
+    """Check the file, the sums, the clocks and what waits; exit with code 1 if there is a problem."""
+    with err.status("Checking ..."):
+        found = list(problems(_ledger()))
+    for each in found:
+        out.print(f"FAIL  {printable(each)}")
+    if found:
+        raise typer.Exit(1)
+    out.print(f"The ledger {printable(_ledger().name)} is in order.")
+
+
+@ledger.command(name="repair")
+def repair_command() -> None:
+    """Enter what waits, date records from a clock that was ahead to now, and compute all sums anew."""
+    with err.status("Repairing ..."):
+        done = repair(_ledger())
+    for each in done:
+        out.print(f"{printable(each[0].upper() + each[1:])}.")
+
+
+@ledger.command()
+def backup(path: Annotated[Path, typer.Argument(help="A new file.")]) -> None:
+    """Copy a SQLite ledger to one file, while calls go on; its own file alone would lack what its journal holds."""
+    with err.status("Copying ..."):
+        back_up(_ledger(), path)
+    out.print(f"The ledger was copied to {printable(str(path))}.")
 
 
 def _signed(nano: int) -> str:

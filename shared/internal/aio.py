@@ -11,9 +11,16 @@ from typing import Any
 import anyio
 
 
-async def wait_shielded(done: asyncio.Future[Any], patience: float = math.inf) -> bool:
+async def wait_shielded(
+    done: asyncio.Future[Any], patience: float = math.inf, patience_if_cancelled: float = math.inf
+) -> bool:
     """
-    Wait for `done`, at most `patience` seconds, even if the waiting task is cancelled in the meantime.
+    Wait for `done`, even if the waiting task is cancelled in the meantime.
+
+    Args:
+        patience: Maximum seconds to wait.
+
+        patience_if_cancelled: Maximum seconds to wait from the first cancellation on.
 
     Returns:
         Whether the task was cancelled. The caller must raise CancelledError once its cleanup is done.
@@ -25,6 +32,8 @@ async def wait_shielded(done: asyncio.Future[Any], patience: float = math.inf) -
             try:
                 await asyncio.wait([done], timeout=None if math.isinf(remaining_s) else remaining_s)
             except asyncio.CancelledError:
+                if not cancelled:
+                    deadline = min(deadline, time.monotonic() + patience_if_cancelled)
                 cancelled = True
     return cancelled
 

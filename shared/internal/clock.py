@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import secrets
 import time
 import uuid
+from functools import lru_cache
 
 
 def new_id() -> uuid.UUID:
@@ -16,3 +18,9 @@ def new_id() -> uuid.UUID:
 def now_us() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1000
+
+
+@lru_cache(maxsize=1)
+def machine_name() -> str | None:
+    """The name of the machine whose clock this is; None when it has none."""
+    return platform.node() or None

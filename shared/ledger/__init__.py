@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         image_savings as image_savings,
         lineages_of as lineages_of,
     )
+    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
     from shared.ledger.query import (
         BudgetForecast as BudgetForecast,
         Filter as Filter,
@@ -52,7 +53,12 @@ if TYPE_CHECKING:
         release as release,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
-    from shared.ledger.store import Ledger as Ledger, committed as committed, get_ledger as get_ledger
+    from shared.ledger.store import (
+        STOPPED_PATIENCE_S as STOPPED_PATIENCE_S,
+        Ledger as Ledger,
+        committed as committed,
+        get_ledger as get_ledger,
+    )
     from shared.ledger.writes import LeastBound as LeastBound
 else:
     # SQLAlchemy takes time to import.
@@ -65,11 +71,12 @@ else:
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
+            "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
             "budget_forecasts own_filter sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
-            "store": "Ledger committed get_ledger",
+            "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",
             "writes": "LeastBound",
         },
     )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ Labels = Mapping[str, str]
 
 # How far the clocks of machines that share a ledger may differ while a budget has an hour, day or month window.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
 # Why an attempt without a bound may not start; "hold_max" is asked again with the most that is known.
@@ -176,10 +178,30 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]
 
 
-def latest_us(connection: Connection) -> int:
-    """Start of the latest request in the ledger, in microseconds since 1970; 0 when there is none."""
-    query = sa.select(attempt.c.ts_us).where(attempt.c.status != "reported")
-    return connection.scalar(query.order_by(attempt.c.ts_us.desc()).limit(1)) or 0
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest request in the ledger: when it started, and by the clock of which machine."""
+
+    ts_us: int = 0
+    machine: str | None = None
+
+    def ahead_of(self, ts_us: int) -> str | None:
+        """By how much, and whose record, it lies in the future of a clock that says `ts_us`; None within tolerance."""
+        ahead_us = self.ts_us - ts_us
+        if ahead_us <= CLOCK_TOLERANCE_US:
+            return None
+        when = (_EPOCH + timedelta(microseconds=self.ts_us)).strftime("%Y-%m-%d %H:%M:%S")
+        return (
+            f"this machine's clock is {ahead_us // 1_000_000} s behind the ledger's latest record "
+            f"({when} UTC, by the clock of {self.machine or 'a machine whose name is unknown'})"
+        )
+
+
+def latest(connection: Connection) -> Latest:
+    """The latest request in the ledger; at 1970 when there is none."""
+    query = sa.select(attempt.c.ts_us, attempt.c.machine).where(attempt.c.status != "reported")
+    found = connection.execute(query.order_by(attempt.c.ts_us.desc()).limit(1)).one_or_none()
+    return Latest() if found is None else Latest(*found)
 
 
 def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
@@ -242,18 +264,12 @@ def _as_budget(row: Mapping[str, Any]) -> Budget:
 def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | None:
     """Why an attempt may not start under this limit; None when it may."""
     terms = status.limit.budget
-    if terms.window in ("hour", "day", "month") and (behind := _clock_behind(connection, row["ts_us"])):
-        return f"this machine's clock is {behind} s behind the ledger's latest record"
+    if terms.window in ("hour", "day", "month") and (ahead := latest(connection).ahead_of(row["ts_us"])):
+        return ahead
     bound = row["bound_nano"]
     if bound is None:
         return _WITHOUT_BOUND[terms.on_unknown_price]
     return "no room" if bound > status.left_nano else None
-
-
-def _clock_behind(connection: Connection, ts_us: int) -> int | None:
-    """Seconds by which the ledger's latest request lies in the future; None within the tolerance."""
-    ahead = latest_us(connection) - ts_us
-    return ahead // 1_000_000 if ahead > CLOCK_TOLERANCE_US else None
 
 
 def _status(connection: Connection, limit: Limit, row: Row, labels: Labels, *, keep: bool) -> BudgetStatus:

@@ -64,6 +64,7 @@ STEPS = (
             "ALTER TABLE attempt ADD COLUMN adjustment_kind VARCHAR(20)",
             "ALTER TABLE attempt ADD COLUMN adjusts VARCHAR(250)",
             "CREATE INDEX ix_attempt_unknown_cost ON attempt (ts_us) WHERE cost_nano IS NULL AND status <> 'started'",
+            "ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)",
             "CREATE INDEX ix_attempt_lower_bound ON attempt (ts_us) WHERE cost_is_lower_bound",
             # Until now, a settled attempt of unknown cost counted with its bound without saying so.
             """

@@ -32,7 +32,7 @@ from shared.scope import Scope
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
-_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls"})
+_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine"})
 
 Sums = dict[str, int]
 # Attempts that make a sum something else than what calls cost. They are few, and an index finds each kind by this text.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from shared.internal.clock import new_id, now_us
+from shared.internal.clock import machine_name, new_id, now_us
 from shared.ledger.schema import bucket_of
 from shared.scope import Scope, run_of_process
 from shared.types import Candidate, CostSource, Usage, UsageSource
@@ -80,6 +80,8 @@ class AttemptRow:
     reserved_nano: int | None = None
     adjustment_kind: str | None = None
     adjusts: str | None = None
+    # Name of the machine whose clock gave `ts_us`.
+    machine: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -122,6 +124,7 @@ class AttemptRow:
             price_version=candidate.rates.version,
             bound_nano=bound_nano,
             lease_us=now + int(lease_s * 1e6),
+            machine=machine_name(),
             labels=scope.labels,
         )
 

@@ -74,6 +74,7 @@ attempt = sa.Table(
     sa.Column("reserved_nano", sa.BigInteger),  # reserved in budgets beyond the cost
     sa.Column("adjustment_kind", sa.String(20)),
     sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: the id of an attempt, or a text
+    sa.Column("machine", sa.String(120)),  # name of the machine whose clock gave ts_us
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),

@@ -13,27 +13,46 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.engine import Connection, Engine, RootTransaction
+from sqlalchemy.exc import (
+    ArgumentError,
+    CompileError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+    StatementError,
+    TimeoutError as NoConnectionFree,
+)
 
 from shared.budget import Limit
 from shared.errors import StoreError
 from shared.internal.aio import wait_shielded
-from shared.internal.clock import now_us
-from shared.ledger.accounts import CLOCK_TOLERANCE_US, Admission, latest_us
-from shared.ledger.engine import create_engine, parse_url, spool_folder
+from shared.internal.clock import machine_name, now_us
+from shared.internal.forks import gate
+from shared.ledger.accounts import Admission, Latest, latest
+from shared.ledger.deadline import at_leisure, seconds_left, within
+from shared.ledger.engine import (
+    FileIdentity,
+    Patience,
+    create_engine,
+    file_identity,
+    file_of,
+    is_locked,
+    limit_on_server,
+    parse_url,
+)
 from shared.ledger.migrations import is_current, migrate
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
+from shared.ledger.writer import Item, Writer, short
 from shared.ledger.writes import (
     Annotation,
     Entry,
@@ -52,9 +71,14 @@ from shared.ledger.writes import (
 
 logger = logging.getLogger("agentswarm_tools")
 
-_RETRY_AFTER_S = 5.0
-# Maximum seconds that an entry without money waits for another entry's commit.
-_MAX_DELAY_S = 1.0
+# Maximum seconds that a cancelled task, or Ctrl-C, waits for a write, which goes on without it.
+STOPPED_PATIENCE_S = 0.4
+# A table that is large takes time to migrate; giving up in between would begin anew each time.
+_MIGRATION_S = 600.0
+_CLOSING_S = 10.0
+_LOCKED_PATIENCE_S = 0.5
+# Server messages for work that took too long: lock_not_available and query_canceled.
+_TIMED_OUT = frozenset({"55P03", "57014"})
 
 
 class Ledger:
@@ -62,30 +86,43 @@ class Ledger:
     The attempts, events and sums in one database.
 
     Writing never raises and loses nothing: what the database cannot take now goes to a spool file, and is entered once,
-    later. Reading raises StoreError. Both are thread-safe; `committed` awaits a write without blocking the event loop.
+    later. Reading raises StoreError. Both are thread-safe, and neither waits longer than `Patience` has it; `committed`
+    awaits a write without blocking the event loop.
 
     Args:
         url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
+
+        patience: How long the database is waited for. None: as the settings have it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
         self._url = parse_url(url)
+        self._patience = patience or Patience.of_settings()
         # Without the query, which may also contain a password.
         without_query = self._url.set(drivername=self._url.get_backend_name(), query={})
         self.name = without_query.render_as_string(hide_password=True)
+        self.file = file_of(self._url)
+        self._identity: FileIdentity | None = None
         self._lock = threading.Lock()
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._engine: Engine | None = None
-        self._queue: SimpleQueue[_Item] = SimpleQueue()
-        self._writer: threading.Thread | None = None
-        self._spool = Spool(spool_folder(self._url), self.name)
-        self._down_until = 0.0
-        self._warned = False
+        self._spool = Spool(None if self.file is None else self.file.parent, self.name)
+        self._writer = Writer(
+            self.name,
+            self._spool,
+            self._patience.call_s,
+            self._write_batch,
+            self._replay,
+            self._is_budgeted,
+        )
+        self._is_started = False
+        # The database did not answer: until then readers need not try it again.
+        self._silent_until = 0.0
+        self._silence = ""
+        # Another program held the lock all the time: until then readers, which may not need it, wait only a moment.
+        self._locked_until = 0.0
         self._has_budgets = False
-        # Entries handed over, and entries done with. If they differ, some may still wait for a later commit, and a
-        # reader must flush first.
-        self._submitted = self._committed = 0
-        self._latest_us: int | None = None
+        self._latest: Latest | None = None
         self._clock_was_behind = False
 
     # Writing
@@ -142,79 +179,52 @@ class Ledger:
         self._submit(Event(storable_event(event)))
 
     def _submit(self, entry: Entry | None) -> Future[Admission]:
-        """Hand an entry to the writer thread; None is done when everything handed over before it is done."""
-        done: Future[Admission] = Future()
-        done.set_running_or_notify_cancel()  # A cancelled caller must not cancel the write.
-        item = _Item(entry, done)
+        """Hand an entry to the writer; None is done when everything handed over before it is done."""
+        item = Item(entry)
+        item.done.set_running_or_notify_cancel()  # A cancelled caller must not cancel the write.
         with self._lock:
-            self._submitted += 1
-            self._queue.put(item)
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._work, name="agentswarm-ledger", daemon=True)
+            self._writer.submit(item)
+            if not self._is_started:
+                self._is_started = True
                 self._writer.start()
-                atexit.register(_flush_at_exit, self, os.getpid())
+                _started.append(self)
                 # Its processes end without atexit.
                 if (util := sys.modules.get("multiprocessing.util")) is not None:
-                    util.Finalize(None, _flush_at_exit, (self, os.getpid()), exitpriority=0)
-        return done
+                    util.Finalize(None, _finish, (self, os.getpid()), exitpriority=0)
+        return item.done
 
-    def _work(self) -> None:
-        """The writer thread: the only one that writes entries, so they are committed in the order of arrival."""
-        while True:
-            batch = self._next_batch()
-            self._commit(batch)
-            self._committed += len(batch)
+    def _is_budgeted(self, entry: Start) -> bool:
+        """Whether an attempt is under a budget: the caller's, or one that is stored in the ledger."""
+        return bool(entry.limits) or self._has_budgets
 
-    def _next_batch(self) -> list[_Item]:
-        """
-        Wait for an entry, and return it with everything else in the queue, for one transaction.
-
-        Each commit costs a flush of the disk, so all entries that arrived during the last commit share the next one.
-        Entries without money (annotations and events) do not cause a commit by themselves: they wait, at most for
-        _MAX_DELAY_S, until an urgent entry arrives, and are committed together with it.
-        """
-        batch = [self._queue.get()]
-        until = time.monotonic() + _MAX_DELAY_S
-        while True:
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            left = until - time.monotonic()
-            if left <= 0 or any(item.is_urgent for item in batch):
-                return batch
-            try:
-                batch.append(self._queue.get(timeout=left))
-            except Empty:
-                return batch
-
-    def _commit(self, items: list[_Item]) -> None:
-        """
-        Write a batch: first what waits in the spool, then the batch itself.
-
-        After a failure the ledger counts as down for a few seconds. Batches then go straight to the spool, so that not
-        every call waits for the database's time-outs.
-        """
-        if time.monotonic() >= self._down_until:
-            try:
-                for spooled in self._spool.take():  # an entry that is already in the ledger changes nothing
-                    self._replay(spooled)
-                self._write(items, self._keep_for_later)
-                return
-            except Exception as error:  # noqa: BLE001 - every write goes through this thread, so nothing may end it
-                self._mark_down(error)
-        for item in items:
-            if not item.done.done():
-                self._keep_for_later(item)
+    def _write_batch(self, items: list[Item]) -> None:
+        """Write items, within the time that a call has for that; called by the writer."""
+        self._open_first()
+        with within(self._patience.call_s):
+            self._write(items, self._writer.keep_rejected)
 
     def _replay(self, spooled: list[SpoolEntry]) -> None:
-        """Write entries from the spool; those that no ledger can take become dead letters."""
-        items: list[_Item] = []
+        """Write entries from the spool; those that no ledger can take become dead letters. Called by the writer."""
+        items: list[Item] = []
         for each in spooled:
             try:
-                items.append(_Item(from_spool(*each), Future()))
-            except (KeyError, ValueError):
+                items.append(Item(from_spool(*each)))
+            except (KeyError, ValueError, AttributeError, TypeError):
                 self._add_dead_letter(each)
         if items:
-            self._write(items, lambda item: self._add_dead_letter(to_spool(item.entry) if item.entry else None))
+            self._open_first()
+            with within(self._patience.call_s):
+                self._write(items, lambda item: self._add_dead_letter(to_spool(item.entry) if item.entry else None))
+
+    def _open_first(self) -> None:
+        """Open the ledger in a time of its own: the first time takes longer, because tables may have to be made."""
+        try:
+            with gate.working(), within(self._patience.call_s):
+                self._open()
+        except Exception as error:
+            self._failed(error)
+            if not self._may_repeat(error):
+                raise
 
     def _add_dead_letter(self, entry: SpoolEntry | None) -> None:
         """Set aside an entry that no ledger can take."""
@@ -227,7 +237,7 @@ class Ledger:
             self.dead_letters()[0],
         )
 
-    def _write(self, items: list[_Item], on_rejected: Callable[[_Item], None]) -> None:
+    def _write(self, items: list[Item], on_rejected: Callable[[Item], None]) -> None:
         """
         Write the entries in one transaction.
 
@@ -245,59 +255,70 @@ class Ledger:
             for item in items:
                 self._write([item], on_rejected)
 
-    def _keep_for_later(self, item: _Item) -> None:
-        """Spool an entry that the ledger cannot take now; refuse an attempt that is under a budget."""
-        entry = item.entry
-        if isinstance(entry, Start) and (entry.limits or self._has_budgets):
-            item.done.set_exception(
-                StoreError(
-                    f"The ledger {self.name} cannot be written, so no budget can be enforced",
-                    hint="Repair the ledger, or call without a budget.",
-                )
-            )
-            return
-        if entry is not None and (spooled := to_spool(entry)) is not None:
-            self._spool.add(spooled)
-        item.done.set_result(Admission())
+    def _apply(self, items: list[Item]) -> None:
+        """
+        Write the entries in one transaction, then resolve their futures.
 
-    def _apply(self, items: list[_Item]) -> None:
-        """Write the entries in one transaction, then resolve their futures."""
+        When the database fails, they are written once more at once, on a fresh connection: most often only the
+        connection was lost. Whether the first commit took effect does not matter, because entries are idempotent.
+        """
         entries = [item.entry for item in items if item.entry is not None]
         admissions: dict[int, Admission] = {}
         if entries:
-            with self.writing() as connection:
-                self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
-                admissions = {id(each): apply(connection, each) for each in entries}
+            try:
+                admissions = self._commit(entries, is_repeated=False)
+            except Exception as error:
+                if _is_invalid_entry(error) or not self._may_repeat(error):
+                    raise
+                admissions = self._commit(entries, is_repeated=True)
         for each in entries:
             if isinstance(each, Start):
                 # More statuses than the caller has limits: the ledger has stored budgets.
                 self._has_budgets = len(admissions[id(each)].statuses) > len(set(each.limits))
         for item in items:
-            item.done.set_result(admissions.get(id(item.entry), Admission()))
+            item.resolve(admissions.get(id(item.entry), Admission()))
+
+    def _commit(self, entries: list[Entry], *, is_repeated: bool) -> dict[int, Admission]:
+        """Write entries in one transaction, and check that it went to the file that is the ledger now."""
+        try:
+            with self.writing() as connection:
+                self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
+                admissions = {id(each): apply(connection, each, is_repeated=is_repeated) for each in entries}
+        except Exception as error:
+            self._failed(error)
+            raise
+        if self._was_replaced() and not is_repeated:
+            raise _LedgerMovedError
+        self._silent_until = 0.0
+        return admissions
+
+    def _may_repeat(self, error: Exception) -> bool:
+        """Whether a second try makes sense: the failure was quick, and there is time left."""
+        return not _timed_out(error) and seconds_left() > 0
+
+    def _failed(self, error: Exception) -> None:
+        """After a failure of the database: connect anew, and let readers not wait for what is silent."""
+        if _is_invalid_entry(error):
+            return
+        if not is_locked(getattr(error, "orig", None) or error):
+            self._forget_engine()
+        if self.file is None and isinstance(error, DBAPIError | NoConnectionFree) and _timed_out(error):
+            self._silent_until, self._silence = time.monotonic() + 1.0, short(error)
+        elif self.file is not None and _timed_out(error):
+            self._locked_until = time.monotonic() + 2.0
 
     def _check_clock(self, connection: Connection, started_us: list[int]) -> None:
         """Warn once if this machine's clock is far behind the latest record in the ledger."""
         if not started_us:
             return
-        latest = latest_us(connection) if self._latest_us is None else self._latest_us
-        self._latest_us = max(latest, *started_us)
-        behind_us = latest - min(started_us)
-        if behind_us > CLOCK_TOLERANCE_US and not self._clock_was_behind:
+        known = latest(connection) if self._latest is None else self._latest
+        self._latest = max(known, Latest(max(started_us), machine_name()), key=lambda each: each.ts_us)
+        behind = known.ahead_of(min(started_us))
+        if behind is not None and not self._clock_was_behind:
             self._clock_was_behind = True
             logger.warning(
-                "This machine's clock is %d s behind the latest record of the ledger %s; days in reports are wrong.",
-                behind_us // 1_000_000,
-                self.name,
+                "%s%s; days in reports of the ledger %s are wrong.", behind[0].upper(), behind[1:], self.name
             )
-
-    def _mark_down(self, error: Exception) -> None:
-        """Do not try the ledger again for a while; warn once."""
-        self._down_until = time.monotonic() + _RETRY_AFTER_S
-        if not self._warned:
-            self._warned = True
-            reason = error.message if isinstance(error, StoreError) else _short(error)
-            path = self._spool.path
-            logger.warning("The ledger %s cannot be written (%s); records wait in %s.", self.name, reason, path)
 
     # Reading
 
@@ -311,8 +332,8 @@ class Ledger:
         query = sa.select(attempt).where(attempt.c.status == "started", attempt.c.lease_us < now_us())
         with self.reading() as connection:
             rows = [AttemptRow.read(dict(row)) for row in connection.execute(query).mappings()]
-        for row in rows:
-            self._submit(Expired(stored(row.expired()))).result()
+        for write in [self._submit(Expired(stored(row.expired()))) for row in rows]:
+            write.result()
         return len(rows)
 
     @property
@@ -342,18 +363,31 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """
-        A connection for reading, in one consistent transaction.
+        A connection for reading, in one consistent transaction. Long reads are paged, each page in one of its own.
 
         Raises:
             StoreError: The ledger cannot be opened or read.
         """
-        if self._submitted != self._committed:
+        if self._is_started and (self._writer.submitted != self._writer.finished or self._writer.has_spooled):
             self.flush()
+        if time.monotonic() < self._silent_until:
+            raise self._unreadable(self._silence)
         try:
-            with self._open().connect() as connection, connection.begin():
+            with gate.working(), self._connected_for_reading() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise self._unreadable(error) from None
+            self._failed(error)
+            raise self._unreadable(short(error)) from None
+
+    @contextmanager
+    def _connected_for_reading(self) -> Iterator[Connection]:
+        is_locked_out = time.monotonic() < self._locked_until
+        with within(_LOCKED_PATIENCE_S if is_locked_out else self._patience.call_s):
+            connection = self._open().connect()
+            transaction = _begun(connection)
+        with connection, transaction:
+            limit_on_server(connection, self._patience.read_s, self._patience.call_s)
+            yield connection
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
@@ -363,65 +397,128 @@ class Ledger:
         Raises:
             StoreError: The ledger cannot be written.
         """
+        if time.monotonic() < self._silent_until:
+            raise self._unreadable(self._silence)
         try:
-            with self.writing() as connection:
+            with within(self._patience.call_s), self.writing() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise self._unreadable(error) from None
+            self._failed(error)
+            raise self._unreadable(short(error)) from None
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection that holds the write lock from the start."""
-        with self._open().connect().execution_options(ledger_write=True) as connection, connection.begin():
+        with (
+            gate.working(),
+            self._open().connect().execution_options(ledger_write=True) as connection,
+            connection.begin(),
+        ):
             if connection.dialect.name == "postgresql":
+                limit_on_server(connection, self._patience.call_s, min(self._patience.call_s, seconds_left()))
                 # One writer at a time, as in SQLite, so that checking a budget and holding money in it are atomic.
                 connection.execute(_ONE_WRITER)
             yield connection
 
-    def _unreadable(self, error: Exception) -> StoreError:
+    def _unreadable(self, reason: str) -> StoreError:
         return StoreError(
-            f"The ledger {self.name} cannot be read ({_short(error)})",
+            f"The ledger {self.name} cannot be read ({reason})",
             hint="Check the file or the server, or set AGENTSWARM_DATABASE_URL.",
         )
 
-    def flush(self) -> None:
-        """Wait until all writes so far are done, including those in the spool if the database can take them."""
-        self._submit(None).result()
+    def flush(self, patience_s: float | None = None) -> None:
+        """
+        Wait until all writes so far are done, including those in the spool if the database can take them.
+
+        Args:
+            patience_s: Maximum seconds to wait. None: about as long as a call waits.
+        """
+        until = time.monotonic() + (self._patience.call_s + 0.5 if patience_s is None else patience_s)
+        while (left := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                self._submit(None).result(left)
+            pause_s = min(self._writer.down_until - time.monotonic(), until - time.monotonic())
+            if not self._writer.has_spooled or (pause_s > 0 and patience_s is None):
+                return
+            time.sleep(max(0.0, pause_s))
+
+    def finish(self) -> None:
+        """At the end of the process: write what is left, for a few seconds; say what could not be written."""
+        self.flush()
+        left = self.waiting
+        if left:
+            logger.warning(
+                "The ledger %s cannot be written; %d records wait in %s, for the next program that uses the ledger.",
+                self.name,
+                left,
+                self.waiting_in,
+            )
 
     def close(self) -> None:
         """Finish writing and close every connection."""
-        self.flush()
-        if self._engine is not None:
-            self._engine.dispose()
+        self.flush(_CLOSING_S)
+        self._forget_engine()
+
+    def _forget_engine(self) -> None:
+        """Close the connections, so that the next one is made anew, to whatever is the ledger then."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with within(0.0), suppress(Exception):
+                engine.dispose()
+
+    def _was_replaced(self) -> bool:
+        """Whether another file, or none, lies where the opened one was."""
+        return self.file is not None and file_identity(self.file) != self._identity
 
     def _open(self) -> Engine:
-        with self._opening:
+        """The engine of the ledger as it is now: its file may have been moved, deleted or replaced."""
+        if not self._opening.acquire(timeout=min(seconds_left(), self._patience.call_s)):
+            raise NoConnectionFree("the ledger is being opened")
+        try:
+            if self._engine is not None and self._was_replaced():
+                self._forget_engine()
             if self._engine is None:
-                engine = create_engine(self._url)
-                try:
-                    with engine.connect() as connection, connection.begin():
-                        current = is_current(connection)
-                    if not current:
-                        with engine.connect().execution_options(ledger_write=True) as connection, connection.begin():
-                            migrate(connection)
-                except BaseException:
-                    engine.dispose()
-                    raise
-                self._engine = engine
+                self._engine = self._opened()
             return self._engine
+        finally:
+            self._opening.release()
+
+    def _opened(self) -> Engine:
+        """A new engine, for a ledger that has the newest schema."""
+        engine = create_engine(self._url, self._patience)
+        try:
+            identity = file_identity(self.file)
+            with engine.connect() as connection, connection.begin():
+                current = is_current(connection)
+            if not current:
+                self._migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        self._identity = identity
+        return engine
+
+    def _migrate(self, engine: Engine) -> None:
+        with (
+            at_leisure(_MIGRATION_S),
+            engine.connect().execution_options(ledger_write=True) as connection,
+            connection.begin(),
+        ):
+            limit_on_server(connection, _MIGRATION_S, self._patience.call_s)
+            migrate(connection)
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """An entry in the queue of the writer thread; without an entry it marks the end of those before it (`flush`)."""
+def _begun(connection: Connection) -> RootTransaction:
+    """Begin a transaction; the connection is given back if that fails."""
+    try:
+        return connection.begin()
+    except BaseException:
+        connection.close()
+        raise
 
-    entry: Entry | None
-    done: Future[Admission]
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether it must be committed at once: it moves money, or someone is waiting for it."""
-        return not isinstance(self.entry, Annotation | Event)
+class _LedgerMovedError(Exception):
+    """The file that was written is not the ledger any more."""
 
 
 _ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
@@ -432,7 +529,7 @@ async def committed(write: Future[Admission], patience: float = math.inf) -> Adm
     Await a write without blocking the event loop, even if the waiting task is cancelled in the meantime.
 
     Args:
-        patience: Maximum seconds to wait.
+        patience: Maximum seconds to wait. A task that is cancelled waits only a moment longer.
 
     Raises:
         TimeoutError: The write takes longer; it is still committed later.
@@ -442,7 +539,7 @@ async def committed(write: Future[Admission], patience: float = math.inf) -> Adm
     done = asyncio.wrap_future(write)
     # asyncio would print an error that comes when no one waits any more.
     done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    if await wait_shielded(done, patience):
+    if await wait_shielded(done, patience, STOPPED_PATIENCE_S):
         raise asyncio.CancelledError
     if not done.done():
         raise TimeoutError
@@ -453,19 +550,34 @@ def _is_invalid_entry(error: Exception) -> bool:
     """Whether the entry is at fault, and not the database."""
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError) and not error.connection_invalidated
-    return isinstance(error, SQLAlchemyError | KeyError | TypeError | ValueError | AttributeError | OverflowError)
+    if isinstance(error, StatementError | CompileError | ArgumentError):
+        return True
+    return isinstance(error, KeyError | TypeError | ValueError | AttributeError | OverflowError)
 
 
-def _short(error: Exception) -> str:
+def _timed_out(error: Exception) -> bool:
+    """Whether the time was used up waiting, so that a second try would only wait again."""
     cause = getattr(error, "orig", None) or error
-    text = " ".join(str(cause).split())
-    return text[:150] if text else type(cause).__name__
+    if isinstance(error, NoConnectionFree) or is_locked(cause):
+        return True
+    return getattr(cause, "sqlstate", None) in _TIMED_OUT or type(cause).__name__ in ("Unanswered", "ConnectionTimeout")
 
 
-def _flush_at_exit(ledger: Ledger, pid: int) -> None:
+# The ledgers of this process that have written something.
+_started: list[Ledger] = []
+
+
+def _finish(ledger: Ledger, pid: int) -> None:
     """Write what asynchronous code recorded last; a forked process has no writer thread to wait for."""
     if os.getpid() == pid:
-        ledger.flush()
+        ledger.finish()
+
+
+# Registered when this module is imported, so that it runs after the calls that were under way have been ended.
+@atexit.register
+def _finish_all() -> None:
+    for ledger in _started:
+        ledger.finish()
 
 
 @lru_cache(maxsize=8)
@@ -474,6 +586,11 @@ def get_ledger(url: str) -> Ledger:
     return Ledger(url)
 
 
-# A database connection must not cross a fork.
+def _forget_all() -> None:
+    """A database connection, and a thread, do not cross a fork."""
+    get_ledger.cache_clear()
+    _started.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=get_ledger.cache_clear)
+    os.register_at_fork(after_in_child=_forget_all)

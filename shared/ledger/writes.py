@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,8 +15,8 @@ from sqlalchemy.engine import Connection
 from shared.budget import Limit
 from shared.ledger import accounts
 from shared.ledger.accounts import Admission
-from shared.ledger.row import AttemptRow
-from shared.ledger.schema import DIMENSIONS, SUMS, attempt, event, label, rollup
+from shared.ledger.row import AttemptRow, Status
+from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, event, label, rollup
 
 Row = dict[str, Any]
 Labels = Mapping[str, str]
@@ -94,6 +94,7 @@ class _Statements:
 
 _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
 _MAX_LABEL = 200
+_MAX_LABEL_NAME = 60
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
 _SELECT_BEFORE = (
@@ -124,12 +125,21 @@ def _statements(dialect: str) -> _Statements:
     )
 
 
-def apply(connection: Connection, entry: Entry) -> Admission:
-    """Write one entry in the caller's transaction, which must hold the write lock; returns the status of its limits."""
+def apply(connection: Connection, entry: Entry, *, is_repeated: bool = False) -> Admission:
+    """
+    Write one entry in the caller's transaction, which must hold the write lock.
+
+    Args:
+        is_repeated: Whether it may have been written before: the outcome of its first commit is unknown. Written again,
+            every entry leaves the ledger as it is.
+
+    Returns:
+        The status of its limits.
+    """
     write = _statements(connection.dialect.name)
     match entry:
         case Start():
-            return _start(connection, write, entry)
+            return _start(connection, write, entry, is_repeated=is_repeated)
         case Begun(row, labels):
             _begin(connection, write, row, labels)
         case Settled(row, labels):
@@ -148,12 +158,17 @@ def apply(connection: Connection, entry: Entry) -> Admission:
     return Admission()
 
 
-def _start(connection: Connection, write: _Statements, entry: Start) -> Admission:
+def _start(connection: Connection, write: _Statements, entry: Start, *, is_repeated: bool) -> Admission:
     """Write the row of an attempt, if its limits admit it; else return why not, and record a final refusal."""
     row, labels = stored(entry.row), storable(entry.row.labels)
+    status = connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) if is_repeated else None
+    if status == "started":  # it was admitted, and its own hold must not count against it
+        return Admission(accounts.statuses(connection, row, labels, entry.limits))
     admission = accounts.check(connection, row, labels, entry.limits)
     refusing = admission.refused_by
     if refusing is None:
+        if status == "refused":
+            _forget_refusal(connection, write, row["attempt_id"])
         _begin(connection, write, row, labels)
         return admission
     if admission.reason == "hold_max":
@@ -165,6 +180,14 @@ def _start(connection: Connection, write: _Statements, entry: Start) -> Admissio
     refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
     _settle(connection, write, stored(refused), labels)
     return admission.recorded_as(refused)
+
+
+def _forget_refusal(connection: Connection, write: _Statements, attempt_id: uuid.UUID) -> None:
+    """Take back the record of a refusal that the caller was never told of, because there is room now."""
+    before = connection.execute(_SELECT_BEFORE, {"known": attempt_id}).mappings().one()
+    connection.execute(write.add_to_rollup, [_rollup_row(dict(before), sign=-1)])
+    connection.execute(sa.delete(label).where(label.c.attempt_id == attempt_id))
+    connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == attempt_id))
 
 
 def _begin(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
@@ -260,20 +283,72 @@ def to_spool(entry: Entry) -> tuple[str, Row, dict[str, str]] | None:
 
 def from_spool(kind: str, row: Row, labels: dict[str, str]) -> Entry:
     """
-    An entry from the spool file.
+    An entry from the spool file, checked like any input: the file may have been damaged, or edited.
 
     Raises:
-        ValueError: The kind is unknown.
+        ValueError: The kind is unknown, or a value is not one that this program writes.
 
         KeyError: A required value is missing.
     """
     match kind:
         case "start":
-            return Begun(row, labels)
+            return Begun(_checked_attempt(row), _checked_labels(labels))
         case "settle":
-            return Settled(row, labels)
+            return Settled(_checked_attempt(row), _checked_labels(labels))
         case "metadata":
-            return Annotation(row["attempt_id"], row["metadata"])
+            return Annotation(_checked_id(row["attempt_id"]), dict(row["metadata"]))
         case "event":
-            return Event(row)
+            return Event(_checked(row, event))
     raise ValueError(f"unknown kind of entry: {kind!r}")
+
+
+# No attempt costs or counts more. Sums of more than that could exceed what the database can store.
+_MOST = {"cost_nano": 10**15, "bound_nano": 10**15, "reserved_nano": 10**15, "ts_us": 10**16, "lease_us": 10**17}
+_MOST |= dict.fromkeys(("calls", "failed_calls", "unpriced_calls"), 1)
+_MOST_OTHER = 10**13
+_TYPES: tuple[tuple[type[Any], type[Any]], ...] = (
+    (sa.Uuid, uuid.UUID),
+    (sa.Boolean, bool),
+    (sa.Integer, int),
+    (sa.String, str),
+    (sa.JSON, dict),
+)
+
+
+def _checked_attempt(row: Row) -> Row:
+    checked = _checked(row, attempt)
+    if checked["status"] not in get_args(Status) or checked["bucket"] != bucket_of(checked["ts_us"]):
+        raise ValueError("not a row that this program writes")
+    may_be_negative = {"cost_nano"} if checked["operation"] == "adjustment" else set()
+    for name, value in checked.items():
+        if isinstance(value, int) and abs(value) > _MOST.get(name, _MOST_OTHER):
+            raise ValueError(f"{name} is too large")
+        if isinstance(value, int) and value < 0 and name not in may_be_negative:
+            raise ValueError(f"{name} is negative")
+    return checked
+
+
+def _checked(row: Row, table: sa.Table) -> Row:
+    """A row with the columns of a table, each of its type."""
+    for column in table.c:
+        if not column.nullable and column.default is column.server_default is None and row[column.name] is None:
+            raise ValueError(f"{column.name} is empty")
+    for name, value in row.items():
+        column = table.c[name]
+        wanted = next(python for kind, python in _TYPES if isinstance(column.type, kind))
+        if value is None and column.nullable:
+            continue
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise ValueError(f"{name} is not of its type")
+    return storable(row, _LENGTHS)
+
+
+def _checked_id(value: Any) -> uuid.UUID:
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not isinstance(value, str) or not 0 < len(name) <= _MAX_LABEL_NAME:
+            raise ValueError("not a label")
+    return storable(labels)

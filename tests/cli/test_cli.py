@@ -307,7 +307,7 @@ def test_records_that_wait_are_told_of(
     monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO], ledger: Ledger
 ) -> None:
     """Reports and doctor say how many records are in no figure, and doctor where they are; it fails for it."""
-    monkeypatch.setattr(ledger, "_down_until", math.inf)
+    monkeypatch.setattr(ledger._writer, "down_until", math.inf)
     write(ledger, "settle", settled())
     ledger._spool.add_dead_letter(("settle", {}, {}))
     assert run("report").exit_code == 0
@@ -317,7 +317,7 @@ def test_records_that_wait_are_told_of(
     assert f"FAIL  records: 1 waiting to be written, in {ledger.waiting_in}" in printed[0].getvalue()
     assert f"check {ledger.waiting_in}.dead-letters" in printed[0].getvalue()
     monkeypatch.undo()
-    ledger._down_until = 0
+    ledger._writer.down_until = 0
     assert get_llm_costs()["waiting_records"] == 0
 
 

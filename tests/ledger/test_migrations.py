@@ -38,6 +38,7 @@ NEW_COLUMNS = {
     "reserved_nano": None,
     "adjustment_kind": None,
     "adjusts": None,
+    "machine": None,
 }
 
 

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from shared.config import state_dir
 from shared.errors import StoreError
-from shared.ledger import engine, store as store_module
+from shared.ledger import store as store_module
+from shared.ledger.engine import Patience
 from shared.ledger.schema import event
 from shared.ledger.spool import Spool, SpoolEntry
 from shared.ledger.store import Ledger, committed
@@ -37,18 +39,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Ledger]:
-    """A ledger that gives up on a lock at once, and tries again at once when it is told to."""
-    ledger = Ledger(f"sqlite:///{home / 'ledger.sqlite3'}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BUSY_TIMEOUT_S", 0)
-        yield ledger
-    ledger._down_until = 0
+    """A ledger that soon gives up on a lock, and tries again at once when it is told to."""
+    ledger = Ledger(f"sqlite:///{home / 'ledger.sqlite3'}", Patience(0.2, 2.0))
+    yield ledger
+    ledger._writer.down_until = 0
     ledger.close()
 
 
 def again(ledger: Ledger) -> None:
     """The time after which a ledger that was down is tried again has passed."""
-    ledger._down_until = 0
+    ledger._writer.down_until = 0
     ledger.flush()
 
 
@@ -304,10 +304,11 @@ def test_without_any_folder_records_wait_in_memory(tmp_path: Path, home: Path) -
 
 
 def test_ledgers_do_not_share_what_waits(home: Path, tmp_path: Path) -> None:
-    """A server's records wait in the temporary folder, under the name of their own ledger."""
+    """A server's records wait in the user's state folder, under the name of their own ledger."""
     one, other = Spool(None, "postgresql://a/x"), Spool(None, "postgresql://a/y")
     one.add(entry(1))
-    assert one.path.is_relative_to(tmp_path / "tmp")
+    assert one.path.parent == state_dir()
+    assert one.path.is_relative_to(tmp_path)
     assert one.path.parent.stat().st_mode & 0o777 == 0o700
     assert list(other.take()) == []
     assert [each for batch in one.take() for each in batch] == [entry(1)]

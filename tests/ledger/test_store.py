@@ -6,11 +6,11 @@ import asyncio
 import gc
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,7 +24,9 @@ from shared.ledger import query
 from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
-from shared.ledger.store import Ledger, _Item, committed
+from shared.ledger.spool import MAX_BATCH
+from shared.ledger.store import Ledger, committed
+from shared.ledger.writer import _MAX_DELAY_S, Item
 from shared.ledger.writes import Event
 from tests.support.ledger_rows import (
     NOON_US,
@@ -219,7 +221,7 @@ def test_what_waits_is_committed_together(store: Ledger, monkeypatch: pytest.Mon
     gate.set()
     for done in (first, *waiting):
         done.result(timeout=30)
-    assert sizes == [1, 100]
+    assert sizes == [1, 50, 50]
     assert len(rows(store)) == 101
     assert_exact(store)
 
@@ -242,7 +244,7 @@ def test_no_error_ends_the_writing(store: Ledger, monkeypatch: pytest.MonkeyPatc
         patch.setattr(store, "_apply", broken)
         write(store, "settle", settled())
     assert store._spool.waiting()
-    store._down_until = 0
+    store._writer.down_until = 0
     write(store, "settle", settled())
     assert len(rows(store)) == 2
     assert_exact(store)
@@ -351,7 +353,7 @@ def test_a_newer_major_version_is_refused_with_a_sentence(url: str, tmp_path: Pa
     assert older._spool.waiting()
     set_version(newer, MAJOR, MINOR)
     assert rows(newer) == []
-    older._down_until = 0
+    older._writer.down_until = 0
     older.flush()
     assert len(rows(newer)) == 1
     newer.close()
@@ -404,25 +406,20 @@ def test_settling_again_keeps_what_an_event_has_added(store: Ledger) -> None:
     assert only(store)["metadata"] == {"images": ["a.png"], "note": "kept"}
 
 
-class _Endless(SimpleQueue[_Item]):
-    """A queue that gets one more event each time it is waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = 0
-
-    def get(self, block: bool = True, timeout: float | None = None) -> _Item:
-        self.waits += 1
-        assert self.waits < 1000, "the batch never ends"
-        return _Item(Event({}), Future())
-
-
 def test_a_flood_of_events_is_committed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that never stop coming are committed after a second all the same."""
-    monkeypatch.setattr("shared.ledger.store._MAX_DELAY_S", 0.0)
     store = Ledger(f"sqlite:///{tmp_path / 'new.sqlite3'}")
-    store._queue = _Endless()
-    assert len(store._next_batch()) < 10
+    committed_: list[int] = []
+    monkeypatch.setattr(store, "_apply", lambda items: committed_.append(len(items)))
+    writer, overdue = store._writer, Item(Event({}), since=time.monotonic() - _MAX_DELAY_S)
+    for _ in range(100):
+        writer._take(Item(Event({})))
+        writer._start_write()
+    assert writer._job is None
+    writer._waiting.insert(0, overdue)
+    writer._start_write()
+    assert writer._job is not None
+    assert len(writer._job.items) == MAX_BATCH
 
 
 def test_an_error_that_comes_too_late_is_not_printed() -> None:

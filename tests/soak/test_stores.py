@@ -15,7 +15,6 @@ import pytest
 
 from shared.analytics import get_llm_costs
 from shared.errors import StoreError
-from shared.ledger import engine
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
@@ -53,7 +52,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """The ledger there, in use already, that gives up on a lock after a tenth of a second."""
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("AGENTSWARM_STORE_TIMEOUT", "0.1")
+    get_ledger.cache_clear()
     ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     ledger.check_writable()
     return ledger
@@ -68,7 +68,7 @@ def call(count: int) -> list[str]:
 
 def all_there(ledger: Ledger, acknowledged: list[str]) -> None:
     """The store is well again, and each call is in it once."""
-    ledger._down_until = 0
+    ledger._writer.down_until = 0
     ledger.flush()
     assert ledger.waiting == 0
     assert ledger.dead_letters() == []

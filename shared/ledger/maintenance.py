@@ -1,0 +1,157 @@
+"""Check, repair and back up a ledger: what an operator does, not what a call does."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.errors import ConfigurationError, StoreError
+from shared.internal.clock import now_us
+from shared.ledger.accounts import CLOCK_TOLERANCE_US
+from shared.ledger.schema import DIMENSIONS, SUMS, account, attempt, bucket_of, rollup
+from shared.ledger.store import Ledger
+
+# Rows, buckets or pages of the file that are worked on at a time; other programs get their turn in between.
+_ROWS = 50
+_PAGES = 256
+_LEASE_US = 900 * 1_000_000
+
+
+def problems(ledger: Ledger) -> Iterator[str]:
+    """
+    What is wrong with a ledger, a sentence each.
+
+    Raises:
+        StoreError: It cannot be read at all.
+    """
+    ledger.flush()
+    with ledger.reading() as connection:
+        if connection.dialect.name == "sqlite":
+            found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(5)")]
+            yield from (f"the file is damaged: {each}" for each in found if each != "ok")
+        ahead = connection.scalar(sa.select(sa.func.count()).where(_is_ahead(now_us()))) or 0
+        buckets = len(_wrong_buckets(connection))
+    if ahead:
+        yield f"{ahead:,} records are from a clock that was ahead"
+    if buckets:
+        yield f"the sums of {buckets:,} quarters of an hour differ from their records"
+    if ledger.waiting:
+        yield f"{ledger.waiting:,} records wait to be written, in {ledger.waiting_in}"
+    for file in ledger.dead_letters():
+        yield f"some records were rejected and are in no report; check {file}, then delete it"
+
+
+def repair(ledger: Ledger) -> list[str]:
+    """
+    Enter what waits, date records from a clock that was ahead to now, and compute sums and running totals anew.
+
+    Returns:
+        What was done, a sentence each.
+
+    Raises:
+        StoreError: The ledger cannot be written. A damaged file cannot be repaired: restore a backup.
+    """
+    ledger.flush()
+    done = []
+    if mended := _mend_times(ledger):
+        done.append(f"dated {mended:,} records from a clock that was ahead to now")
+    if buckets := _mend_sums(ledger):
+        done.append(f"computed the sums of {buckets:,} quarters of an hour anew")
+    with ledger.changing() as connection:
+        # They are computed from the records when they are next needed.
+        connection.execute(sa.delete(account))
+    done.append("cleared the running totals of budgets, which are computed from the records again")
+    return done
+
+
+def back_up(ledger: Ledger, target: Path) -> None:
+    """
+    Copy a SQLite ledger, with what its journal files hold, to one new file; calls go on meanwhile.
+
+    Raises:
+        ConfigurationError: The ledger is not a file, or the target exists.
+
+        StoreError: It cannot be read, or the target cannot be written.
+    """
+    source = ledger.file
+    if source is None:
+        raise ConfigurationError("The ledger is not a file", hint="Use pg_dump for a PostgreSQL database.")
+    if os.path.lexists(target):
+        raise ConfigurationError(f"{target} exists already", hint="Name a new file.")
+    ledger.flush()
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
+        os.close(handle)
+        with ledger.reading() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection), "the ledger is a file"  # noqa: S101
+            raw.execute("COMMIT")  # the copy takes its own locks, a few pages at a time
+            copy = sqlite3.connect(temporary)
+            try:
+                raw.backup(copy, pages=_PAGES, sleep=0.005)
+            finally:
+                copy.close()
+                raw.execute("BEGIN")
+        os.link(temporary, target)  # fails if another program has made the target meanwhile
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{target} cannot be written ({error})", hint="Choose another folder.") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _is_ahead(at_us: int) -> sa.ColumnElement[bool]:
+    return sa.and_(attempt.c.ts_us > at_us + CLOCK_TOLERANCE_US, attempt.c.status != "reported")
+
+
+def _mend_times(ledger: Ledger) -> int:
+    mended = 0
+    while True:
+        at_us = now_us()
+        with ledger.changing() as connection:
+            found = connection.execute(sa.select(attempt).where(_is_ahead(at_us)).limit(_ROWS)).mappings().all()
+            for row in found:
+                _date_to(connection, dict(row), at_us)
+        mended += len(found)
+        if len(found) < _ROWS:
+            return mended
+
+
+def _date_to(connection: Connection, row: Mapping[str, Any], at_us: int) -> None:
+    changed: dict[str, Any] = {"ts_us": at_us, "bucket": bucket_of(at_us)}
+    if row["status"] == "started":
+        changed["lease_us"] = at_us + _LEASE_US
+    connection.execute(sa.update(attempt).where(attempt.c.attempt_id == row["attempt_id"]).values(**changed))
+
+
+def _by_bucket(table: sa.Table, sign: int) -> sa.Select[Any]:
+    keys = [table.c.bucket, *(sa.func.coalesce(table.c[name], "").label(name) for name in DIMENSIONS)]
+    values = [(sign * sa.func.coalesce(sa.func.sum(table.c[name]), 0)).label(name) for name in SUMS]
+    return sa.select(*keys, *values).group_by(*keys)
+
+
+def _wrong_buckets(connection: Connection) -> list[int]:
+    """The buckets whose sums are not those of their rows."""
+    both = sa.union_all(_by_bucket(rollup, 1), _by_bucket(attempt, -1).where(attempt.c.status != "started")).subquery()
+    differs = sa.or_(*(sa.func.sum(both.c[name]) != 0 for name in SUMS))
+    groups = sa.select(both.c.bucket).group_by(both.c.bucket, *(both.c[name] for name in DIMENSIONS)).having(differs)
+    return sorted(set(connection.scalars(groups)))
+
+
+def _mend_sums(ledger: Ledger) -> int:
+    with ledger.reading() as connection:
+        wrong = _wrong_buckets(connection)
+    for bucket in wrong:
+        with ledger.changing() as connection:
+            connection.execute(sa.delete(rollup).where(rollup.c.bucket == bucket))
+            rows = _by_bucket(attempt, 1).where(attempt.c.status != "started", attempt.c.bucket == bucket)
+            connection.execute(sa.insert(rollup).from_select(["bucket", *DIMENSIONS, *SUMS], rows))
+    return len(wrong)
