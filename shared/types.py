@@ -189,7 +189,8 @@ class Request:
 
     `pictures` are the images to look at or to start from; `mask` marks where the first one may be changed. `fitted`
     caches the downscaled pictures (`Fitted`) that each model is sent instead, by model name. `fallback_on` says of an
-    answer why the next model is to be asked instead.
+    answer why the next model is to be asked instead. `prompt_cache`: where a provider needs them, set breakpoints for
+    its cache of prompts, for 5 minutes or for 1 hour.
     """
 
     task: TaskType
@@ -200,6 +201,7 @@ class Request:
     mask: Picture | None = None
     fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
     fallback_on: FallbackOn | None = None
+    prompt_cache: Literal["auto", "1h"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from shared.calls.call import Attempt, Call, needs_count, provisional_response, 
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
+from shared.calls.prompt_cache import Marked, with_prompt_cache
 from shared.calls.retry_schedule import RetrySchedule
 from shared.calls.selection import chosen_plan, observe
 from shared.errors import (
@@ -206,7 +207,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
     attempt: Attempt | None = None
     try:
         candidate = await _prepare(call, state.candidate)
-        attempt = await _begin(call, candidate)
+        attempt = await _begin(call, candidate, await with_prompt_cache(call, candidate))
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
         if call.request.fallback_on is not None and isinstance(first, Answer):
@@ -327,12 +328,13 @@ async def _prepare(call: Call, candidate: Candidate) -> Candidate:
     return ready
 
 
-async def _begin(call: Call, candidate: Candidate) -> Attempt:
+async def _begin(call: Call, candidate: Candidate, marked: Marked) -> Attempt:
     """A new attempt, once a connection is free for it."""
     release = await acquire_slot(
         candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.seconds_left())
     )
-    attempt = Attempt(candidate, call.request, start_row(call, candidate), release, Exchange(call.network))
+    row = start_row(call, candidate)
+    attempt = Attempt(candidate, marked.request, row, release, Exchange(call.network), note=marked.note)
     call.attempts.append(attempt)
     return attempt
 

@@ -73,7 +73,7 @@ def _cut(call: Call, attempt: Attempt, left_nano: int) -> bool:
     if tokens is None or tokens < MIN_OUTPUT_TOKENS:
         return False
     attempt.cut_to = tokens
-    attempt.request = _with_output(call.request, tokens)
+    attempt.request = _with_output(attempt.request, tokens)
     attempt.row = attempt.row.with_bound(bound_of(attempt.candidate, attempt.request))
     return True
 

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from shared.ledger.query import (
         BudgetForecast as BudgetForecast,
         Filter as Filter,
+        RecentPrompt as RecentPrompt,
         all_budget_forecasts as all_budget_forecasts,
         attempt_records as attempt_records,
         average_output as average_output,
         average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
         own_filter as own_filter,
+        recent_prompts as recent_prompts,
         sum_costs as sum_costs,
         window as window,
     )
@@ -51,7 +53,7 @@ else:
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
-            "budget_forecasts own_filter sum_costs window",
+            "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",
             "row": "COUNTS AttemptRow Status",
             "store": "Ledger committed get_ledger",
             "writes": "LeastBound",
