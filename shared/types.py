@@ -150,7 +150,8 @@ class Candidate:
     One model that may answer a call: the name it was requested by, and how to reach it.
 
     `guarded`: requests go through our transport. `listed`: the operator named the model, not just the caller.
-    `rates_as`: the rates of a request as it was served; None where they are always `rates`.
+    `rates_as`: the rates of a request as it was served; None where they are always `rates`. `is_standard`: it stands in
+    for itself at the flex tier, which was asked for, and is sent without a tier.
     """
 
     requested: str
@@ -162,6 +163,7 @@ class Candidate:
     max_input_tokens: int | None = None
     api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    is_standard: bool = False
     # Where a transport of the client's own answers every model, in OpenAI's format and without a key.
     answered_at: str | None = None
     key_alias: str | None = None

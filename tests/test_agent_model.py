@@ -139,7 +139,7 @@ def test_settings_are_sent_and_nothing_else(hosted: Double, ask: Ask) -> None:
     # Under this name the SDK has settings of its own, which a fallback need not take.
     for model in (MINI, "gpt-5.4-mini"):
         ask(Agency(agent("B", budgeted(model, []))))
-        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
+        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options", "prompt_cache_key"}
 
 
 @plain_and_streamed

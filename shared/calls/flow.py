@@ -22,7 +22,7 @@ from shared.calls.call import Attempt, Call, needs_count, provisional_response, 
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
-from shared.calls.prompt_cache import Marked, with_prompt_cache
+from shared.calls.prompt_cache import Marked, request_for
 from shared.calls.retry_schedule import RetrySchedule
 from shared.calls.selection import chosen_plan, observe
 from shared.errors import (
@@ -207,7 +207,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
     attempt: Attempt | None = None
     try:
         candidate = await _prepare(call, state.candidate)
-        attempt = await _begin(call, candidate, await with_prompt_cache(call, candidate))
+        attempt = await _begin(call, candidate, await request_for(call, candidate))
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
         if call.request.fallback_on is not None and isinstance(first, Answer):
@@ -223,7 +223,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
             cooldowns.answered(state.candidate)
             attempt.outcome = "completed"
         else:
-            cooldowns.failed(state.candidate, error)
+            _note_failure(call, state.candidate, error)
             if attempt is not None:
                 attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
@@ -245,6 +245,17 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         raise
     cooldowns.answered(state.candidate)
     return attempt, first
+
+
+def _note_failure(call: Call, candidate: Candidate, error: LLMError) -> None:
+    """Let the endpoint cool down; but a full flex tier says nothing about the standard tier, which is tried next."""
+    is_flex = call.request.params.get("service_tier") == "flex" and not candidate.is_standard
+    if not is_flex:
+        cooldowns.failed(candidate, error)
+        return
+    cooldowns.stopped(candidate)
+    if type(error) is InvalidRequest and error.outcome == "rejected":
+        error.action = "next"  # it may be the tier that the model does not take; a refusal costs nothing
 
 
 def _too_late(schedule: RetrySchedule) -> DeadlineExceeded:

@@ -53,13 +53,16 @@ class Marked:
     note: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def with_prompt_cache(call: Call, candidate: Candidate) -> Marked:
-    """The call's request for one model: with breakpoints and a cache key, where `prompt_cache` asks for them."""
+async def request_for(call: Call, candidate: Candidate) -> Marked:
+    """The call's request for one model: its tier, and what `prompt_cache` asks for."""
     request = call.request
+    if candidate.is_standard:
+        params = {name: value for name, value in request.params.items() if name != "service_tier"}
+        request = replace(request, params=params)
     if request.prompt_cache is None or candidate.answered_at is not None or _is_marked_already(request):
         return Marked(request)
     if candidate.provider == "anthropic":
-        return await _for_anthropic(call, candidate)
+        return await _for_anthropic(call, candidate, request)
     if candidate.provider in ("openai", "azure") and not (
         candidate.provider == "openai" and is_own_host("openai", candidate.api_base)
     ):
@@ -89,14 +92,14 @@ def cache_key(scope: Scope) -> str:
     return key if len(key) <= _MAX_KEY else hashlib.sha256(key.encode()).hexdigest()
 
 
-async def _for_anthropic(call: Call, candidate: Candidate) -> Marked:
+async def _for_anthropic(call: Call, candidate: Candidate, request: Request) -> Marked:
     """
     Breakpoints behind the instructions and the conversation so far, if this scope has sent the same before.
 
     Writing to the cache costs more than sending, so what may be sent only once is not marked. The same is what has the
     same length at the same place, since neither prompts nor their hashes are kept.
     """
-    request, prefixes, head = call.request, _prefixes(call.request), _head(call.request)
+    prefixes, head = _prefixes(request), _head(request)
     head_size = prefixes[head].size if head >= 0 else 0
     note: dict[str, Any] = {"prompt_chars": [head_size, prefixes[-1].size], "breakpoints": 0}
     retention = request.prompt_cache or "auto"
