@@ -19,17 +19,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
+import time_machine
 
+from benchmarks.simulated_day import SimulatedRequest, requests
+from shared.errors import AllModelsFailed, ResponseRejected
 from shared.llm_client import LLMClient
 from shared.prices import UNKNOWN
 from shared.providers import count_tokens
+from shared.scope import scope
 from shared.types import Candidate, FallbackOn, LLMResponse, ModelConfig
+from tests.support.caching import CachingProviders
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUTING = ROOT.parent / "shared" / "routing" / "gsm8k_two_models.csv.gz"
@@ -201,12 +206,96 @@ def picture(results: Sequence[Result]) -> str:
     )
 
 
-def main() -> int:
-    """Print the tables."""
+# The simulated day: see benchmarks/simulated_day.py.
+
+MODELS = {"small": "openai/gpt-6-luna", "medium": "anthropic/claude-sonnet-5-5", "large": "openai/gpt-5.5"}
+SIZES = {model: size for size, model in MODELS.items()}
+START = datetime(2026, 11, 28, tzinfo=UTC)
+# Four characters are a token, for the stand-ins of the providers.
+WORD = "abc "
+
+
+def simulated_day() -> str:
+    """The strategies on the simulated day, as a table."""
+    all_models = list(MODELS.values())
+    return table(
+        [
+            day("all premium", model=MODELS["large"], fallback_models=[]),
+            day("the guide's tiered fallback (on failures)", model=MODELS["small"], fallback_models=all_models[1:]),
+            day("`auto`, with checks in code", checks=True, model="auto", fallback_models=all_models),
+            day(
+                "`auto`, with checks, caching and flex", checks=True, flex=True, model="auto",
+                fallback_models=all_models, prompt_cache="auto",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def day(name: str, *, checks: bool = False, flex: bool = False, **params: Any) -> Result:
+    """One strategy on the whole day, with a ledger of its own."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
-        print(f"{datetime.now(UTC):%Y-%m-%d}: 1,319 questions of GSM8K, real answers of {CHEAP} and {EXPENSIVE}\n")
-        print(routing() or f"Skipped: {ROUTING.parent} is not here.")
+        client = LLMClient(transport=CachingProviders(answer=_answer))
+        talks: dict[int, list[dict[str, Any]]] = {}
+        usd, right, rejected, answers = 0.0, 0, 0, 0
+        for number, each in enumerate(REQUESTS_OF_THE_DAY):
+            messages = talks.setdefault(each.conversation, _beginning(each))
+            messages.append({"role": "user", "content": f"#{number} {WORD * each.own}"})
+            more = {"fallback_on": _check(each)} if checks and each.kind.checkable else {}
+            more |= {"service_tier": "flex"} if flex and each.kind.can_wait else {}
+            with (
+                time_machine.travel(START + timedelta(seconds=each.second), tick=False),
+                scope(agent=each.kind.name, conversation=str(each.conversation)),
+            ):
+                response, cost, tried = _ask(client, messages, {**params, **more})
+            messages.append({"role": "assistant", "content": response.content})
+            usd, right = usd + cost, right + each.is_right(SIZES[response.model])
+            answers, rejected = answers + tried, rejected + tried - 1
+    return Result(name, usd, right / len(REQUESTS_OF_THE_DAY), rejected / answers)
+
+
+REQUESTS_OF_THE_DAY = requests()
+
+
+def _ask(client: LLMClient, messages: Any, params: dict[str, Any]) -> tuple[LLMResponse, float, int]:
+    """The answer, what the call cost, and how many models answered; if all are rejected, the last one's answer."""
+    try:
+        response = client.chat_completion(messages, **params)
+    except AllModelsFailed as error:
+        answers = [each.response for each in error.failures if isinstance(each, ResponseRejected)]
+        last = answers[-1]
+        if last is None:
+            raise
+        return last, error.cost, len(answers)
+    return response, response.cost, len(response.metadata["attempts"])
+
+
+def _beginning(each: SimulatedRequest) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": f"You {each.kind.name}. {WORD * each.kind.fixed}"}]
+
+
+def _check(each: SimulatedRequest) -> FallbackOn:
+    return lambda response: not each.is_accepted(SIZES[response.model])
+
+
+def _answer(body: dict[str, Any]) -> str:
+    """An answer as long as the request's, by the number in its last message."""
+    content = body["messages"][-1]["content"]
+    text = content if isinstance(content, str) else content[-1]["text"]
+    return WORD * REQUESTS_OF_THE_DAY[int(text[1:].split(" ", 1)[0])].output
+
+
+def main() -> int:
+    """Print the tables."""
+    for provider in ("OPENAI", "ANTHROPIC"):
+        os.environ[f"{provider}_API_KEY"] = "sk-test-0123456789"
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    print(f"{today}: simulated day of {len(REQUESTS_OF_THE_DAY):,} requests; {', '.join(MODELS.values())}\n")
+    print(simulated_day())
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["AGENTSWARM_DATABASE_URL"] = f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
+        print(f"\n{today}: 1,319 questions of GSM8K, real answers of {CHEAP} and {EXPENSIVE}\n")
+        print(routing() or "Skipped: the answers (../shared/routing) are not here.")
     return 0
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         forget_budget as forget_budget,
         store_budget as store_budget,
     )
+    from shared.ledger.answers import Answers as Answers, answers_of as answers_of
     from shared.ledger.engine import wal_is_safe as wal_is_safe
     from shared.ledger.events import (
         cost_nano_of as cost_nano_of,
@@ -48,6 +49,7 @@ else:
         __name__,
         {
             "accounts": "Admission BudgetStatus forget_budget store_budget",
+            "answers": "Answers answers_of",
             "engine": "wal_is_safe",
             "events": "cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",

@@ -73,6 +73,8 @@ def _text(costs: Mapping[str, Any]) -> str:
         lines.append("Agent turns not tracked: their cost is not in these totals")
     if costs.get("image_tokens_saved"):
         lines.append(f"Saved by scaling images: {_saved(costs)}")
+    if costs.get("savings"):
+        lines.append(f"Estimate, not in the totals: {_savings(costs['savings'])}")
     lines += ["", "Cost by Provider:"]
     lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
     lines += ["", "Cost by Model:"]
@@ -126,6 +128,17 @@ def _saved(costs: Mapping[str, Any]) -> str:
     return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
 
 
+def _savings(found: Mapping[str, Any]) -> str:
+    """What was saved, never without the share of answers that were rejected."""
+    less, difference = ("less", found["saved"]) if found["saved"] >= 0 else ("more", -found["saved"])
+    share = found["rejected_answers"] / found["answers"] if found["answers"] else 0.0
+    return (
+        f"the same tokens with {printable(found['baseline_model'])} would have cost ${found['baseline_cost']:.6f}, so "
+        f"${difference:.6f} {less} was spent, with {share:.1%} of {found['answers']:,} answers rejected (saved by "
+        f"providers' caches: ${found['saved_by_caches']:.6f}, by the flex tier: ${found['saved_by_flex']:.6f})"
+    )
+
+
 def _calls(calls: int, cost: float) -> str:
     return f"{calls:,} calls, ${cost / calls if calls else 0.0:.6f}/call"
 
@@ -148,6 +161,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))
+    if costs.get("savings"):
+        summary.append(("Estimate, not in the totals", _savings(costs["savings"])))
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [
         f"## LLM costs ({period(costs)})",

@@ -35,8 +35,8 @@ class Fails(httpx.AsyncBaseTransport):
         return httpx.Response(self._failure, json={"error": {"message": "No.", "type": "invalid_request_error"}})
 
 
-def nano(row: Any, factor: float = 1) -> int:
-    return round((row["prompt_tokens"] * MINI_IN + row["completion_tokens"] * MINI_OUT) * factor)
+def nano(row: Any, factor: float = 1) -> float:
+    return float((row["prompt_tokens"] * MINI_IN + row["completion_tokens"] * MINI_OUT) * factor)
 
 
 @pytest.mark.usefixtures("hosted")
