@@ -9,7 +9,7 @@ from rich.table import Table
 
 from shared.analytics import get_llm_costs
 from shared.cli.console import AsJson, out
-from shared.reports import budget_line, footer, period, printable, render
+from shared.reports import budget_line, footer, period, printable, render, savings_text
 
 
 def report(
@@ -48,4 +48,6 @@ def _print_report(costs: dict[str, Any]) -> None:
     if costs["image_tokens_saved"]:
         tokens, usd = costs["image_tokens_saved"], costs["image_cost_saved"]
         out.print(f"Saved by scaling images: {tokens:,} tokens, ${usd:.6f}.")
+    if costs["savings"]:
+        out.print(f"Estimate, not in the totals: {savings_text(costs['savings'])}.")
     out.print(footer(costs))

@@ -1,6 +1,16 @@
 """Which models may answer a call."""
 
-from shared.models.auto import Choice, UsualOutput, choose, expected_nano, is_auto, lacks, needs_of, no_choice
+from shared.models.auto import (
+    Choice,
+    UsualOutput,
+    choose,
+    expected_nano,
+    is_auto,
+    lacks,
+    named_models,
+    needs_of,
+    no_choice,
+)
 from shared.models.catalogue import Catalogue, chat_models, image_models, resolve, retired_models, usable_models
 from shared.models.facts import (
     KnownModel,
@@ -51,6 +61,7 @@ __all__ = [
     "missing_key",
     "model_facts",
     "models_of_settings",
+    "named_models",
     "needs_of",
     "no_choice",
     "per_request",

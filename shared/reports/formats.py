@@ -74,7 +74,7 @@ def _text(costs: Mapping[str, Any]) -> str:
     if costs.get("image_tokens_saved"):
         lines.append(f"Saved by scaling images: {_saved(costs)}")
     if costs.get("savings"):
-        lines.append(f"Estimate, not in the totals: {_savings(costs['savings'])}")
+        lines.append(f"Estimate, not in the totals: {savings_text(costs['savings'])}")
     lines += ["", "Cost by Provider:"]
     lines += [f"  {printable(name)}: ${cost:.6f}" for name, cost in costs["cost_by_provider"].items()]
     lines += ["", "Cost by Model:"]
@@ -128,7 +128,7 @@ def _saved(costs: Mapping[str, Any]) -> str:
     return f"{costs['image_tokens_saved']:,} tokens, ${costs['image_cost_saved']:.6f}"
 
 
-def _savings(found: Mapping[str, Any]) -> str:
+def savings_text(found: Mapping[str, Any]) -> str:
     """What was saved, never without the share of answers that were rejected."""
     less, difference = ("less", found["saved"]) if found["saved"] >= 0 else ("more", -found["saved"])
     share = found["rejected_answers"] / found["answers"] if found["answers"] else 0.0
@@ -162,7 +162,7 @@ def _markdown(costs: Mapping[str, Any]) -> str:
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))
     if costs.get("savings"):
-        summary.append(("Estimate, not in the totals", _savings(costs["savings"])))
+        summary.append(("Estimate, not in the totals", savings_text(costs["savings"])))
     rows = [(group["name"], f"${group['cost']:.6f}", f"{group['calls']:,}") for group in groups]
     parts = [
         f"## LLM costs ({period(costs)})",
