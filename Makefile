@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test record record-live check soak bench docs prices lock clean
+.PHONY: help demo test record record-live check soak bench savings docs prices lock clean
 
 PY := .venv/bin/python
 PYTHON_VERSION := $(shell cat .python-version)
@@ -44,6 +44,9 @@ soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 
 bench: .venv/.ready ## Measure the overhead of a call on top of the provider's own time
 	$(PY) benchmarks/overhead.py
+
+savings: .venv/.ready ## Compare what strategies cost, and how many of their answers are right
+	$(PY) benchmarks/savings.py
 
 docs: .venv/.ready ## Regenerate the generated parts of README.md, docs/ and .env.example; build the site into build/site
 	$(PY) docs/generate.py

@@ -30,23 +30,19 @@ from shared import cli, errors
 from shared.calls import flow, retry_schedule
 from shared.config import Settings
 from shared.errors import LLMError
-from shared.internal.money import to_usd
 from shared.ledger import schema
 from shared.models.image_options import IMAGE_MODELS
 from shared.models.keys import KEY_VARIABLES, key_variables
 from shared.models.names import model_facts
-from shared.prices import UNKNOWN, TableEntry, price_table, rates_of, token_cost
+from shared.prices import UNKNOWN, TableEntry, price_table, rates_of
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
-from shared.types import Candidate, Rates, Unit, Usage
+from shared.types import Candidate, Rates, Unit
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 _HELP_COLUMNS = 100
-
-# The work whose price the savings table compares: a summary of a page or two.
-CALLS, PROMPT_TOKENS, COMPLETION_TOKENS = 1_000, 2_000, 300
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,11 +239,10 @@ _RAISED_BY_US: Mapping[str, frozenset[str]] = {
     "ModelNotAllowed": frozenset({"not_sent"}),
     "ModelNotFound": frozenset({"not_sent"}),
     "ModelRetired": frozenset({"not_sent"}),
+    "ResponseRejected": frozenset({"rejected_response"}),
     "StoreError": frozenset({"not_sent"}),
     "StreamInterrupted": frozenset({"unknown"}),
 }
-# Providers that charge for more than tokens. Source: their entries in LiteLLM 1.91.5's table (read 2026-11-24).
-_MORE_THAN_TOKENS = frozenset({"perplexity"})
 
 _CANDIDATE = Candidate("openai/gpt-5.4-mini", "openai/gpt-5.4-mini", "openai", "gpt-5.4-mini", UNKNOWN)
 _REPLIES: Sequence[tuple[str, int, str]] = (
@@ -326,7 +321,7 @@ def _is_raised(kind: type[LLMError]) -> bool:
 
 
 def _charged(outcomes: Iterable[str]) -> str:
-    words = {"not_sent": "no", "rejected": "no", "unknown": "maybe", "completed": "yes"}
+    words = {"not_sent": "no", "rejected": "no", "unknown": "maybe", "completed": "yes", "rejected_response": "yes"}
     return " or ".join(sorted({words[outcome] for outcome in outcomes}, key=["no", "maybe", "yes"].index))
 
 
@@ -433,21 +428,6 @@ def _per_million(rates: Rates, unit: Unit) -> str:
     return text
 
 
-def savings_table() -> str:
-    """What the same work costs with each of those models."""
-    usage = Usage(PROMPT_TOKENS, COMPLETION_TOKENS, source="counted")
-    costs = {
-        name: to_usd(token_cost(usage, rates)) * CALLS
-        for name, rates in priced_models().items()
-        if name.partition("/")[0] not in _MORE_THAN_TOKENS
-    }
-    ordered = sorted(costs.items(), key=lambda item: (-item[1], item[0]))
-    top, most = ordered[0]  # the most expensive
-    rows = [(f"`{name}`", f"${cost:.2f}", f"{1 - cost / most:.0%}" if cost < most else "") for name, cost in ordered]
-    head = ("Model", f">{CALLS:,} calls of {PROMPT_TOKENS:,} + {COMPLETION_TOKENS:,} tokens", f">Less than `{top}`")
-    return _table(head, rows)
-
-
 def _dollars(value: Decimal) -> str:
     cents = value.quantize(Decimal("0.01"))
     return f"${cents if cents == value else value.normalize():f}"
@@ -476,7 +456,6 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "wire": wire_table,
     "faults": fault_tables,
     "prices": prices_table,
-    "savings": savings_table,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from agency_swarm import Agency, MasterContext
 from agency_swarm.agent.system_reminders import CompositeAgentHooks
@@ -67,7 +67,7 @@ _SETTINGS = (
     "extra_query",
 )
 # Arguments of the client that are not parameters of a chat completion.
-_NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "timeout"})
+_NOT_FOR_AGENTS = frozenset({"api_base", "api_key", "deadline", "fallback_on", "timeout"})
 # The output index of reasoning that arrives after the text of a streamed turn has begun: the text has index 0, and the
 # SDK's handler then numbers tool calls from 2.
 _LATE_REASONING_INDEX = 1
@@ -75,14 +75,23 @@ _LATE_REASONING_INDEX = 1
 _DETAILS = "reasoning_details"
 
 
-def budgeted(model: str, fallback_models: Sequence[str] | None = None, *, client: LLMClient | None = None) -> Model:
+def budgeted(
+    model: str,
+    fallback_models: Sequence[str] | None = None,
+    *,
+    client: LLMClient | None = None,
+    prompt_cache: Literal["auto", "1h"] | None = "auto",
+) -> Model:
     """
     A model for `Agent(model=...)` that makes each turn one call of the client.
 
     Args:
-        model: Name such as "openai/gpt-5.4-mini".
+        model: Name such as "openai/gpt-5.4-mini", or "auto" for the cheapest of your models that can take the turn.
 
         fallback_models: Models to try next, in order. None: LITELLM_DEFAULT_FALLBACK_MODELS; []: none.
+
+        prompt_cache: "auto" lets providers cache what is sent in every turn, for 5 minutes, where they need to be told
+            and it pays; "1h" for 1 hour, at twice the price of the input; None leaves it to the provider.
 
         client: Makes the calls. None: this process's shared client.
 
@@ -95,7 +104,7 @@ def budgeted(model: str, fallback_models: Sequence[str] | None = None, *, client
             "budgeted() takes a model name and a list of model names",
             hint='Give budgeted("openai/gpt-5.4-mini", ["anthropic/claude-haiku-4-5"]).',
         )
-    return BudgetedModel(model, None if fallback_models is None else tuple(fallback_models), client)
+    return BudgetedModel(model, None if fallback_models is None else tuple(fallback_models), client, prompt_cache)
 
 
 class BudgetedModel(Model):
@@ -105,8 +114,15 @@ class BudgetedModel(Model):
     # that fallback models reject.
     _agency_swarm_default_model_name = "agentswarm-tools"
 
-    def __init__(self, model: str, fallback_models: tuple[str, ...] | None, client: LLMClient | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        fallback_models: tuple[str, ...] | None,
+        client: LLMClient | None,
+        prompt_cache: Literal["auto", "1h"] | None = "auto",
+    ) -> None:
         self.model = model
+        self._prompt_cache = prompt_cache
         self._fallback_models = fallback_models
         self._client = client
 
@@ -166,6 +182,7 @@ class BudgetedModel(Model):
                 **turn.params,
                 "model": self.model,
                 "fallback_models": self._fallback_models,
+                "prompt_cache": self._prompt_cache,
                 "stream": stream,
             }
             return await client.achat_completion(turn.messages, **params)

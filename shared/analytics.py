@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import tzlocal
 
 from shared.budget import FOREVER_US, Budget, Limit
-from shared.config import database_url, load_settings
-from shared.errors import ConfigurationError, InvalidRequest
+from shared.config import Settings, database_url, load_settings
+from shared.errors import ConfigurationError, InvalidRequest, LLMError
 from shared.internal.clock import now_us
 from shared.internal.fair_pool import FairPool
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
     Admission,
+    Answers,
     AttemptRow,
     BudgetForecast,
     Filter,
@@ -32,6 +34,7 @@ from shared.ledger import (
     adjustment_of,
     adjustment_row,
     all_budget_forecasts,
+    answers_of,
     attempt_of,
     budget_forecasts,
     cost_nano_of,
@@ -50,7 +53,7 @@ from shared.ledger import (
     uuid_of,
     window,
 )
-from shared.models import Catalogue, known_model
+from shared.models import Catalogue, known_model, resolve
 from shared.prices import price_table
 from shared.reports import Repriced, render, reprice, totals
 from shared.scope import Scope, current_scope, run_of_process
@@ -134,7 +137,10 @@ def get_llm_costs(
         lower_bound_by_provider and lower_bound_by_model (requests, where there are any), agent_turns (answered turns
         of the agents themselves; None when agents used tools but their own turns were not tracked, so that no total
         includes those), budgets (see below), image_tokens_saved and image_cost_saved (by scaling images down before
-        they were sent; US$), since, until, timezone, store, waiting_records (records that could not be written yet,
+        they were sent; US$), savings (None without AGENTSWARM_BASELINE_MODEL; else estimates in US$, none of which is
+        in the totals: baseline_cost, what the same tokens would have cost with that model, uncached; saved, the
+        difference to what these answers cost; saved_by_caches and saved_by_flex; with answers and rejected_answers),
+        since, until, timezone, store, waiting_records (records that could not be written yet,
         and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
         groups (with `by`): name, cost (NaN if every cost is unknown), cost_nano (then None), avg_cost_per_call, tokens,
@@ -175,12 +181,59 @@ def costs_of(
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
+    costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
     return costs
 
 
 async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
     """Run a function that reads the ledger in a thread for reports, of which other tenants always find one free."""
     return await _report_threads.run(current_scope().owner, function, *args, **keywords)
+
+
+def _savings(found: Sequence[Answers]) -> dict[str, Any] | None:
+    """
+    Estimates in US$, apart from what was spent; None if the baseline model has no known price.
+
+    Rejected answers cost what they cost, but are no answers that the baseline model would have had to give.
+    """
+    settings = load_settings()
+    name = settings.baseline_model or ""
+    catalogue = Catalogue.load(settings)
+    baseline = _prices(name, None, catalogue, settings)
+    if "input" not in baseline or "output" not in baseline:
+        return None
+    there = spent = cached = flex = Decimal(0)
+    for each in found:
+        spent += Decimal(each.cost_nano) / 10**9
+        there += each.accepted_prompt_tokens * baseline["input"] + each.accepted_completion_tokens * baseline["output"]
+        standard, own = (_prices(each.model, tier, catalogue, settings) for tier in (None, each.service_tier))
+        if "input" in own:
+            cached += each.cached_tokens * (own["input"] - own.get("cached", own["input"]))
+            cached -= each.cache_write_tokens * (own.get("cache_write", own["input"]) - own["input"])
+        if each.service_tier == "flex" and {"input", "output"} <= standard.keys() & own.keys():
+            uncached = each.prompt_tokens - each.cached_tokens
+            flex += uncached * (standard["input"] - own["input"])
+            flex += each.completion_tokens * (standard["output"] - own["output"])
+    answers, rejected = sum(each.answers for each in found), sum(each.rejected for each in found)
+    return {
+        "baseline_model": name,
+        "baseline_cost": float(there),
+        "saved": float(there - spent),
+        "saved_by_caches": float(cached),
+        "saved_by_flex": float(flex),
+        "answers": answers,
+        "rejected_answers": rejected,
+        "is_estimate": True,
+    }
+
+
+def _prices(name: str, tier: str | None, catalogue: Catalogue, settings: Settings) -> Mapping[str, Decimal]:
+    """What a model costs, US$ by unit; empty if that is unknown."""
+    try:
+        found = resolve(name, catalogue=catalogue, settings=settings, scope=current_scope(), service_tier=tier)
+    except LLMError:
+        return {}
+    return {str(unit): price for unit, price in found.rates.prices.items()}
 
 
 def price_table_age() -> dict[str, Any]:

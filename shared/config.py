@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_PRICES",
         description="JSON file with prices that override the built-in table, in its format or in LiteLLM's.",
     )
+    baseline_model: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_BASELINE_MODEL",
+        description="Reports estimate what the same tokens would have cost with this model. Unset: no estimate.",
+    )
     max_refusals: int = Field(
         3,
         ge=0,

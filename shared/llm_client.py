@@ -237,7 +237,8 @@ class LLMClient:
 
             kw: Other chat parameters of OpenAI's API (tools, response_format, ...); `timeout` and `deadline` (seconds)
                 for this call; `api_base` and `api_key` of your own endpoint for `model`; `fallback_on`, a function of
-                the LLMResponse that returns True, or why, if the next model is to be asked instead (not for streams).
+                the LLMResponse that returns True, or why, if the next model is to be asked instead (not for streams);
+                `prompt_cache`, "auto" or "1h", to set breakpoints for the provider's cache of prompts.
 
         Raises:
             LLMError: The only model's own error, or AllModelsFailed when several were tried.
@@ -438,8 +439,8 @@ class LLMClient:
         timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
         deadline = params.pop("deadline", self._deadline)
         limits = _TimeLimits(timeout, None if deadline is None else check_seconds("deadline", deadline))
-        fallback_on = params.pop("fallback_on", None)
-        return Request(task, messages, params, stream=stream, fallback_on=fallback_on), endpoint, limits
+        ours = {name: params.pop(name, None) for name in ("fallback_on", "prompt_cache")}
+        return Request(task, messages, params, stream=stream, **ours), endpoint, limits
 
     def _plan(
         self,

@@ -150,7 +150,8 @@ class Candidate:
     One model that may answer a call: the name it was requested by, and how to reach it.
 
     `guarded`: requests go through our transport. `listed`: the operator named the model, not just the caller.
-    `rates_as`: the rates of a request as it was served; None where they are always `rates`.
+    `rates_as`: the rates of a request as it was served; None where they are always `rates`. `is_standard`: it stands in
+    for itself at the flex tier, which was asked for, and is sent without a tier.
     """
 
     requested: str
@@ -162,6 +163,7 @@ class Candidate:
     max_input_tokens: int | None = None
     api_base: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    is_standard: bool = False
     # Where a transport of the client's own answers every model, in OpenAI's format and without a key.
     answered_at: str | None = None
     key_alias: str | None = None
@@ -189,7 +191,8 @@ class Request:
 
     `pictures` are the images to look at or to start from; `mask` marks where the first one may be changed. `fitted`
     caches the downscaled pictures (`Fitted`) that each model is sent instead, by model name. `fallback_on` says of an
-    answer why the next model is to be asked instead.
+    answer why the next model is to be asked instead. `prompt_cache`: where a provider needs them, set breakpoints for
+    its cache of prompts, for 5 minutes or for 1 hour.
     """
 
     task: TaskType
@@ -200,6 +203,7 @@ class Request:
     mask: Picture | None = None
     fitted: dict[str, tuple[Any, ...]] = field(default_factory=dict, compare=False)
     fallback_on: FallbackOn | None = None
+    prompt_cache: Literal["auto", "1h"] | None = None
 
 
 class WantedSchema(dict[str, Any]):

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from agency_swarm import Agency, Handoff
+from agency_swarm import Agency, Agent, Handoff
 from agency_swarm.utils.usage_tracking import calculate_usage_with_cost, extract_usage_from_run_result
 from agents import (
     ModelRetrySettings,
@@ -25,7 +25,7 @@ from shared.analytics import get_llm_costs
 from shared.errors import AllModelsFailed, AuthenticationError, ConfigurationError, InvalidRequest
 from shared.ledger.query import attempt_records
 from shared.ledger.store import Ledger
-from shared.llm_client import get_llm_client
+from shared.llm_client import LLMClient, get_llm_client
 from shared.scope import scope
 from tests.support.agencies import (
     PIXEL,
@@ -39,6 +39,7 @@ from tests.support.agencies import (
     who,
 )
 from tests.support.asking import HAIKU, MINI, NANO
+from tests.support.caching import CachingProviders
 from tests.support.provider_double import Double, Fault
 from tests.support.provider_double.script import ToolCall, Usage
 from tools import TextGeneration
@@ -130,6 +131,7 @@ def test_settings_are_sent_and_nothing_else(hosted: Double, ask: Ask) -> None:
         "tool_choice": {"type": "function", "function": {"name": "Weather"}},
         "seed": 7,
         "stop": ["END"],
+        "prompt_cache_key": "A",
     }
     assert request.headers["x-team"] == "blue"
     [tool] = request.body["tools"]
@@ -137,7 +139,7 @@ def test_settings_are_sent_and_nothing_else(hosted: Double, ask: Ask) -> None:
     # Under this name the SDK has settings of its own, which a fallback need not take.
     for model in (MINI, "gpt-5.4-mini"):
         ask(Agency(agent("B", budgeted(model, []))))
-        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options"}
+        assert hosted.requests[-1].body.keys() <= {"model", "messages", "stream", "stream_options", "prompt_cache_key"}
 
 
 @plain_and_streamed
@@ -427,3 +429,26 @@ def test_a_turn_is_traced(hosted: Double) -> None:
     assert whole.output[0]["content"] == "Hello from gpt-5.4-mini."
     assert bare.input is bare.output is None
     assert whole.usage == bare.usage == {"input_tokens": 5, "output_tokens": 10}
+
+
+@pytest.mark.usefixtures("hosted")
+def test_turns_are_cached(ledger: Ledger) -> None:
+    """Each turn of a budgeted agent reads from Anthropic's cache what turns before it have sent, unless it is off."""
+    providers = CachingProviders()
+    instructions = "You are a careful clerk who follows the handbook. " * 500
+
+    def bodies(**params: Any) -> list[str]:
+        providers.bodies.clear()
+        model = budgeted(HAIKU, [], client=LLMClient(transport=providers), **params)
+        agency = Agency(Agent(name="Clerk", instructions=instructions, model=model))
+
+        async def talk() -> None:
+            for turn in range(4):
+                await agency.get_response(f"Question {turn}?")
+
+        asyncio.run(talk())
+        return [json.dumps(body) for body in providers.bodies]
+
+    assert ['"cache_control"' in body for body in bodies()] == [False, True, True, True]
+    assert [bool(row["cached_tokens"]) for row in attempt_records(ledger)] == [False, False, True, True]
+    assert not any('"cache_control"' in body for body in bodies(prompt_cache=None))

@@ -149,6 +149,8 @@ class Attempt:
     outcome: Outcome = "unknown"
     answer: Answer | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
+    # What the row keeps about the provider's cache of prompts.
+    note: Mapping[str, Any] = field(default_factory=dict)
 
     def elapsed_us(self) -> int:
         """Microseconds since the request was sent."""
@@ -219,7 +221,7 @@ def settle_row(
         response_id=None if answer is None else answer.response_id,
         error_type=error_type,
         http_status=attempt.exchange.status if http_status is None else http_status,
-        metadata=metadata,
+        metadata={**(metadata or {}), **attempt.note} or None,
         units=None if answer is None else all_units(answer.usage),
         service_tier=None if answer is None else answer.service_tier,
         price_version=rates.version,

@@ -26,6 +26,8 @@ def check_request(request: Request, fallback_models: Sequence[str] | None) -> No
             raise InvalidRequest("Each message must be a dict with a role", hint=_MESSAGE_HINT)
     if isinstance(fallback_models, str) or not all(isinstance(name, str) for name in fallback_models or ()):
         raise InvalidRequest("fallback_models must be a list of model names", hint='Give ["openai/gpt-5.4-mini"].')
+    if request.prompt_cache not in (None, "auto", "1h"):
+        raise InvalidRequest('prompt_cache must be "auto", "1h" or None')
     if request.fallback_on is not None:
         _check_fallback_on(request)
     if request.task is TaskType.IMAGE_GENERATION:

@@ -32,6 +32,7 @@ from shared.calls.call import (
 from shared.calls.concurrency import acquire_slot
 from shared.calls.cooldown import cooldowns
 from shared.calls.hold import GRACE_S, hold, warn_when_near
+from shared.calls.prompt_cache import Marked, request_for
 from shared.calls.retry_schedule import RetrySchedule
 from shared.calls.selection import chosen_plan, observe
 from shared.calls.unfinished import settle_unfinished
@@ -217,7 +218,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
     attempt: Attempt | None = None
     try:
         candidate = await _prepare(call, state.candidate)
-        attempt = await _begin(call, candidate)
+        attempt = await _begin(call, candidate, await request_for(call, candidate))
         await hold(call, attempt, is_last=not schedule.has_others(state))
         first = await _send(call, attempt)
         if call.request.fallback_on is not None and isinstance(first, Answer):
@@ -233,7 +234,7 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
             cooldowns.answered(state.candidate, call.scope.tenant)
             attempt.outcome = "completed"
         else:
-            cooldowns.failed(state.candidate, error, call.scope.tenant)
+            _note_failure(call, state.candidate, error)
             if attempt is not None:
                 attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
@@ -255,6 +256,17 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
         raise
     cooldowns.answered(state.candidate, call.scope.tenant)
     return attempt, first
+
+
+def _note_failure(call: Call, candidate: Candidate, error: LLMError) -> None:
+    """Let the endpoint cool down; but a full flex tier says nothing about the standard tier, which is tried next."""
+    is_flex = call.request.params.get("service_tier") == "flex" and not candidate.is_standard
+    if not is_flex:
+        cooldowns.failed(candidate, error, call.scope.tenant)
+        return
+    cooldowns.stopped(candidate, call.scope.tenant)
+    if type(error) is InvalidRequest and error.outcome == "rejected":
+        error.action = "next"  # it may be the tier that the model does not take; a refusal costs nothing
 
 
 def _too_late(schedule: RetrySchedule) -> DeadlineExceeded:
@@ -350,18 +362,19 @@ async def _fit_pictures(call: Call, candidate: Candidate) -> None:
         ) from None
 
 
-async def _begin(call: Call, candidate: Candidate) -> Attempt:
+async def _begin(call: Call, candidate: Candidate, marked: Marked) -> Attempt:
     """A new attempt, once a connection is free for it."""
     release = await acquire_slot(
         candidate.provider, limit=call.max_concurrency, patience=min(call.timeout, call.seconds_left())
     )
     try:
-        drafted = draft_of(candidate, call.request, under_budget=bool(call.limits))
+        drafted = draft_of(candidate, marked.request, under_budget=bool(call.limits))
         row = start_row(call, candidate, drafted.bound)
     except BaseException:
         release()
         raise
-    attempt = Attempt(candidate, call.request, row, release, Exchange(call.network), drafted)
+    exchange = Exchange(call.network)
+    attempt = Attempt(candidate, marked.request, row, release, exchange, drafted, note=marked.note)
     call.attempts.append(attempt)
     return attempt
 

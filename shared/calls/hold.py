@@ -59,7 +59,7 @@ async def hold(call: Call, attempt: Attempt, *, is_last: bool) -> None:
             _hold_most(attempt)
             continue
         cuts += 1
-        if not _cut(call, attempt, admission.left_nano) or cuts == _MAX_CUTS:
+        if not _cut(attempt, admission.left_nano) or cuts == _MAX_CUTS:
             least = None
 
 
@@ -71,21 +71,21 @@ def _warn_unpriced(model: str) -> None:
     )
 
 
-def _cut(call: Call, attempt: Attempt, left_nano: int) -> bool:
+def _cut(attempt: Attempt, left_nano: int) -> bool:
     """Shorten the answer to what is left; returns False if even the shortest useful answer does not fit."""
     bound = attempt.drafted.bound
     tokens = bound.affordable(left_nano)
     if tokens is None or tokens < bound.least_output:
         return False
     attempt.cut_to = tokens
-    _limit(attempt, call.request, tokens)
+    _limit(attempt, tokens)
     attempt.row = attempt.row.with_bound(attempt.drafted.bound.nano())
     return True
 
 
-def _limit(attempt: Attempt, request: Request, tokens: int) -> None:
+def _limit(attempt: Attempt, tokens: int) -> None:
     """Ask for an answer of at most so many tokens."""
-    attempt.request = request_with(request, tokens)
+    attempt.request = request_with(attempt.request, tokens)
     attempt.drafted = limited(attempt.candidate, attempt.request, attempt.drafted, tokens)
 
 
@@ -125,7 +125,7 @@ def _bind(attempt: Attempt) -> None:
     tokens = bound.output if bound.most_output is None else min(bound.output, bound.most_output)
     is_known = bound.unknown is None and candidate.max_output_tokens is not None and tokens >= bound.least_output
     if may_cut(attempt.request) and is_known:
-        _limit(attempt, attempt.request, tokens)
+        _limit(attempt, tokens)
     else:
         pin(candidate, attempt.drafted)
 

@@ -60,7 +60,8 @@ def chosen_plan(call: Call) -> Plan:
     choice = replace(choice, out=(*plan.skipped, *choice.out))
     if not choice.candidates:
         raise no_choice(plan.requested, choice.out)
-    candidates = choice.candidates[:1] if plan.only_first else choice.candidates
+    first = choice.candidates[0].requested
+    candidates = tuple(each for each in choice.candidates if not plan.only_first or each.requested == first)
     return replace(plan, candidates=candidates, skipped=(), choice=choice)
 
 

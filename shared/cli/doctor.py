@@ -24,9 +24,11 @@ from shared.models import (
     default_by_key,
     default_model,
     default_variable,
+    is_auto,
     known_model,
     missing_key,
     misspelt_keys,
+    named_models,
     similar_models,
     suggested,
     usable_models,
@@ -34,6 +36,7 @@ from shared.models import (
 from shared.prices import price_table
 from shared.providers import INSTALL_MODEL, guard_by_provider, local_model_file
 from shared.reports import prices_line, printable
+from shared.scope import Scope
 from shared.types import TaskType
 
 _SOON_DAYS = 60
@@ -133,6 +136,10 @@ def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
         name = stand_in or default_model(task, settings)
         subject = variable.removeprefix("LITELLM_").lower().replace("_", " ")
         try:
+            if is_auto(name):
+                models = named_models(name, None, settings, Scope(), task)
+                yield Finding(subject, "ok", f"{name}: the cheapest that can, of {', '.join(models)}")
+                continue
             found = check_model(name, task, catalogue, settings)
         except LLMError as error:
             yield Finding(subject, "problem", f"{error} ({variable})")

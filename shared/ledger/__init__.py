@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         priced_attempts as priced_attempts,
         repriced as repriced,
     )
+    from shared.ledger.answers import Answers as Answers, answers_of as answers_of
     from shared.ledger.engine import wal_is_safe as wal_is_safe
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     from shared.ledger.query import (
         BudgetForecast as BudgetForecast,
         Filter as Filter,
+        RecentPrompt as RecentPrompt,
         all_budget_forecasts as all_budget_forecasts,
         attempt_records as attempt_records,
         average_output as average_output,
         average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
         own_filter as own_filter,
+        recent_prompts as recent_prompts,
         sum_costs as sum_costs,
         window as window,
     )
@@ -67,13 +70,14 @@ else:
         {
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
+            "answers": "Answers answers_of",
             "engine": "wal_is_safe",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
-            "budget_forecasts own_filter sum_costs window",
+            "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",

@@ -31,6 +31,7 @@ from shared.scope import Scope
 
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
+_MAX_PROMPTS = 100
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 _HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine"})
 
@@ -240,6 +241,48 @@ def average_outputs(ledger: Ledger, since_us: int) -> list[tuple[str, str, int, 
     with ledger.reading() as connection:
         rows = connection.execute(query.group_by(rollup.c.tool, rollup.c.model)).all()
     return [(tool, model, int(count), int(total) / int(count)) for tool, model, count, total in rows if count]
+
+
+@dataclass(frozen=True, slots=True)
+class RecentPrompt:
+    """The length of a prompt sent a moment ago, in characters, that of its instructions, and what its cache did."""
+
+    conversation: str | None
+    run: str | None
+    head: int
+    whole: int
+    breakpoints: int
+    cached_tokens: int | None
+
+
+def recent_prompts(
+    ledger: Ledger, inside: Scope, model: str, key_alias: str | None, since_us: int
+) -> list[RecentPrompt]:
+    """
+    The prompts of the scope's agent, labels and key for a model since a moment, the newest first.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    columns = (attempt.c.conversation, attempt.c.run, attempt.c.metadata, attempt.c.cached_tokens)
+    query = sa.select(*columns).where(
+        attempt.c.ts_us > since_us,
+        attempt.c.model == model,
+        attempt.c.status == "ok",
+        attempt.c.agent.is_not_distinct_from(inside.agent),
+        attempt.c.tool.is_not_distinct_from(inside.tool),
+        attempt.c.key_alias.is_not_distinct_from(key_alias),
+        *conditions(Filter(labels=inside.labels)),
+    )
+    with ledger.reading() as connection:
+        rows = connection.execute(query.order_by(attempt.c.ts_us.desc()).limit(_MAX_PROMPTS)).all()
+    return [
+        RecentPrompt(
+            conversation, run, metadata["prompt_chars"][0], metadata["prompt_chars"][1], metadata["breakpoints"], cached
+        )
+        for conversation, run, metadata, cached in rows
+        if metadata and "prompt_chars" in metadata
+    ]
 
 
 def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

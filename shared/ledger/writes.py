@@ -331,7 +331,12 @@ def _checked_attempt(row: Row) -> Row:
 def _checked(row: Row, table: sa.Table) -> Row:
     """A row with the columns of a table, each of its type."""
     for column in table.c:
-        if not column.nullable and column.default is None and column.server_default is None and row[column.name] is None:
+        if (
+            not column.nullable
+            and column.default is None
+            and column.server_default is None
+            and row[column.name] is None
+        ):
             raise ValueError(f"{column.name} is empty")
     for name, value in row.items():
         column = table.c[name]

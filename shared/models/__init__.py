@@ -1,7 +1,17 @@
 """Which models may answer a call."""
 
 from shared.models.abilities import makes_images, suggested
-from shared.models.auto import Choice, UsualOutput, choose, expected_nano, is_auto, lacks, needs_of, no_choice
+from shared.models.auto import (
+    Choice,
+    UsualOutput,
+    choose,
+    expected_nano,
+    is_auto,
+    lacks,
+    named_models,
+    needs_of,
+    no_choice,
+)
 from shared.models.catalogue import (
     Catalogue,
     has_own_endpoint,
@@ -77,6 +87,7 @@ __all__ = [
     "misspelt_keys",
     "model_facts",
     "models_of_settings",
+    "named_models",
     "needs_of",
     "no_choice",
     "per_request",

@@ -53,11 +53,12 @@ class Choice:
 
     def as_metadata(self) -> dict[str, Any]:
         """For a response's `metadata["selection"]`."""
-        names = [candidate.requested for candidate in self.candidates]
-        costs = dict(zip(names, map(to_usd, self.expected_nano), strict=True))
+        costs: dict[str, float] = {}
+        for candidate, nano in zip(self.candidates, self.expected_nano, strict=True):
+            costs.setdefault(candidate.requested, to_usd(nano))
         reasons = {str(error.model): _reason(error) for error in self.out}
         reasons |= dict.fromkeys(self.cooling, "It is cooling down after failures, so it is tried last.")
-        chosen = names[0]
+        chosen = self.candidates[0].requested
         return {
             "chosen": chosen,
             "expected_cost": costs.pop(chosen),

@@ -135,6 +135,8 @@ def models_of_settings(settings: Settings) -> dict[str, list[str]]:
             found.setdefault(name, []).append(_variable(field))
     for name in (name for _, names in settings.auto_models for name in names):
         found.setdefault(name, []).append(_variable("auto_models"))
+    if settings.baseline_model is not None:
+        found.setdefault(settings.baseline_model, []).append(_variable("baseline_model"))
     for field in ("default_fallback_models", "allowed_models"):
         for name in getattr(settings, field) or ():
             found.setdefault(name, []).append(_variable(field))

@@ -129,16 +129,16 @@ class Planner:
         skipped: list[LLMError] = []
         for name in names:
             try:
-                candidate = self._candidate(name, (own if name == names[0] else None) or OwnEndpoint(), service_tier)
+                found = self._at_tier(name, (own if name == names[0] else None) or OwnEndpoint(), service_tier)
             except LLMError as error:
                 if error.action == "raise":
                     raise
                 skipped.append(error)
                 continue
             if name == stand_in:
-                candidate = replace(candidate, note=self._say_stand_in(name))
-            if not any(_same_endpoint(candidate, other) for other in candidates):
-                candidates.append(candidate)
+                found = [replace(each, note=self._say_stand_in(name)) for each in found]
+            if not any(_same_endpoint(found[0], other) for other in candidates):
+                candidates += found
         if not candidates:
             raise skipped[0] if len(skipped) == 1 else failure(skipped)
         return Plan(names[0], tuple(candidates), tuple(skipped))
@@ -159,7 +159,8 @@ class Planner:
                 self._check_allowed(each)
                 if self.scope.from_agent and not self._is_listed(each):
                     raise ModelNotAllowed("The operator did not name it")
-                candidate = self._candidate(each, OwnEndpoint(), service_tier)
+                found = self._at_tier(each, OwnEndpoint(), service_tier)
+                candidate = found[0]
                 check_choice(candidate, self.task, self._look_up(candidate.model)[2], configs.get(each))
             except LLMError as error:
                 error.model = each
@@ -168,7 +169,7 @@ class Planner:
             if twin := next((other for other in candidates if _same_endpoint(candidate, other)), None):
                 skipped.append(InvalidRequest(f"It is the same as {twin.requested}", model=each, hint=""))
             else:
-                candidates.append(candidate)
+                candidates += found
         if not candidates:
             raise no_choice(name, skipped)
         abilities = {
@@ -176,6 +177,23 @@ class Planner:
             for candidate in candidates
         }
         return Plan(name, tuple(candidates), tuple(skipped), abilities)
+
+    def _at_tier(self, name: str, own: OwnEndpoint, service_tier: str | None) -> list[Candidate]:
+        """
+        The candidate; at the flex tier, which is refused when it is full, the same at the standard tier after it.
+
+        Where no flex price is known, the provider has no such tier for the model.
+        Source: developers.openai.com/api/docs/guides/flex-processing, ai.google.dev/gemini-api/docs/flex-inference
+        (read 2026-11-28).
+        """
+        candidate = self._candidate(name, own, service_tier)
+        if service_tier != "flex" or candidate.rates.source == "free":
+            return [candidate]
+        note = "the flex tier was refused or late, so the standard tier was used"
+        standard = replace(self._candidate(name, own, None), is_standard=True, note=note)
+        if candidate.rates.source == "unknown" and standard.rates.source != "unknown":
+            return [replace(standard, note=f"{name} has no flex tier, so the standard tier was used")]
+        return [candidate, standard]
 
     def _candidate(self, name: str, own: OwnEndpoint, service_tier: str | None) -> Candidate:
         """The candidate that a name stands for, with its key."""

@@ -15,6 +15,7 @@ from shared.reports.formats import (
     printable,
     provider_costs,
     render,
+    savings_text,
     total_cost,
     usd,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "printable",
     "provider_costs",
     "render",
+    "savings_text",
     "total_cost",
     "usd",
 ]

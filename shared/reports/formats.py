@@ -72,6 +72,8 @@ def notes(costs: Mapping[str, Any]) -> list[str]:
         found.append("Agent turns not tracked: their cost is not in these totals")
     if costs.get("image_tokens_saved"):
         found.append(f"Saved by scaling images: {_saved(costs)}")
+    if costs.get("savings"):
+        found.append(f"Estimate, not in the totals: {savings_text(costs['savings'])}")
     return [each for each in found if each]
 
 
@@ -199,6 +201,17 @@ def _saved(costs: Mapping[str, Any]) -> str:
     return f"{counted(costs['image_tokens_saved'], 'token')}, {usd(costs['image_cost_saved'])}"
 
 
+def savings_text(found: Mapping[str, Any]) -> str:
+    """What was saved, never without the share of answers that were rejected."""
+    less, difference = ("less", found["saved"]) if found["saved"] >= 0 else ("more", -found["saved"])
+    share = found["rejected_answers"] / found["answers"] if found["answers"] else 0.0
+    return (
+        f"the same tokens with {printable(found['baseline_model'])} would have cost ${found['baseline_cost']:.6f}, so "
+        f"${difference:.6f} {less} was spent, with {share:.1%} of {found['answers']:,} answers rejected (saved by "
+        f"providers' caches: ${found['saved_by_caches']:.6f}, by the flex tier: ${found['saved_by_flex']:.6f})"
+    )
+
+
 def _model_calls(costs: Mapping[str, Any], name: str) -> str:
     unknown = costs["unknown_cost_by_model"].get(name, 0)
     return _calls(costs["calls_by_model"][name], costs["avg_cost_by_model"][name], unknown)
@@ -229,6 +242,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))
+    if costs.get("savings"):
+        summary.append(("Estimate, not in the totals", savings_text(costs["savings"])))
     rows = [
         (group["name"], group_cost(group), f"{group['calls']:,}", *_unknown(costs, group)) for group in _groups(costs)
     ]
