@@ -1,4 +1,4 @@
-"""JSON Schemas and answers from others: the verdict of any other validator, within a number of steps."""
+"""JSON Schemas and answers from others: the result of any other validator, within a number of steps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _schemas(draw: st.DrawFn, depth: int = 3) -> Any:
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(_schemas(), st.lists(_VALUES, min_size=1, max_size=5), st.integers(20, 400))
-def test_the_verdict_is_that_of_any_validator_or_a_refusal(schema: Any, values: list[Any], steps: int) -> None:
+def test_the_result_is_that_of_any_validator_or_a_refusal(schema: Any, values: list[Any], steps: int) -> None:
     """For every keyword and value: the same schemas are accepted, and the same values match, or the steps run out."""
     text = json.dumps(schema)
     try:
