@@ -99,7 +99,8 @@ def get_llm_costs(
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
         total_calls (answered calls), avg_cost_per_call (of calls whose cost is known; NaN if none is), adjustments
-        (US$, part of the totals but of no average), failed_calls, unpriced_calls (whose cost is unknown, at least in part) and unknown_cost_requests (whose cost is unknown, and
+        (US$, part of the totals but of no average), failed_calls, unpriced_calls (whose cost is unknown, at least in
+        part) and unknown_cost_requests (whose cost is unknown, and
         in no total), cost_is_lower_bound (whether something that was billed has no known price, so that the totals are
         at least what was charged) and lower_bound_requests (how many requests that concerns), cost_by_provider,
         cost_by_model, cost_by_tool, cost_by_agent (highest cost first) and cost_by_day (US$; NaN where every cost is
