@@ -470,6 +470,7 @@ def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sum
         "total_tokens": total["prompt_tokens"] + total["completion_tokens"],
         "total_calls": total["calls"],
         "avg_cost_per_call": _average(total),
+        "adjustments": to_usd(total["adjustment_nano"]),
         "failed_calls": total["failed_calls"],
         "unpriced_calls": total["unpriced_calls"],
         "cost_is_lower_bound": bool(total["lower_bound_requests"]),

@@ -68,6 +68,8 @@ def notes(costs: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the totals; nothing where there is nothing to say."""
     found = [_total_note(costs)]
     found += [f"{what} calls: {number:,}" for what, number in _call_counts(costs) if number]
+    if costs["adjustments"]:
+        found.append(f"Adjustments: {usd(costs['adjustments'])}, part of the total")
     if costs["agent_turns"] is None:
         found.append("Agent turns not tracked: their cost is not in these totals")
     if costs.get("image_tokens_saved"):
@@ -239,6 +241,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         summary.append(("Requests of unknown cost", f"{costs['unknown_cost_requests']:,}"))
     if costs["lower_bound_requests"]:
         summary.append(("Requests that used something without a known price", f"{costs['lower_bound_requests']:,}"))
+    if costs["adjustments"]:
+        summary.append(("Adjustments, part of the total", usd(costs["adjustments"])))
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))

@@ -75,6 +75,7 @@ def test_no_group_of_unknown_cost_is_shown_as_zero(mixed: Ledger) -> None:
     lines = render(get_llm_costs()).splitlines()
     assert lines[1:4] == ["Total Cost: $6.422839", "Total Tokens: 1,050", "Average Cost per Call: $0.953263"]
     assert lines[4:7] == [TOTAL, "Unpriced calls: 27", "Failed calls: 5"]
+    assert lines[7] == "Adjustments: -$0.250000, part of the total"
     assert "  anthropic: unknown" in lines
     models = lines[lines.index("Cost by Model:") + 1 : lines.index("Budgets:") - 1]
     assert models == [
@@ -98,7 +99,7 @@ def test_a_terminal_shows_everything_that_the_text_says(
     unwrapped = " ".join(shown.split())
     assert "Agent turns not tracked: their cost is not in these totals" in text
     beside = text.splitlines()[4 : text.splitlines().index("")]
-    assert len(beside) == 4
+    assert len(beside) == 5
     for line in [*beside, *text.splitlines()[-2:]]:
         assert line in unwrapped
     assert "Average cost per call: $0.8" in unwrapped
@@ -113,6 +114,7 @@ def test_markdown_and_the_agents_report_say_the_same(mixed: Ledger) -> None:
     shown = render(get_llm_costs(by="customer"), "markdown")
     assert "| Total cost | at least $6.422839, plus 27 requests of unknown cost |" in shown
     assert "| Customer | Cost | Calls | Unknown cost |\n| --- | ---: | ---: | ---: |" in shown
+    assert "| Adjustments, part of the total | -$0.250000 |" in shown
     assert "| acme | at least $6.422839 | 30 | 27 |" in shown
     assert f"| {NOBODYS} | unknown | 22 | 22 |" in render(get_llm_costs(), "markdown")
     text = CostReport().run_sync()
