@@ -146,10 +146,9 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
         labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
         turns = _agent_turns(connection, span, which, rows)
         notes = list(_notes(connection, span, which, by))
-        adjusted = _adjusted(connection, span, which)
     groups = _groups(rows, days, by, labelled)
     _add_notes(groups, notes)
-    return _as_dict(ledger, span, groups, by) | {"agent_turns": turns, "adjustments": to_usd(adjusted)}
+    return _as_dict(ledger, span, groups, by) | {"agent_turns": turns}
 
 
 def attempt_records(
@@ -350,17 +349,6 @@ def _notes(
             }
             sums = zip(_NOTED, row[len(keys) :], strict=True)
             yield groups, {f"{kind}_{what}": int(value) for what, value in sums}
-
-
-def _adjusted(connection: Connection, span: Window, which: Filter) -> int:
-    """Nano-dollars that adjustments add to the total."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.cost_nano), 0)).where(
-        sa.text("adjustment_kind IS NOT NULL"),  # as the index has it
-        attempt.c.ts_us >= span.since_us,
-        attempt.c.ts_us < span.until_us,
-        *conditions(which),
-    )
-    return int(connection.scalar(query) or 0)
 
 
 def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:

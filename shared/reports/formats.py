@@ -104,9 +104,15 @@ def printable(name: Any) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
 
 
+def _guides_period(costs: Mapping[str, Any]) -> str:
+    """The window in the guide's words, which programs may look for: "last 1 days" too."""
+    days = costs.get("days")
+    return period(costs) if days is None else f"last {days:g} days"
+
+
 def _text(costs: Mapping[str, Any]) -> str:
     lines = [
-        f"=== LiteLLM Cost Metrics ({period(costs)}) ===",
+        f"=== LiteLLM Cost Metrics ({_guides_period(costs)}) ===",
         f"Total Cost: {usd(known_cost(costs))}",
         f"Total Tokens: {costs['total_tokens']:,}",
         f"Average Cost per Call: {usd(costs['avg_cost_per_call'])}",
@@ -220,10 +226,14 @@ def _model_calls(costs: Mapping[str, Any], name: str) -> str:
 
 
 def _calls(calls: int, average: float, unknown: int) -> str:
-    """A group's calls, the average cost of those whose cost is known, and the requests whose cost is not."""
+    """
+    A group's calls, the average cost of those whose cost is known, and the requests whose cost is not.
+
+    "1 calls" is the guide's line, which programs may look for.
+    """
     each = f", {usd(average)}/call" if calls and not math.isnan(average) else ""
     requests = f", {counted(unknown, 'request')} of unknown cost" if unknown and (each or unknown != calls) else ""
-    return f"{counted(calls, 'call')}{each}{requests}"
+    return f"{calls:,} calls{each}{requests}"
 
 
 def _markdown(costs: Mapping[str, Any]) -> str:

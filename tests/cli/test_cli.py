@@ -169,7 +169,7 @@ def test_report(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> Non
     printed[0].truncate(0)
     printed[0].seek(0)
     assert run("report", "--days", "1").exit_code == 0
-    assert "=== LiteLLM Cost Metrics (last 1 day) ===\nTotal Cost: $0.001200\n" in printed[0].getvalue()
+    assert "=== LiteLLM Cost Metrics (last 1 days) ===\nTotal Cost: $0.001200\n" in printed[0].getvalue()
     printed[0].truncate(0)
     printed[0].seek(0)
     assert run("report", "--by", "tool", "--json").exit_code == 0

@@ -313,7 +313,7 @@ def test_a_total_that_is_not_all_is_said_once(ledger: Ledger) -> None:
     assert [line.strip() for line in lines if "at least" in line] == [
         "The total is at least $2.000000: 1 request used something without a known price",
         "xai: at least $1.000000",
-        "searching: at least $1.000000 (1 call, $1.000000/call)",
+        "searching: at least $1.000000 (1 calls, $1.000000/call)",
     ]
     assert "| Total cost | at least $2.000000 |" in render(costs, "markdown")
 

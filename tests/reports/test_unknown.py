@@ -80,9 +80,9 @@ def test_no_group_of_unknown_cost_is_shown_as_zero(mixed: Ledger) -> None:
     models = lines[lines.index("Cost by Model:") + 1 : lines.index("Budgets:") - 1]
     assert models == [
         f"  {MINI}: at least $5.922839 (6 calls, $1.234568/call, 1 request of unknown cost)",
-        f"  {GROK}: at least $0.500000 (1 call, $0.500000/call)",
+        f"  {GROK}: at least $0.500000 (1 calls, $0.500000/call)",
         f"  {NOBODYS}: unknown (22 calls)",
-        f"  {FREE}: $0.000000 (1 call, $0.000000/call)",
+        f"  {FREE}: $0.000000 (1 calls, $0.000000/call)",
         f"  {HAIKU}: unknown (0 calls, 4 requests of unknown cost)",
     ]
 
@@ -189,9 +189,9 @@ def test_a_total_of_which_nothing_is_known(ledger: Ledger, capsys: pytest.Captur
     submit(ledger, "settle", settled(ts_us=now_us(), model=NOBODYS, bound_nano=None, **UNKNOWN), {})
     print_llm_costs(days=1)
     shown = capsys.readouterr().out
-    assert shown.startswith("=== LiteLLM Cost Metrics (last 1 day) ===\nTotal Cost: unknown\nTotal Tokens: 30\n")
+    assert shown.startswith("=== LiteLLM Cost Metrics (last 1 days) ===\nTotal Cost: unknown\nTotal Tokens: 30\n")
     assert "Average Cost per Call: unknown\nThe total is unknown: 1 request of unknown cost\n" in shown
-    assert f"  openai: unknown\n\nCost by Model:\n  {NOBODYS}: unknown (1 call)\n" in shown
+    assert f"  openai: unknown\n\nCost by Model:\n  {NOBODYS}: unknown (1 calls)\n" in shown
     for form in ("text", "markdown"):
         assert "$0.0" not in render(get_llm_costs(), form)
 
@@ -201,7 +201,7 @@ def test_a_lower_bound_of_nothing_is_unknown(ledger: Ledger) -> None:
     submit(ledger, "settle", settled(ts_us=now_us(), model=GROK, cost_nano=0, cost_is_lower_bound=True), {})
     lines = render(get_llm_costs()).splitlines()
     assert "The total is unknown: 1 request used something without a known price" in lines
-    assert f"  {GROK}: unknown (1 call)" in lines
+    assert f"  {GROK}: unknown (1 calls)" in lines
 
 
 def test_a_negative_total_is_money_too(ledger: Ledger) -> None:
