@@ -380,8 +380,8 @@ def read_error_body(body: Any) -> ErrorBody:
             body = json.loads(body)
         except (ValueError, RecursionError):
             text = body.decode("utf-8", "replace").strip()
-            inner = _embedded(text)
-            return replace(inner, message="" if text.lower().startswith(("<!", "<h", "<?")) else text[:1000])
+            quoted = _embedded(text)
+            return replace(quoted, message="" if text.lower().startswith(("<!", "<h", "<?")) else text[:1000])
     if isinstance(body, str):
         return ErrorBody(body[:1000])
     if isinstance(body, list):
