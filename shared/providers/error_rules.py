@@ -219,7 +219,7 @@ TEXT_RULES = (
     ),
     _rule(
         QuotaExhausted,
-        r"insufficient (quota|balance|credits?|funds|account balance)|credit balance is|out of credits"
+        r"insufficient[_ ](quota|balance|credits?|funds|account balance)|credit balance is|out of credits"
         r"|requires more credits|(purchase|buy) (more )?credits|not enough credits|available credits",
         "Your credit balance is too low to access the Anthropic API.",
         f"Anthropic, DeepSeek, OpenRouter, xAI; {_READ}",

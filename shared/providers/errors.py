@@ -387,7 +387,8 @@ def read_error_body(body: Any) -> ErrorBody:
             body = json.loads(body)
         except (ValueError, RecursionError):
             text = body.decode("utf-8", "replace").strip()
-            return ErrorBody("" if text.startswith("<") else text[:1000])
+            quoted = _embedded(text)
+            return replace(quoted, message="" if text.lower().startswith(("<!", "<h", "<?")) else text[:1000])
     if isinstance(body, str):
         return ErrorBody(body[:1000])
     if isinstance(body, list):
@@ -405,6 +406,16 @@ def read_error_body(body: Any) -> ErrorBody:
     is_providers = isinstance(inner, dict) and isinstance(inner.get("message"), str) and bool(inner.keys() & _KINDS)
     text = (message or _any_text(body))[:1000]
     return ErrorBody(text, codes, status, next(_delays(parts), None), param[:200], is_providers=is_providers)
+
+
+def _embedded(text: str) -> ErrorBody:
+    """The error body inside a text, as libraries and gateways quote it: "Error code: 400 - {...}"."""
+    start = text.find("{")
+    try:
+        body = json.JSONDecoder().raw_decode(text, start)[0] if start > 0 else None
+    except (ValueError, RecursionError):
+        return ErrorBody()
+    return read_error_body(body) if isinstance(body, dict) else ErrorBody()
 
 
 def _upstream(parts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

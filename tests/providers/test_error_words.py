@@ -190,6 +190,13 @@ def test_a_routers_error_is_that_of_the_provider_behind_it() -> None:
     assert type(ask(candidate("openrouter", "a/b"), http(body, status=400)).failure) is errors.ContextTooLong
 
 
+def test_an_error_inside_a_text() -> None:
+    """A gateway that quotes the provider's error body in a text passes on its code too."""
+    text = f"litellm.BadRequestError: XException - {json.dumps(said('no', code='context_length_exceeded'))}"
+    assert type(ask(candidate(), http(text, status=400, kind="text/plain")).failure) is errors.ContextTooLong
+    assert type(ask(candidate(), http("insufficient_quota", status=429)).failure) is errors.QuotaExhausted
+
+
 def test_errors_in_a_200() -> None:
     """LM Studio and MiniMax report errors with HTTP 200, plain or as an event; they are those errors."""
     words = "Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context"

@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "wrong finish reason",
         "shared/providers/response.py",
-        'self.finish_reason = _FINISH.get(reason.lower(), "stop")',
-        'self.finish_reason = "stop"',
+        "self.finish_reason, word = _word_of(reason), reason.strip().lower()",
+        'self.finish_reason, word = "stop", reason.strip().lower()',
         _answers("cohere-length"),
     ),
     Mutation(
