@@ -331,12 +331,8 @@ def _checked_attempt(row: Row) -> Row:
 def _checked(row: Row, table: sa.Table) -> Row:
     """A row with the columns of a table, each of its type."""
     for column in table.c:
-        if (
-            not column.nullable
-            and column.default is None
-            and column.server_default is None
-            and row[column.name] is None
-        ):
+        has_default = column.default is not None or column.server_default is not None
+        if not column.nullable and not has_default and row[column.name] is None:
             raise ValueError(f"{column.name} is empty")
     for name, value in row.items():
         column = table.c[name]

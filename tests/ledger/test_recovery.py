@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,8 +215,9 @@ def test_lines_that_are_no_records_keep_no_other_back(file: Path, store: Ledger)
 
 
 @pytest.mark.parametrize("how", ["open to all", "a link", "somebody else's"])
-def test_a_spool_that_others_can_write_is_not_read(how: str, tmp_path: Path) -> None:
+def test_a_spool_that_others_can_write_is_not_read(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that another user could have prepared is neither read nor written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder, elsewhere = state_dir(), tmp_path / "elsewhere"
     planted = Spool(None, "ledger")
     elsewhere.mkdir()
