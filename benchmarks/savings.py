@@ -241,7 +241,7 @@ def day(name: str, *, checks: bool = False, flex: bool = False, **params: Any) -
         for number, each in enumerate(REQUESTS_OF_THE_DAY):
             messages = talks.setdefault(each.conversation, _beginning(each))
             messages.append({"role": "user", "content": f"#{number} {WORD * each.own}"})
-            more = {"fallback_on": _check(each)} if checks and each.kind.checkable else {}
+            more: dict[str, Any] = {"fallback_on": _check(each)} if checks and each.kind.checkable else {}
             more |= {"service_tier": "flex"} if flex and each.kind.can_wait else {}
             with (
                 time_machine.travel(START + timedelta(seconds=each.second), tick=False),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import savings
+from benchmarks.savings import Result
+from benchmarks.simulated_day import requests
 from shared.analytics import get_llm_costs
 from shared.llm_client import LLMClient
 from shared.reports import render
+from shared.types import LLMResponse
 from tests.support.asking import HAIKU, HELLO, MINI
 from tests.support.provider_double import Double, Usage
 
@@ -49,3 +54,37 @@ def test_only_if_asked(hosted: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTSWARM_BASELINE_MODEL", "openai/never-heard-of")
     assert get_llm_costs()["savings"] is None
     assert "Estimate" not in render(get_llm_costs())
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_wrong"),
+    [
+        ("9 * $2 = $<<9*2=18>>18. #### 18", False),
+        ("<<(1,200-200)/4=250>>250 #### $250", False),
+        ("<<9*2=19>>19 #### 19", True),
+        ("It is 18.", True),
+        ("<<__import__('os')=1>> #### 1", True),
+    ],
+)
+def test_the_check_of_the_benchmark(answer: str, is_wrong: bool) -> None:
+    """An answer is rejected if a calculation in it is wrong, or if it has no result; nothing in it is executed."""
+    response = LLMResponse(answer, MINI, "openai", {}, 0.0, 0.0)
+    assert bool(savings.wrong_arithmetic(response)) is is_wrong
+
+
+def test_the_benchmark_without_its_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the graded answers are missing, that part of the benchmark is skipped."""
+    monkeypatch.setattr(savings, "ROUTING", tmp_path / "missing.csv.gz")
+    assert savings.routing() is None
+
+
+def test_the_simulated_day_is_always_the_same() -> None:
+    """The day has 1,000 requests, the same each time, and strategies are compared on all of them."""
+    assert requests() == requests() == savings.REQUESTS_OF_THE_DAY
+    assert len(requests()) == 1000
+
+
+def test_a_saving_has_its_share_beside_it() -> None:
+    """No row of the table has what was saved without the share of right answers and of rejected ones."""
+    rows = savings.table([Result("premium", 10.0, 0.9, 0.0), Result("cheap", 1.0, 0.5, 0.2)]).splitlines()
+    assert rows[-1] == "| cheap | $1.00 | 90% | 50.0% | 20.0% |"

@@ -239,6 +239,8 @@ async def _try_next(call: Call, schedule: RetrySchedule, pause: float) -> tuple[
                 attempt.outcome = error.outcome
         may_repeat, seconds_left = _may_repeat(call, state.candidate, error), call.seconds_left()
         schedule.failed(state, error, may_repeat=may_repeat, pause=pause, seconds_left=seconds_left)
+        if isinstance(error, ResponseRejected):
+            schedule.drop(state.candidate.requested)
         is_over = _is_over(call, schedule, error)
         is_late = not is_over and schedule.wait() >= call.seconds_left()
         if attempt is not None:
@@ -477,14 +479,14 @@ async def _accepted(call: Call, attempt: Attempt, answer: Answer, fallback_on: F
     response = provisional_response(call, attempt, attempt.answer)
     try:
         # In a thread: it may be slow, or make calls of its own.
-        verdict = await anyio.to_thread.run_sync(fallback_on, response)
-        if inspect.isawaitable(verdict):
-            verdict = await verdict
+        decision = await anyio.to_thread.run_sync(fallback_on, response)
+        if inspect.isawaitable(decision):
+            decision = await decision
     except LLMError as error:
         error.action = "raise"
         raise
-    if verdict:
-        raise _rejection(attempt, response, verdict if isinstance(verdict, str) else "")
+    if decision:
+        raise _rejection(attempt, response, decision if isinstance(decision, str) else "")
     return attempt.answer
 
 

@@ -111,6 +111,11 @@ class RetrySchedule:
         state.pause = pause if error.retry_after is None else error.retry_after
         self.rest(state)
 
+    def drop(self, model: str) -> None:
+        """Do not ask a model again, at no tier: its answer was not good enough."""
+        for state in self.states:
+            state.out = state.out or state.candidate.requested == model
+
     def rest(self, state: CandidateState) -> None:
         """Start the pause of a model that has failed; called again after settling, so that others go first."""
         state.ready_at = self._clock() + state.pause

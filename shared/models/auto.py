@@ -89,11 +89,10 @@ def named_models(
     if found:
         return tuple(dict.fromkeys(found))
     models = ",".join(usable_models(task)[:3]) or "openai/gpt-6-luna,anthropic/claude-haiku-5-5"
-    line = models if name == AUTO else f"; {name.removeprefix(f'{AUTO}/')}={models}"
-    raise ConfigurationError(
-        f"{name} chooses only among models that you name, and none is named",
-        hint=f'Set AGENTSWARM_AUTO_MODELS="{line}", or give fallback_models.',
-    )
+    hint = f'Set AGENTSWARM_AUTO_MODELS="{models}", or give fallback_models.'
+    if name != AUTO:
+        hint = f'Add "; {name.removeprefix(f"{AUTO}/")}={models}" to AGENTSWARM_AUTO_MODELS.'
+    raise ConfigurationError(f"{name} chooses only among models that you name, and none is named", hint=hint)
 
 
 def check_choice(candidate: Candidate, task: TaskType, entry: TableEntry | None, config: ModelConfig | None) -> None:

@@ -81,8 +81,8 @@ async def ask_until_match(ask: Ask, schema: str) -> Matched:
             when to ask the next model.
 
     Raises:
-        BadResponse: The second answer does not match either, or one cannot be compared within the limits, or one was
-            cut off, which another one within the same limit would be too; its `cost` includes all of them.
+        BadResponse: No answer matches, or one cannot be compared within the limits, or one was cut off, which another one
+            within the same limit would be too; its `cost` includes all of them.
 
         LLMError: A call failed; its `cost` includes the answers before it.
     """
@@ -104,8 +104,10 @@ async def ask_until_match(ask: Ask, schema: str) -> Matched:
             first = await ask(None, wanted, reject)
     except LLMError as error:
         rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
-        if len(rejected) != 1:
+        if not rejected:
             raise
+        if len(rejected) > 1:
+            raise _no_match(rejected[-1], rejected[-1].reason, error.cost) from None
         return await _second(ask, rejected[0], error.cost, schema, wanted)
     return Matched(first, (await _matched(first, schema, first.cost))[0], first.cost)
 
@@ -121,12 +123,16 @@ async def _second(ask: Ask, first: ResponseRejected, cost: float, schema: str, w
     if problem is None:
         return Matched(second, data, cost + second.cost)
     _check_not_cut(second, cost + second.cost)
-    raise BadResponse(
+    raise _no_match(second, problem, cost + second.cost)
+
+
+def _no_match(last: LLMResponse | ResponseRejected, problem: str, cost: float) -> BadResponse:
+    return BadResponse(
         f"The answer does not match response_schema: {problem}",
-        provider=second.provider,
-        model=second.model,
+        provider=last.provider,
+        model=last.model,
         outcome="completed",
-        cost=cost + second.cost,
+        cost=cost,
         hint="Use a stronger model or a simpler schema.",
     )
 

@@ -97,3 +97,17 @@ def test_with_auto() -> None:
     response = client.chat_completion(HELLO, model="auto", fallback_models=[HAIKU, MINI], service_tier="flex")
     assert response.model == MINI
     assert list(response.metadata["selection"]["runners_up"]) == [HAIKU]
+
+
+@pytest.mark.usefixtures("hosted")
+def test_a_rejected_answer_is_not_asked_for_again(ledger: Ledger) -> None:
+    """If the caller rejects the answer of the flex tier, the next model is asked, not the same at the standard tier."""
+    response = LLMClient(transport=CachingProviders()).chat_completion(
+        HELLO,
+        model=MINI,
+        fallback_models=[HAIKU],
+        service_tier="flex",
+        fallback_on=lambda response: response.model == MINI,
+    )
+    assert records(ledger)[0]["service_tier"] == "flex"
+    assert [each["model"] for each in response.metadata["attempts"]] == [MINI, HAIKU]
