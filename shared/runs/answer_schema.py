@@ -81,8 +81,8 @@ async def ask_until_match(ask: Ask, schema: str) -> Matched:
             when to ask the next model.
 
     Raises:
-        BadResponse: No answer matches, or one cannot be compared within the limits, or one was cut off, which another one
-            within the same limit would be too; its `cost` includes all of them.
+        BadResponse: No answer matches, or one cannot be compared within the limits, or one was cut off, as another one
+            within the same limit would be; its `cost` includes all of them.
 
         LLMError: A call failed; its `cost` includes the answers before it.
     """
