@@ -75,6 +75,7 @@ def test_a_cancelled_call_does_not_wait_for_the_store(hosted: Double, silent: st
     assert asyncio.run(main()) < 2 + SLACK_S
 
 
+@pytest.mark.parametrize("silent", ["connect", "BEGIN", "locked"], indirect=True)
 @pytest.mark.parametrize("command", ["report", "doctor"])
 def test_commands_end_with_a_sentence(silent: str, command: str) -> None:
     """A report and doctor say within five seconds that the store does not answer."""
