@@ -141,7 +141,7 @@ def repair_command() -> None:
 
 @ledger.command()
 def backup(path: Annotated[Path, typer.Argument(help="A new file.")]) -> None:
-    """Copy a SQLite ledger to one file, while calls go on; its own file alone would lack what its journal holds."""
+    """Copy a SQLite ledger to one file, while calls go on; its file alone may lack the newest records."""
     with err.status("Copying ..."):
         back_up(_ledger(), path)
     out.print(f"The ledger was copied to {printable(str(path))}.")

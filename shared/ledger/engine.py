@@ -1,4 +1,4 @@
-"""Find and open the ledger's database: SQLite with special care, or PostgreSQL. No wait for either has no bound."""
+"""Find and open the ledger's database, SQLite with special care or PostgreSQL; each wait for it has a bound."""
 
 from __future__ import annotations
 

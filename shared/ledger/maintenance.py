@@ -73,7 +73,7 @@ def repair(ledger: Ledger) -> list[str]:
 
 def back_up(ledger: Ledger, target: Path) -> None:
     """
-    Copy a SQLite ledger, with what its journal files hold, to one new file; calls go on meanwhile.
+    Copy a SQLite ledger, with what lies in files beside it, to one new file; calls go on meanwhile.
 
     Raises:
         ConfigurationError: The ledger is not a file, or the target exists.

@@ -81,7 +81,7 @@ STEPS = (
 def is_current(connection: Connection) -> bool:
     """Whether this program can use the ledger as it is; False also for a ledger that `migrate` refuses."""
     found = _version(connection)
-    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR)
+    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR) and _has_machine(connection)
 
 
 def migrate(connection: Connection) -> None:
@@ -111,6 +111,13 @@ def migrate(connection: Connection) -> None:
             for statement in step.statements:
                 connection.exec_driver_sql(statement)
             _set_version(connection, step.version)
+    if not _has_machine(connection):
+        connection.exec_driver_sql("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)")
+
+
+def _has_machine(connection: Connection) -> bool:
+    """Whether the ledger has the column that was added to version 1.2 before its release."""
+    return any(column["name"] == "machine" for column in sa.inspect(connection).get_columns("attempt"))
 
 
 def _version(connection: Connection) -> Version | None:

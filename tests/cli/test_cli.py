@@ -316,7 +316,6 @@ def test_records_that_wait_are_told_of(
     assert run("doctor").exit_code == 1
     assert f"FAIL  records: 1 waiting to be written, in {ledger.waiting_in}" in printed[0].getvalue()
     assert f"check {ledger.waiting_in}.dead-letters" in printed[0].getvalue()
-    monkeypatch.undo()
     ledger._writer.down_until = 0
     assert get_llm_costs()["waiting_records"] == 0
 
