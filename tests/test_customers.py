@@ -322,7 +322,13 @@ def test_figures(web: tuple[Tenants, str], tenants: Tenants, ledger: Ledger) -> 
 def test_one_runs_out_of_money(web: tuple[Tenants, str], tenants: Tenants, hosted: Double, ledger: Ledger) -> None:
     """Whose budget is used up is refused, as an answer, a stream and a tool; the other works on and hears nothing."""
     tenants.budgets["acme"] = Budget(0.02, "total")
-    hosted.decide(lambda request: replace(play(request) or Reply(), usage=Usage(100, 1000)))
+
+    def answer(request: Any) -> Reply:
+        limits = (request.body.get(name) for name in ("max_tokens", "max_completion_tokens"))
+        most = min([1000, *(limit for limit in limits if limit is not None)])
+        return replace(play(request) or Reply(), usage=Usage(100, most))
+
+    hosted.decide(answer)
 
     async def work(each: Client) -> list[str]:
         await each.ask("plain")

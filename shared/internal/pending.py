@@ -128,7 +128,8 @@ class PendingCalls:
                     else:
                         matches = call.is_of(model) and call.costs(cost_nano, exactly=exactly)
                         matches = matches and (is_own or call.agrees_with(usage or {}))
-                    matches = matches and (is_own or (store is not None and call.store == store))
+                    is_stored_there = call.store == store if call.store is not None else is_own
+                    matches = matches and is_stored_there
                     if matches and call.take():
                         return call
         return None

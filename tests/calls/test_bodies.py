@@ -84,7 +84,7 @@ def test_the_tier_and_the_length_are_sent_under_a_budget(hosted: Double, ledger:
 def test_nothing_is_added_without_a_budget(hosted: Double) -> None:
     """Without a budget the request is the caller's own."""
     LLMClient().chat_completion(HELLO, model=MINI)
-    assert hosted.requests[0].body.keys() == {"model", "messages"}
+    assert hosted.requests[0].body == {"model": "gpt-5.4-mini", "messages": HELLO, "stream": False}
 
 
 def test_an_answer_is_not_cut_below_its_reasoning(hosted: Double) -> None:

@@ -207,6 +207,9 @@ def test_many_at_once_never_overspend(hosted: Double) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(one, range(100)))
+    one(0)
+    while outcomes[-1]:  # what was held while others were under way is free again
+        one(0)
     spent = client.get_total_cost()
     assert spent <= 0.01
     assert len(hosted.requests) == sum(outcomes) > 0

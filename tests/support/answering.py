@@ -23,8 +23,8 @@ def ask_in_turn(answers: Sequence[LLMResponse | Exception], asked: list[Any] | N
         answer = left.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        verdict = None if fallback_on is None else fallback_on(answer)
-        reason = await verdict if inspect.isawaitable(verdict) else verdict
+        reason = None if fallback_on is None else fallback_on(answer)
+        reason = await reason if inspect.isawaitable(reason) else reason
         if reason:
             rejected = ResponseRejected("fallback_on rejected the answer", outcome="completed", cost=answer.cost)
             rejected.reason, rejected.response = str(reason), answer
