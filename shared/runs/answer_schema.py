@@ -78,7 +78,7 @@ async def ask_until_match(
             model.
 
     Raises:
-        BadResponse: No answer matches; its `cost` includes all of them.
+        BadResponse: The second answer does not match either; its `cost` includes both.
 
         LLMError: A call failed; its `cost` includes the answers before it.
     """
@@ -86,10 +86,8 @@ async def ask_until_match(
         first = await ask(None, lambda response: match_schema(response.content, schema)[1])
     except LLMError as error:
         rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
-        if not rejected:
+        if len(rejected) != 1:
             raise
-        if len(rejected) > 1:
-            raise _no_match(rejected[-1], rejected[-1].reason, error.cost) from None
         return await _second(ask, rejected[0], error.cost, schema)
     return Matched(first, match_schema(first.content, schema)[0], first.cost)
 
@@ -109,16 +107,12 @@ async def _second(
     data, problem = match_schema(second.content, schema)
     if problem is None:
         return Matched(second, data, cost + second.cost)
-    raise _no_match(second, problem, cost + second.cost)
-
-
-def _no_match(last: LLMResponse | ResponseRejected, problem: str, cost: float) -> BadResponse:
-    return BadResponse(
+    raise BadResponse(
         f"The answer does not match response_schema: {problem}",
-        provider=last.provider,
-        model=last.model,
+        provider=second.provider,
+        model=second.model,
         outcome="completed",
-        cost=cost,
+        cost=cost + second.cost,
         hint="Use a stronger model or a simpler schema.",
     )
 
