@@ -78,7 +78,7 @@ async def ask_until_match(
             model.
 
     Raises:
-        BadResponse: The second answer does not match either; its `cost` includes both.
+        BadResponse: No answer matches; its `cost` includes all of them.
 
         LLMError: A call failed; its `cost` includes the answers before it.
     """
@@ -86,8 +86,10 @@ async def ask_until_match(
         first = await ask(None, lambda response: match_schema(response.content, schema)[1])
     except LLMError as error:
         rejected = [each for each in getattr(error, "failures", (error,)) if isinstance(each, ResponseRejected)]
-        if len(rejected) != 1:
+        if not rejected:
             raise
+        if len(rejected) > 1:
+            raise _no_match(rejected[-1], rejected[-1].reason, error.cost) from None
         return await _second(ask, rejected[0], error.cost, schema)
     return Matched(first, match_schema(first.content, schema)[0], first.cost)
 
@@ -107,12 +109,16 @@ async def _second(
     data, problem = match_schema(second.content, schema)
     if problem is None:
         return Matched(second, data, cost + second.cost)
-    raise BadResponse(
+    raise _no_match(second, problem, cost + second.cost)
+
+
+def _no_match(last: LLMResponse | ResponseRejected, problem: str, cost: float) -> BadResponse:
+    return BadResponse(
         f"The answer does not match response_schema: {problem}",
-        provider=second.provider,
-        model=second.model,
+        provider=last.provider,
+        model=last.model,
         outcome="completed",
-        cost=cost + second.cost,
+        cost=cost,
         hint="Use a stronger model or a simpler schema.",
     )
 

@@ -211,3 +211,14 @@ def test_a_schema_with_one_model_left(hosted: Double) -> None:
     )
     assert (result["data"], result["cost"]) == ({"age": 4}, 2 * HAIKU_COST / 1e9)
     assert "does not match the schema" in json.dumps([each.body for each in hosted.requests][-1])
+
+
+def test_a_schema_that_nobody_matches(hosted: Double) -> None:
+    """If no model's answer matches, the agent learns what is wrong, and what all of them cost together."""
+    hosted.reply("openai", text="four", usage=Usage(100, 10))
+    hosted.reply("anthropic", text='{"age": "four"}', usage=Usage(100, 20))
+    result = json.loads(
+        str(TextGeneration(prompt="Age?", model=MINI, fallback_models=[HAIKU], response_schema=SCHEMA).run_sync())
+    )
+    assert "does not match response_schema: 'four' is not of type 'integer'" in json.dumps(result)
+    assert result["cost"] == (MINI_COST + HAIKU_COST) / 1e9
