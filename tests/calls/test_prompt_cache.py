@@ -133,6 +133,19 @@ def test_one_shot_calls_cost_nothing_more(ledger: Ledger, model: str, in_system:
     assert ask(prompt_cache="auto") <= ask()
 
 
+def test_one_shot_calls_of_many_processes(ledger: Ledger) -> None:
+    """Prompts of one length that nothing follows are not taken for a conversation, whichever process sent them."""
+    providers = CachingProviders()
+    for number in range(10, 16):
+        prompt_cache._sent.clear()
+        messages = [{"role": "user", "content": f"Document {number}: " + "some words of it " * 3000}]
+        with time_machine.travel(START + timedelta(seconds=number), tick=False):
+            LLMClient(transport=providers).chat_completion(
+                messages, model=HAIKU, fallback_models=[], prompt_cache="auto"
+            )
+    assert '"cache_control"' not in json.dumps(providers.bodies)
+
+
 def test_other_conversations_share_the_instructions(ledger: Ledger) -> None:
     """Each new conversation of an agent reads what all of them begin with."""
     providers = CachingProviders()
