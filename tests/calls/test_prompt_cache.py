@@ -116,7 +116,9 @@ def test_openai_costs_nothing_more(ledger: Ledger, model: str) -> None:
 
 @pytest.mark.parametrize("model", [HAIKU, MINI, LUNA])
 @pytest.mark.parametrize("in_system", [False, True])
-def test_one_shot_calls_cost_nothing_more(ledger: Ledger, model: str, in_system: bool) -> None:
+def test_one_shot_calls_cost_nothing_more(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, model: str, in_system: bool
+) -> None:
     """20 calls with a long prompt each, all of one length, cost as much with caching as without: nothing is written."""
 
     def ask(**params: Any) -> int:
@@ -131,6 +133,7 @@ def test_one_shot_calls_cost_nothing_more(ledger: Ledger, model: str, in_system:
         return input_nano(ledger, model) - before
 
     assert ask(prompt_cache="auto") <= ask()
+    assert "cannot be cached" not in caplog.text, "they are no conversation whose beginning changes"
 
 
 def test_one_shot_calls_of_many_processes(ledger: Ledger) -> None:
@@ -174,7 +177,9 @@ def test_other_processes_share_the_state(ledger: Ledger) -> None:
                 messages, model=HAIKU, fallback_models=[], prompt_cache="auto"
             )
         messages += [{"role": "assistant", "content": "Fine."}, {"role": "user", "content": f"Next {turn}."}]
-    assert [bool(row["cached_tokens"]) for row in records(ledger)] == [False, False, True, True]
+    rows = records(ledger)
+    assert [bool(row["cached_tokens"]) for row in rows] == [False, False, True, True]
+    assert rows[3]["cached_tokens"] == rows[2]["prompt_tokens"], "the conversation is read, not its instructions alone"
     with time_machine.travel(START + timedelta(seconds=9), tick=False), scope(agent="Clerk", customer="other"):
         LLMClient(transport=providers).chat_completion(messages, model=HAIKU, fallback_models=[], prompt_cache="auto")
     assert '"cache_control"' not in json.dumps(providers.bodies[-1]), "another customer's turns are not its own"
