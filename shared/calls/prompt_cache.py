@@ -19,7 +19,7 @@ from shared.calls.call import Call
 from shared.errors import StoreError
 from shared.ledger import RecentPrompt, recent_prompts
 from shared.models import is_own_host
-from shared.scope import Scope
+from shared.scope import Scope, run_of_process
 from shared.types import Candidate, Request
 
 logger = logging.getLogger("agentswarm_tools")
@@ -107,12 +107,14 @@ async def _for_anthropic(call: Call, candidate: Candidate, request: Request) -> 
         recent = await anyio.to_thread.run_sync(_recent, call, candidate, RETENTION_S[retention])
     except StoreError:
         return Marked(request, note)
-    own = [each for each in recent if (each.conversation, each.run) == (call.scope.conversation, call.scope.run)]
+    own = [each for each in recent if _is_own(each, call.scope)]
     sent = _Sent(call.scope, candidate.model)
     is_other = head >= 0 and sent.is_other(prefixes[head])
     for at in {max(head, 0), len(prefixes) - 1}:
         sent.add(prefixes[at])
-    if _has_collapsed(own, head_size, is_other, call.scope.agent or candidate.model):
+    # Calls outside of any conversation or run have nothing to do with each other.
+    talk = own if call.scope.conversation or call.scope.run else []
+    if _has_collapsed(talk, head_size, is_other, call.scope.agent or candidate.model):
         return Marked(request, note)
     least = _minimum(candidate.wire_model) * _CHARS_PER_TOKEN
     heads, wholes = {each.head for each in recent}, {each.whole for each in own}
@@ -126,6 +128,13 @@ async def _for_anthropic(call: Call, candidate: Candidate, request: Request) -> 
     marks = {at for at in marks if prefixes[at].size >= least}
     mark = {"type": "ephemeral", "ttl": "1h"} if retention == "1h" else {"type": "ephemeral"}
     return Marked(_with_marks(request, marks, {"cache_control": mark}), {**note, "breakpoints": len(marks)})
+
+
+def _is_own(recent: RecentPrompt, scope: Scope) -> bool:
+    """Whether the prompt was one of the same conversation, which may have several runs; else of the same run."""
+    if scope.conversation is not None or recent.conversation is not None:
+        return recent.conversation == scope.conversation
+    return recent.run == (scope.run or run_of_process())
 
 
 def _recent(call: Call, candidate: Candidate, seconds: int) -> list[RecentPrompt]:

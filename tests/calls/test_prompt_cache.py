@@ -116,7 +116,9 @@ def test_openai_costs_nothing_more(ledger: Ledger, model: str) -> None:
 
 @pytest.mark.parametrize("model", [HAIKU, MINI, LUNA])
 @pytest.mark.parametrize("in_system", [False, True])
-def test_one_shot_calls_cost_nothing_more(ledger: Ledger, model: str, in_system: bool) -> None:
+def test_one_shot_calls_cost_nothing_more(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, model: str, in_system: bool
+) -> None:
     """20 calls with a long prompt each, all of one length, cost as much with caching as without: nothing is written."""
 
     def ask(**params: Any) -> int:
@@ -131,6 +133,20 @@ def test_one_shot_calls_cost_nothing_more(ledger: Ledger, model: str, in_system:
         return input_nano(ledger, model) - before
 
     assert ask(prompt_cache="auto") <= ask()
+    assert "cannot be cached" not in caplog.text, "they are no conversation whose beginning changes"
+
+
+def test_one_shot_calls_of_many_processes(ledger: Ledger) -> None:
+    """Prompts of one length that nothing follows are not taken for a conversation, whichever process sent them."""
+    providers = CachingProviders()
+    for number in range(10, 16):
+        prompt_cache._sent.clear()
+        messages = [{"role": "user", "content": f"Document {number}: " + "some words of it " * 3000}]
+        with time_machine.travel(START + timedelta(seconds=number), tick=False):
+            LLMClient(transport=providers).chat_completion(
+                messages, model=HAIKU, fallback_models=[], prompt_cache="auto"
+            )
+    assert '"cache_control"' not in json.dumps(providers.bodies)
 
 
 def test_other_conversations_share_the_instructions(ledger: Ledger) -> None:
@@ -161,7 +177,9 @@ def test_other_processes_share_the_state(ledger: Ledger) -> None:
                 messages, model=HAIKU, fallback_models=[], prompt_cache="auto"
             )
         messages += [{"role": "assistant", "content": "Fine."}, {"role": "user", "content": f"Next {turn}."}]
-    assert [bool(row["cached_tokens"]) for row in records(ledger)] == [False, False, True, True]
+    rows = records(ledger)
+    assert [bool(row["cached_tokens"]) for row in rows] == [False, False, True, True]
+    assert rows[3]["cached_tokens"] == rows[2]["prompt_tokens"], "the conversation is read, not its instructions alone"
     with time_machine.travel(START + timedelta(seconds=9), tick=False), scope(agent="Clerk", customer="other"):
         LLMClient(transport=providers).chat_completion(messages, model=HAIKU, fallback_models=[], prompt_cache="auto")
     assert '"cache_control"' not in json.dumps(providers.bodies[-1]), "another customer's turns are not its own"
