@@ -9,7 +9,7 @@ from typing import Any
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # The ids that a provider or a wire takes, and the length of those that replace others. Sources: Mistral's error 3280,
-# OpenAI's string_above_max_length, Anthropic's and Amazon Bedrock's patterns (read 2026-11-28).
+# OpenAI's string_above_max_length, Anthropic's and Amazon Bedrock's patterns (from general knowledge, 2026-11-28).
 _TAKEN: Mapping[str, tuple[re.Pattern[str], int]] = {
     "mistral": (re.compile(r"[a-zA-Z0-9]{9}"), 9),
     "codestral": (re.compile(r"[a-zA-Z0-9]{9}"), 9),

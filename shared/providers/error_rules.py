@@ -25,7 +25,7 @@ def _kinds(codes: Mapping[Kind, str]) -> dict[str, Kind]:
 
 # Error codes and types that name the failure, in lower case. Sources: the error references of OpenAI, Azure, Anthropic,
 # Google, Mistral, xAI, Groq, Moonshot, Zhipu (1113 to 1301), Alibaba Model Studio and GitHub Copilot; llama.cpp
-# tools/server/utils.hpp; OpenAI's Python library (read 2026-11-28).
+# tools/server/utils.hpp; OpenAI's Python library (from general knowledge, 2026-11-28).
 KIND_BY_CODE = _kinds(
     {
         ContextTooLong: "context_length_exceeded context_window_exceeded model_max_prompt_tokens_exceeded "
@@ -88,7 +88,7 @@ STATUS_BY_CODE = {
 }
 
 # MiniMax reports errors in an HTTP 200 as base_resp.status_code; these are the ones that another status stands for.
-# Source: platform.minimax.io/docs/api-reference/errorcode (read 2026-11-28).
+# Source: platform.minimax.io/docs/api-reference/errorcode (from general knowledge, 2026-11-28).
 STATUS_OF_MINIMAX = {1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 1041: 429, 2013: 400, 2049: 401}
 
 # What a request that failed with HTTP 400 or 422 is about, where the provider names the parameter: anything but these
@@ -108,7 +108,7 @@ class TextRule:
 
         example: A provider's own sentence.
 
-        source: Whose, and when it was read.
+        source: Whose, and how it is known.
     """
 
     kind: Kind
@@ -121,7 +121,8 @@ def _rule(kind: Kind, pattern: str, example: str, source: str) -> TextRule:
     return TextRule(kind, re.compile(pattern), example, source)
 
 
-_READ = "2026-11-28"
+# The sentences are known from use and from public reports; the pages were not read again.
+_READ = "general knowledge of 2026-11"
 _INPUT = r"(input|prompt|request|messages?|conversation|context|text|inputs?)"
 # The first rule that fits holds.
 TEXT_RULES = (

@@ -7,7 +7,8 @@ from shared.models import KEYLESS_PROVIDERS, is_own_host, key_variables
 from shared.providers.transport import Exchange
 from shared.types import Candidate
 
-# How a model comes to be on a server. Source: the command lines of Ollama and LM Studio (read 2026-11-28).
+# How a model comes to be on a server. Source: the command lines of Ollama and LM Studio (from general knowledge,
+# 2026-11-28).
 _GET_MODEL = {
     "ollama": "Pull it first: ollama pull {model}",
     "ollama_chat": "Pull it first: ollama pull {model}",

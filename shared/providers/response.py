@@ -62,7 +62,8 @@ _FINISH = {
     "function_call": "function_call",
 }
 # Finish reasons with which a provider reports its own failure, and those of an answer that was stopped under way.
-# Sources: vLLM and SGLang (abort), Cohere (USER_CANCEL), DeepSeek, Zhipu, Baseten (load_shed) (read 2026-11-28).
+# Sources: vLLM and SGLang (abort), Cohere (USER_CANCEL), DeepSeek, Zhipu, Baseten (load_shed) (from general knowledge,
+# 2026-11-28).
 _FAILED = frozenset({"error", "error_limit", "timeout", "insufficient_system_resource", "network_error", "failed"})
 _INTERRUPTED = frozenset(
     {
@@ -74,12 +75,12 @@ _INTERRUPTED = frozenset(
 _MAY_BE_EMPTY = frozenset({"stop", "length", "content_filter"})
 # What an answer may hold beside its text and its tool calls, and is lost unless it is kept: lists and texts grow with
 # each part of a stream, the parts of an object are merged. Sources: OpenAI, OpenRouter (reasoning_details, images),
-# Azure (context), Groq (executed_tools), Cohere (citations) (read 2026-11-28).
+# Azure (context), Groq (executed_tools), Cohere (citations) (from general knowledge, 2026-11-28).
 _BESIDE = ("annotations", "audio", "images", "citations", "executed_tools", "context")
 # Perplexity's and xAI's sources, which each part of a stream repeats.
 _SOURCES = ("citations", "search_results")
 _MAX_WORD_CHARS = 100
-# OpenAI takes no longer id of a tool call (read 2026-11-28).
+# OpenAI takes no longer id of a tool call (from general knowledge, 2026-11-28).
 _MAX_ID_CHARS = 40
 # LiteLLM appends Gemini's signature to the id; it is in provider_specific_fields too.
 _SIGNATURE_IN_ID = "__thought__"
@@ -400,7 +401,7 @@ def _take_details(reading: Reading, details: Any) -> None:
     """
     Read OpenRouter's reasoning_details, whose texts come in parts; they must be sent back as they were.
 
-    Source: openrouter.ai/docs/use-cases/reasoning-tokens (read 2026-11-28).
+    Source: openrouter.ai/docs/use-cases/reasoning-tokens (from general knowledge, 2026-11-28).
     """
     known = reading.extras.setdefault("reasoning_details", []) if isinstance(details, list) and details else []
     for detail in details if isinstance(details, list) else ():

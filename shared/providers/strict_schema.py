@@ -8,7 +8,8 @@ from typing import Any
 from shared.prices import price_table
 from shared.types import Candidate, WantedSchema
 
-# Keywords that strict mode takes. Source: platform.openai.com/docs/guides/structured-outputs (read 2026-11-28).
+# Keywords that strict mode takes. Source: platform.openai.com/docs/guides/structured-outputs (from general knowledge,
+# 2026-11-28).
 _KEYWORDS = frozenset(
     {
         *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs"),
@@ -17,7 +18,7 @@ _KEYWORDS = frozenset(
     }
 )
 # Providers with a JSON mode but without one for schemas.
-# Source: api-docs.deepseek.com/guides/json_mode (read 2026-11-28).
+# Source: api-docs.deepseek.com/guides/json_mode (from general knowledge, 2026-11-28).
 _JSON_ONLY = frozenset({"deepseek"})
 _MAX_DEPTH = 10
 _MAX_PROPERTIES = 5000
