@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import tempfile
 import time
@@ -167,6 +168,7 @@ def main() -> None:
     """Run the example with a ledger of its own, which is deleted at the end."""
     began = time.monotonic()
     set_tracing_disabled(True)
+    logging.getLogger("agentswarm_tools").setLevel(logging.ERROR)  # what it would warn of is shown on purpose
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder) / "demo.sqlite3")
     console.print(f"\nTook {time.monotonic() - began:.0f} s.")
