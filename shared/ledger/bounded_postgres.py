@@ -46,6 +46,12 @@ def connection_class(silence_s: float) -> type[psycopg.Connection[Any]]:
                     _hang_up(self.pgconn)
                 raise
 
+        def __del__(self, *_: Any) -> None:
+            """Close it with whoever has dropped it: a ledger, or a thread that was left behind."""
+            if hasattr(self, "pgconn"):
+                with suppress(psycopg.Error):
+                    self.pgconn.finish()
+
     return BoundedConnection
 
 

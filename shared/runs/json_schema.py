@@ -25,7 +25,7 @@ MAX_DIGITS = 300
 # At most about a second of work; a list of 10,000 records with five values each takes 300,000 steps.
 MAX_STEPS = 500_000
 _PAUSE_STEPS = 500
-_PAUSE_S = 0.001
+_PAUSE_S = 0.002
 
 # A regular expression cannot be stopped, and a reference makes a few lines of schema as large as one likes.
 _REFUSED = frozenset({"pattern", "patternProperties", "$ref", "$dynamicRef", "$recursiveRef"})
@@ -259,7 +259,7 @@ class _Work:
         if self.left < 0:
             raise TooMuchWork("it takes too long to compare with the schema")
         if self.left < self.pause_at:
-            # Leaves Python's lock to others half of the time: an event loop would else wait 5 ms for each of its steps.
+            # Leaves Python's lock to others two thirds of the time: an event loop would else wait 5 ms for each step.
             self.pause_at = self.left - _PAUSE_STEPS
             time.sleep(_PAUSE_S)
 

@@ -138,8 +138,8 @@ def test_disk_full(
         ledger.close()
 
 
-def test_read_only_folder(hosted: Double, home: Path, store: Ledger, own_temporary_folder: Path) -> None:
-    """In a folder that cannot be written calls are answered, records wait in the temporary folder, and go in later."""
+def test_read_only_folder(hosted: Double, home: Path, store: Ledger) -> None:
+    """In a folder that cannot be written calls are answered, records wait in the state folder, and go in later."""
     acknowledged = call(3)
     store.close()
     get_ledger.cache_clear()
@@ -148,7 +148,8 @@ def test_read_only_folder(hosted: Double, home: Path, store: Ledger, own_tempora
         acknowledged += call(CALLS)
         ledger = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
         assert ledger.waiting == 2 * CALLS
-        assert list(own_temporary_folder.rglob("*.spool.jsonl"))
+        assert Path(ledger.waiting_in).is_file()
+        assert home not in Path(ledger.waiting_in).parents
         with pytest.raises(StoreError):
             get_llm_costs(days=1)
     all_there(ledger, acknowledged + call(3))

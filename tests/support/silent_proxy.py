@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 class SilentProxy:
@@ -23,17 +24,22 @@ class SilentProxy:
         self.port: int = self._listener.getsockname()[1]
         self.silent_at: bytes | None = None
         self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX)
-                server.connect(self._server)
                 self._open += [client, server]
+                server.connect(self._server)
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=(source, target, source is client), daemon=True).start()
+                    self._start(self._pass_on, source, target, source is client)
 
     def _pass_on(self, source: socket.socket, target: socket.socket, is_client: bool) -> None:
         with suppress(OSError):
@@ -49,6 +55,11 @@ class SilentProxy:
 
     def close(self) -> None:
         """Close every connection."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # a thread that waits on it would keep it open
+        for thread in self._threads:
+            thread.join(5)
         for each in (self._listener, *self._open):
             each.close()
 
