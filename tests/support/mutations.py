@@ -149,10 +149,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a refused record keeps others back",
-        "shared/ledger/store.py",
-        "            if not _is_invalid_entry(error):\n",
-        "            if error:\n",
-        "tests/ledger/test_spool.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[unknown-column]",
+        "shared/ledger/spool.py",
+        "        elif not _is_cut_off(line):\n",
+        "        elif [].index(line):\n",
+        "tests/ledger/test_spool.py::test_a_record_that_no_ledger_takes_keeps_no_other_back[list]",
     ),
     Mutation(
         "name resolved again when dialled",
@@ -169,10 +169,10 @@ MUTATIONS = (
         "tests/images/test_files.py::test_a_race_with_links_shows_nothing_from_outside",
     ),
     Mutation(
-        "metadata left in an image",
-        "shared/images/decode.py",
-        "    image.info = {}",
-        "    image.info.pop('exif', None)",
-        "tests/images/test_decode.py::test_nothing_but_pixels_gets_through",
+        "scans of an image uncounted",
+        "shared/images/container.py",
+        "            if scans > _MAX_SCANS or scans * pixels > _MAX_SCANNED_PIXELS:\n",
+        "            if scans < 0:\n",
+        "tests/images/test_container.py::test_a_file_of_too_many_parts_is_refused",
     ),
 )
