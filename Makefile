@@ -39,8 +39,12 @@ check: .venv/.ready ## Check lint, format, types, layers and that the documentat
 	.venv/bin/lint-imports
 	$(SITE)
 
+# What measures time or fills every core runs by itself.
+ALONE := $(addprefix tests/soak/test_,interrupt.py race.py budgets.py stores.py silence.py tenants.py local_model.py)
+
 soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
-	$(PY) -m pytest -n0 -o faulthandler_timeout=300 tests/soak
+	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 tests/soak $(addprefix --ignore=,$(ALONE))
+	$(PY) -m pytest -n0 -o faulthandler_timeout=300 $(ALONE)
 
 bench: .venv/.ready ## Measure the overhead of a call on top of the provider's own time
 	$(PY) benchmarks/overhead.py

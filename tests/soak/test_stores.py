@@ -150,8 +150,7 @@ def test_read_only_folder(hosted: Double, home: Path, store: Ledger) -> None:
         assert ledger.waiting == 2 * CALLS
         assert Path(ledger.waiting_in).is_file()
         assert home not in Path(ledger.waiting_in).parents
-        with pytest.raises(StoreError):
-            get_llm_costs(days=1)
+        assert get_llm_costs(days=1)["waiting_records"] == ledger.waiting
     all_there(ledger, acknowledged + call(3))
 
 
