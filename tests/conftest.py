@@ -61,6 +61,7 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Ledgers that tests have broken on purpose need not say at exit that records wait for them."""
-    logging.getLogger("agentswarm_tools").disabled = True
+    if not config.option.collectonly:  # a test that lists tests is not at the end
+        logging.getLogger("agentswarm_tools").disabled = True

@@ -67,7 +67,7 @@ class Spool:
     @property
     def path(self) -> Path:
         """The spool file: where records wait, else the first place that can be trusted."""
-        waiting = next((path for path in self._paths if path.is_file()), None)
+        waiting = next((path for path in self._paths if _may_be_used(path.parent) and path.is_file()), None)
         return waiting or next((path for path in self._paths if self._may_write(path.parent)), self._paths[-1])
 
     def _may_write(self, folder: Path) -> bool:
