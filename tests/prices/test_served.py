@@ -270,4 +270,4 @@ def test_audio_of_gemini_costs_what_text_does_where_its_page_has_one_price() -> 
     rates = candidate("gemini/gemini-2.5-pro").rates
     assert rates.prices["input_audio"] == rates.prices["input"]
     assert candidate("gemini/gemini-2.5-flash").rates.prices["input_audio"] == M
-    assert "input_audio" not in candidate("openai/gpt-4o-audio-preview").rates.prices
+    assert "input_audio" not in candidate("openai/gpt-5.4").rates.prices
