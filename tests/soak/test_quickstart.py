@@ -29,13 +29,15 @@ def run_demo(home: Path, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_without_a_key(tmp_path: Path) -> None:
     """The bill is not zero, has every request of the demo, and lies in no ledger of the user's."""
-    done = run_demo(tmp_path)
+    home = tmp_path / "visitor"
+    home.mkdir()
+    done = run_demo(home)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "REPLAYED from examples/recorded_turns.json" in done.stdout
     assert "BudgetExceeded: openai/gpt-5.4-mini could cost $" in done.stdout
     assert "openai/gpt-5.4-mini: $0.003569 (3 calls" in done.stdout
     assert "On the bill:    6 calls, 3 of them turns of agents." in done.stdout
-    assert not list(tmp_path.rglob("ledger.sqlite3"))
+    assert not list(home.rglob("ledger.sqlite3"))
 
 
 @pytest.mark.parametrize("status", [401, 403])
