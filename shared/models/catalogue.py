@@ -219,7 +219,7 @@ def _look_up(name: str, task: TaskType) -> tuple[str | None, str, TableEntry | N
     if f"gemini/{name}" in table:
         return _followed("gemini", name, table[f"gemini/{name}"])
     full = table.bare.get(name) or (f"openai/{name}" if name.startswith("ft:") else "")
-    entry = _entry(*_split(full)) if full else None
+    entry = _entry(*split(full)) if full else None
     modes = _CHAT_MODES | {"image_generation"} if task is TaskType.IMAGE_GENERATION else _CHAT_MODES
     if entry is not None and ("alias" in entry or entry["mode"] in modes):
         return _followed(full.partition("/")[0], name, entry)
@@ -242,11 +242,12 @@ def _followed(provider: str, wire_model: str, entry: TableEntry | None) -> tuple
     """The model that a name such as claude-opus-latest stands for, where the provider does not know that name."""
     if entry is None or "alias" not in entry:
         return provider, wire_model, entry
-    provider, wire_model = _split(entry["alias"])
+    provider, wire_model = split(entry["alias"])
     return provider, wire_model, price_table()[entry["alias"]]
 
 
-def _split(full: str) -> tuple[str, str]:
+def split(full: str) -> tuple[str, str]:
+    """Provider and name on the wire of a full name."""
     provider, _, wire_model = full.partition("/")
     return provider, wire_model
 
@@ -392,7 +393,7 @@ def announced_retirement(name: str) -> Mapping[str, Any] | None:
     name, and a date without a successor helps nobody.
     """
     written = model_facts()["retired"].get(name)
-    entry = price_table().get(name, {}) if written or _split(name)[0] in model_facts()["suggested"] else {}
+    entry = price_table().get(name, {}) if written or split(name)[0] in model_facts()["suggested"] else {}
     if written is not None:
         return {**written, "date": written.get("date") or entry.get("retires")}
     if "retires" not in entry or "successor" not in entry:
@@ -438,9 +439,7 @@ def _similar(name: str) -> str:
 def _chat_names() -> Mapping[str, str]:
     """Chat models by their names, as short as they may be given; the value is the full one."""
     table = price_table()
-    return {
-        _split(name)[1] if table.bare.get(_split(name)[1]) == name else name: name for name in table.in_mode("chat")
-    }
+    return {split(name)[1] if table.bare.get(split(name)[1]) == name else name: name for name in table.in_mode("chat")}
 
 
 def retired_models() -> dict[str, str]:

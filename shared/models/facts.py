@@ -11,7 +11,7 @@ from decimal import Decimal
 from shared.config import Settings
 from shared.models.abilities import check_task
 from shared.models.auto import is_auto
-from shared.models.catalogue import MONEY, Catalogue, announced_retirement, keys_of, look_up, resolve, retirement
+from shared.models.catalogue import MONEY, Catalogue, announced_retirement, keys_of, look_up, resolve, retirement, split
 from shared.models.keys import has_key, key_variables, provider_key
 from shared.models.names import model_facts
 from shared.prices import TableEntry, price_table, rates_of
@@ -83,7 +83,7 @@ def listed_models(catalogue: Catalogue) -> list[KnownModel]:
     """
     table = price_table()
     names = (name for mode in _CALLABLE for name in table.in_mode(mode))
-    found = {name: KnownModel(name, *_split(name), table[name], own=False) for name in names}
+    found = {name: KnownModel(name, *split(name), table[name], own=False) for name in names}
     own = (known for name in catalogue.overrides if (known := known_model(name, catalogue)) is not None)
     found.update({known.name: known for known in own})
     rank = {provider: 0 if has_key(provider) else 1 for provider in model_facts()["suggested"]}
@@ -93,11 +93,6 @@ def listed_models(catalogue: Catalogue) -> list[KnownModel]:
         if "vanished" not in known.entry and retirement(known.provider, known.wire_model) is None
     )
     return sorted(alive, key=lambda known: (rank.get(known.provider, 2), known.name))
-
-
-def _split(name: str) -> tuple[str, str]:
-    provider, _, wire_model = name.partition("/")
-    return provider, wire_model
 
 
 def check_model(name: str, task: TaskType, catalogue: Catalogue, settings: Settings) -> Candidate:

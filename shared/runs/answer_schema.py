@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from shared.errors import BadResponse, InvalidRequest, LLMError, ResponseRejected
+from shared.errors import Action, BadResponse, InvalidRequest, LLMError, ResponseRejected
 from shared.internal.fair_pool import FairPool
 from shared.runs.json_schema import MAX_SCHEMA_CHARS, TooMuchWork, first_problem, read_json, read_json_at, read_schema
 from shared.scope import current_scope
@@ -127,13 +127,22 @@ async def _second(ask: Ask, first: ResponseRejected, cost: float, schema: str, w
 
 
 def _no_match(last: LLMResponse | ResponseRejected, problem: str, cost: float) -> BadResponse:
+    message = f"The answer does not match response_schema: {problem}"
+    return _unusable(last, message, cost, "Use a stronger model or a simpler schema.")
+
+
+def _unusable(
+    last: LLMResponse | ResponseRejected, message: str, cost: float, hint: str, action: Action | None = None
+) -> BadResponse:
+    """The error for an answer that came whole and was paid for; `cost` is the US$ for all calls so far."""
     return BadResponse(
-        f"The answer does not match response_schema: {problem}",
+        message,
         provider=last.provider,
         model=last.model,
         outcome="completed",
         cost=cost,
-        hint="Use a stronger model or a simpler schema.",
+        action=action,
+        hint=hint,
     )
 
 
@@ -153,15 +162,8 @@ def _check_not_cut(response: LLMResponse, cost: float) -> None:
         return
     tokens = response.metadata.get("output_cut_to_tokens")
     by = f"the {tokens} tokens that the budget allows" if tokens else "its limit of length (max_tokens)"
-    raise BadResponse(
-        f"The answer was cut off at {by}, so its JSON is not complete",
-        provider=response.provider,
-        model=response.model,
-        outcome="completed",
-        cost=cost,
-        action="raise",
-        hint="Set a larger max_tokens, or ask for less. The same request would be cut off again.",
-    )
+    hint = "Set a larger max_tokens, or ask for less. The same request would be cut off again."
+    raise _unusable(response, f"The answer was cut off at {by}, so its JSON is not complete", cost, hint, "raise")
 
 
 def schema_instruction(schema: str) -> str:
@@ -179,15 +181,8 @@ async def _matched(response: LLMResponse, schema: str, cost: float) -> tuple[Any
     try:
         return await _threads.run(current_scope().owner, match_schema, response.content, schema)
     except TooMuchWork as error:
-        raise BadResponse(
-            f"The answer cannot be compared with response_schema: {error}",
-            provider=response.provider,
-            model=response.model,
-            outcome="completed",
-            cost=cost,
-            action="raise",
-            hint="Ask for less, or use a simpler schema.",
-        ) from None
+        message = f"The answer cannot be compared with response_schema: {error}"
+        raise _unusable(response, message, cost, "Ask for less, or use a simpler schema.", "raise") from None
 
 
 def match_schema(text: str, schema: str) -> tuple[Any, str | None]:
