@@ -15,7 +15,7 @@ from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
 from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
-from shared.config import Settings, database_url, environment, load_settings, misspelt_settings
+from shared.config import Settings, database_url, environment, load_settings
 from shared.errors import LLMError
 from shared.ledger import Ledger, get_ledger, wal_is_safe
 from shared.models import (
@@ -27,7 +27,7 @@ from shared.models import (
     is_auto,
     known_model,
     missing_key,
-    misspelt_keys,
+    misspelt_names,
     named_models,
     similar_models,
     suggested,
@@ -68,7 +68,7 @@ def examine() -> list[Finding]:
 
 
 def _misspelt() -> Iterator[Finding]:
-    for name, problem in {**misspelt_settings(), **misspelt_keys()}.items():
+    for name, problem in misspelt_names().items():
         level: Literal["note", "problem"] = "note" if problem.startswith("there is no") else "problem"
         yield Finding("names", level, f"{name} sets nothing: {problem}")
 

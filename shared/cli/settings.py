@@ -15,13 +15,12 @@ from shared.config import (
     database_url,
     environment,
     load_settings,
-    misspelt_settings,
     output_dir,
     setting_names,
     source_of,
 )
 from shared.ledger import get_ledger
-from shared.models import default_by_key, default_variable, key_variables, misspelt_keys, model_facts
+from shared.models import default_by_key, default_variable, key_variables, misspelt_names, model_facts
 from shared.providers import guard_by_provider
 from shared.reports import budget_line, printable
 from shared.types import TaskType
@@ -34,7 +33,7 @@ def show_settings(as_json: bool) -> None:
         "settings": list(_settings(settings)),
         "budgets": all_budgets() if settings.cost_tracking else [],
         "keys": list(_keys()),
-        "sets_nothing": {**misspelt_settings(), **misspelt_keys()},
+        "sets_nothing": misspelt_names(),
         "without_guard": sorted(name for name, guarded in guard_by_provider().items() if not guarded),
         "data_folder": str(data_dir()),
     }

@@ -43,7 +43,7 @@ from shared.models.keys import (
     is_loopback,
     is_own_host,
     key_variables,
-    misspelt_keys,
+    misspelt_names,
     provider_extra,
     warn_of_names,
 )
@@ -84,7 +84,7 @@ __all__ = [
     "listed_models",
     "makes_images",
     "missing_key",
-    "misspelt_keys",
+    "misspelt_names",
     "model_facts",
     "models_of_settings",
     "named_models",

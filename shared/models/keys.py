@@ -60,23 +60,27 @@ def has_key(provider: str) -> bool:
     return any(variable in values for variable in key_variables(provider))
 
 
-def misspelt_keys() -> dict[str, str]:
-    """Variables that look like a key of a suggested provider but are not read, with what to do about each."""
+def misspelt_names() -> dict[str, str]:
+    """Variables that set nothing, though they look like a setting or a provider's key, with what to do about each."""
+    return {**misspelt_settings(), **_misspelt_keys()}
+
+
+def _misspelt_keys() -> dict[str, str]:
     names = [name for provider in model_facts()["suggested"] for name in key_variables(provider)]
     by_letters = {_letters(name): name for name in names}
     found = {}
     for name in environment().keys() - set(names):
-        if not name.endswith("KEY") or not difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=0.88):
+        if not name.endswith("KEY"):
             continue
-        (close,) = difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=0.88)
-        if by_letters[close] not in environment():
-            found[name] = f"did you mean {by_letters[close]}?"
+        close = difflib.get_close_matches(_letters(name), by_letters, n=1, cutoff=0.88)
+        if close and by_letters[close[0]] not in environment():
+            found[name] = f"did you mean {by_letters[close[0]]}?"
     return found
 
 
 def warn_of_names() -> None:
     """Say once of each variable that it sets nothing: a mistyped budget is no budget."""
-    for name, problem in {**misspelt_settings(), **misspelt_keys()}.items():
+    for name, problem in misspelt_names().items():
         _warn_of_name(name, problem)
 
 

@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
-from shared.config import load_settings, misspelt_settings
+from shared.config import load_settings
 from shared.errors import AuthenticationError, ModelNotAllowed
 from shared.llm_client import LLMClient
 from shared.models.abilities import sees, suggested
 from shared.models.catalogue import look_up, warn_once
 from shared.models.defaults import default_by_key
-from shared.models.keys import key_variables, misspelt_keys
+from shared.models.keys import key_variables, misspelt_names
 from shared.scope import scope
 from shared.types import ModelConfig, TaskType
 from tests.support.asking import HAIKU, HELLO, MINI
@@ -148,4 +148,4 @@ def test_a_mistyped_name_is_said_once(
 def test_others_names_are_theirs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables of LiteLLM, of the host and of other programs are not taken for misspellings."""
     monkeypatch.setenv(name, "anything")
-    assert not {**misspelt_settings(), **misspelt_keys()}
+    assert not misspelt_names()
