@@ -43,7 +43,6 @@ from shared.ledger import (
     event_row,
     forget_budget,
     get_ledger,
-    image_savings,
     lineages_of,
     open_reservations,
     release,
@@ -177,7 +176,6 @@ def costs_of(
     ledger.flush()
     ledger.settle_expired()
     costs = sum_costs(ledger, span, which, by)
-    costs |= image_savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()

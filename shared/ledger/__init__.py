@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from shared.ledger.export import write_records as write_records
     from shared.ledger.image_lineage import (
         ImageLineage as ImageLineage,
-        image_savings as image_savings,
         lineages_of as lineages_of,
     )
     from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
@@ -74,7 +73,7 @@ else:
             "engine": "wal_is_safe",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
-            "image_lineage": "ImageLineage image_savings lineages_of",
+            "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
             "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",

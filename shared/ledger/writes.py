@@ -13,10 +13,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
-from shared.ledger import accounts
+from shared.ledger import accounts, sums
 from shared.ledger.accounts import Admission
 from shared.ledger.row import AttemptRow, Status
-from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, event, label, rollup
+from shared.ledger.schema import attempt, bucket_of, event, label
 
 Row = dict[str, Any]
 Labels = Mapping[str, str]
@@ -89,7 +89,6 @@ class _Statements:
     insert_attempt: Any
     insert_label: Any
     insert_event: Any
-    add_to_rollup: Any
 
 
 _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
@@ -98,30 +97,21 @@ _MAX_LABEL_NAME = 60
 _KNOWN = attempt.c.attempt_id == sa.bindparam("known")
 # FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
 _SELECT_BEFORE = (
-    sa.select(
-        *(
-            attempt.c[name]
-            for name in ("status", "bucket", "bound_nano", "reserved_nano", "metadata", *DIMENSIONS, *SUMS)
-        )
-    )
+    sa.select(*(attempt.c[name] for name in ("status", "cost_nano", "bound_nano", "reserved_nano", "metadata")))
     .where(_KNOWN)
     .with_for_update()
 )
 _SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN).with_for_update()
-_SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN).with_for_update()
 _UPDATE = sa.update(attempt).where(_KNOWN)
 
 
 @lru_cache(maxsize=2)
 def _statements(dialect: str) -> _Statements:
     insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    add = insert(rollup)
-    added = {name: rollup.c[name] + add.excluded[name] for name in SUMS}
     return _Statements(
         insert_attempt=insert(attempt).on_conflict_do_nothing(),
         insert_label=insert(label).on_conflict_do_nothing(),
         insert_event=insert(event).on_conflict_do_nothing(),
-        add_to_rollup=add.on_conflict_do_update(index_elements=["bucket", *DIMENSIONS], set_=added),
     )
 
 
@@ -150,9 +140,7 @@ def apply(connection: Connection, entry: Entry, *, is_repeated: bool = False) ->
             if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
                 _settle(connection, write, row, {})
         case Annotation(attempt_id, metadata):
-            known = {"known": attempt_id}
-            before = connection.scalar(_SELECT_METADATA, known) or {}
-            connection.execute(_UPDATE, known | {"metadata": {**before, **metadata}})
+            _annotate(connection, attempt_id, metadata)
         case Event(row):
             connection.execute(write.insert_event, row)
     return Admission()
@@ -168,7 +156,7 @@ def _start(connection: Connection, write: _Statements, entry: Start, *, is_repea
     refusing = admission.refused_by
     if refusing is None:
         if status == "refused":
-            _forget_refusal(connection, write, row["attempt_id"])
+            _forget_refusal(connection, row["attempt_id"])
         _begin(connection, write, row, labels)
         return admission
     if admission.reason == "hold_max":
@@ -182,29 +170,39 @@ def _start(connection: Connection, write: _Statements, entry: Start, *, is_repea
     return admission.recorded_as(refused)
 
 
-def _forget_refusal(connection: Connection, write: _Statements, attempt_id: uuid.UUID) -> None:
+def _forget_refusal(connection: Connection, attempt_id: uuid.UUID) -> None:
     """Take back the record of a refusal that the caller was never told of, because there is room now."""
-    before = connection.execute(_SELECT_BEFORE, {"known": attempt_id}).mappings().one()
-    connection.execute(write.add_to_rollup, [_rollup_row(dict(before), sign=-1)])
+    sums.before_change(connection, attempt_id)
     connection.execute(sa.delete(label).where(label.c.attempt_id == attempt_id))
     connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == attempt_id))
+
+
+def _annotate(connection: Connection, attempt_id: uuid.UUID, metadata: Mapping[str, Any]) -> None:
+    known = {"known": attempt_id}
+    before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
+    if before is None:
+        return
+    if before["status"] != "started" and not sums.IN_METADATA.isdisjoint(metadata):
+        sums.before_change(connection, attempt_id)
+    connection.execute(_UPDATE, known | {"metadata": {**(before["metadata"] or {}), **metadata}})
 
 
 def _begin(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
     if _inserted(connection, write, row):
         _add_labels(connection, write, row["attempt_id"], labels)
         accounts.move(connection, None, row, labels)
+        if row["status"] != "started":  # in a spool file that was edited
+            sums.note(connection, row["attempt_id"])
 
 
 def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
     """
-    Replace the row, and change the sums and running totals by the difference to the row before.
+    Replace the row, change the running totals by the difference to the row before, and note it for the sums.
 
     So they stay exact if an attempt is settled late, twice, or without its start.
     """
     known = {"known": row["attempt_id"]}
     before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
-    changes = [_rollup_row(row, sign=1)]
     if before is None and not _inserted(connection, write, row):
         # Another process has inserted it between the two statements.
         before = connection.execute(_SELECT_BEFORE, known).mappings().one()
@@ -216,21 +214,16 @@ def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels
         if before["status"] != "started" and None not in (before["reserved_nano"], row.get("reserved_nano")):
             # What an operator has released stays released.
             row["reserved_nano"] = min(before["reserved_nano"], row["reserved_nano"])
-        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
         if before["status"] != "started":
-            changes.append(_rollup_row(dict(before), sign=-1))
-    connection.execute(write.add_to_rollup, changes)
+            sums.before_change(connection, row["attempt_id"])
+        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
+    sums.note(connection, row["attempt_id"])
     accounts.move(connection, None if before is None else dict(before), row, labels)
 
 
 def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
     options = {"preserve_rowcount": True}
     return connection.execute(write.insert_attempt, row, execution_options=options).rowcount == 1
-
-
-def _rollup_row(row: Mapping[str, Any], *, sign: int) -> Row:
-    values: Row = {"bucket": row["bucket"]} | {name: row.get(name) or "" for name in DIMENSIONS}
-    return values | {name: sign * (row.get(name) or 0) for name in SUMS}
 
 
 def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUID, labels: Labels) -> None:
