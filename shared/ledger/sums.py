@@ -153,6 +153,16 @@ def rebuild(ledger: Ledger) -> None:
     Raises:
         StoreError: The ledger cannot be written.
     """
+    _forget(ledger)
+    is_more = True
+    while is_more:
+        with ledger.changing() as connection:
+            _lock_sums(connection)
+            is_more = _build_page(connection)
+
+
+def _forget(ledger: Ledger) -> None:
+    """Delete all sums, so that the ledger is as one of an older version."""
     with ledger.changing() as connection:
         _lock_sums(connection)
         _set_since(connection, -_ALWAYS)
@@ -164,11 +174,6 @@ def rebuild(ledger: Ledger) -> None:
         connection.execute(sa.delete(unsummed_label))
         latest = connection.scalar(sa.text("SELECT max(ts_us) FROM attempt"))
         _set_since(connection, None if latest is None else latest + 1)
-    is_more = True
-    while is_more:
-        with ledger.changing() as connection:
-            _lock_sums(connection)
-            is_more = _build_page(connection)
 
 
 def _delete_sums(ledger: Ledger) -> None:
@@ -221,7 +226,7 @@ def _fold_page(connection: Connection) -> bool:
 
 
 def _build_page(connection: Connection) -> bool:
-    """Add the newest attempts that an older version left; returns whether there are more."""
+    """Add the newest attempts that an older version left; returns whether there were any, so that there may be more."""
     high_us = _since(connection)
     if high_us is None:
         return False
@@ -235,7 +240,7 @@ def _build_page(connection: Connection) -> bool:
     buckets = connection.execute(_BUILT, span).one()
     _leave_out_full_labels(connection, *buckets)
     _set_since(connection, low_us)
-    return low_us is not None
+    return True
 
 
 def _since(connection: Connection) -> int | None:
