@@ -99,12 +99,21 @@ STEPS = (
                 duration_us BIGINT, cache_write_tokens BIGINT, unknown_requests BIGINT, unknown_calls BIGINT,
                 lower_bound_requests BIGINT, lower_bound_nano BIGINT, adjustment_requests BIGINT,
                 adjustment_nano BIGINT, failed_requests BIGINT, retried_calls BIGINT,
-                image_tokens_saved BIGINT, image_nano_saved BIGINT, latency_00 BIGINT, latency_01 BIGINT,
-                latency_02 BIGINT, latency_03 BIGINT, latency_04 BIGINT, latency_05 BIGINT, latency_06 BIGINT,
-                latency_07 BIGINT, latency_08 BIGINT, latency_09 BIGINT, latency_10 BIGINT, latency_11 BIGINT,
-                latency_12 BIGINT, latency_13 BIGINT, latency_14 BIGINT, latency_15 BIGINT, latency_16 BIGINT,
-                latency_17 BIGINT, latency_18 BIGINT, latency_19 BIGINT,
+                image_tokens_saved BIGINT, image_nano_saved BIGINT,
                 PRIMARY KEY (split, grain, start, owner, value, provider, model, operation, tool, agent)
+            ) $WITHOUT_ROWID
+            """,
+            """
+            CREATE TABLE latency (
+                grain INTEGER NOT NULL,
+                start BIGINT NOT NULL,
+                owner VARCHAR(70) NOT NULL,
+                value VARCHAR(200) NOT NULL,
+                provider VARCHAR(250) NOT NULL,
+                model VARCHAR(250) NOT NULL,
+                place SMALLINT NOT NULL,
+                answers BIGINT NOT NULL,
+                PRIMARY KEY (grain, start, owner, value, provider, model, place)
             ) $WITHOUT_ROWID
             """,
             "CREATE TABLE unsummed (attempt_id $UUID NOT NULL PRIMARY KEY) $WITHOUT_ROWID",

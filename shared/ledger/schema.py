@@ -137,10 +137,9 @@ SUMS = (
 )
 DIMENSIONS = ("provider", "model", "tool", "agent")
 
-# Answers by how long they took: the first count is of those below LATENCY_MS[0], the last of those of LATENCY_MS[-1] or
-# more; each limit is half as much again as the one before.
+# Answers are counted by how long they took: in place 0 below LATENCY_MS[0], in the last place LATENCY_MS[-1] or more.
+# Each limit is half as much again as the one before.
 LATENCY_MS = tuple(round(100 * 1.5**step) for step in range(19))
-LATENCIES = tuple(f"latency_{place:02}" for place in range(len(LATENCY_MS) + 1))
 # What is summed; shared/ledger/sums.py says what each means.
 VALUES = (
     "requests", *SUMS, "cache_write_tokens", "unknown_requests", "unknown_calls", "lower_bound_requests",
@@ -161,7 +160,24 @@ sums = sa.Table(
     sa.Column("owner", sa.String(70), primary_key=True),
     sa.Column("value", sa.String(200), primary_key=True),
     *(sa.Column(name, sa.String(250), primary_key=True) for name in SUM_KEY[5:]),
-    *(sa.Column(name, sa.BigInteger) for name in (*VALUES, *LATENCIES)),
+    *(sa.Column(name, sa.BigInteger) for name in VALUES),
+    sqlite_with_rowid=False,
+)
+
+LATENCY_KEY = ("grain", "start", "owner", "value", "provider", "model", "place")
+
+# How many answers took how long, by the same owners and times as the sums, without quarters of an hour.
+latency = sa.Table(
+    "latency",
+    metadata,
+    sa.Column("grain", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(70), primary_key=True),
+    sa.Column("value", sa.String(200), primary_key=True),
+    sa.Column("provider", sa.String(250), primary_key=True),
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("answers", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -41,7 +41,7 @@ from shared.ledger.deadline import within
 from shared.ledger.schema import (
     BUCKET_S,
     GRAINS,
-    LATENCIES,
+    LATENCY_KEY,
     LATENCY_MS,
     SUM_KEY,
     SUMS,
@@ -67,7 +67,6 @@ MAX_VALUES = 10_000
 _CATCHING_UP_S = 1.0
 _LOCK_S = 0.2
 _LABEL = "label:"
-_NUMBERS = (*VALUES, *LATENCIES)
 # Entries of an attempt's metadata that are summed.
 IN_METADATA = frozenset({"image_tokens_saved", "image_nano_saved"})
 _LABEL_GRAINS = GRAINS[1:]
@@ -177,19 +176,22 @@ def _forget(ledger: Ledger) -> None:
 
 
 def _delete_sums(ledger: Ledger) -> None:
-    """Delete all sums, those of a day at a time."""
-    while True:
-        with ledger.changing() as connection:
-            _lock_sums(connection)
-            first = connection.execute(sa.text("SELECT split, grain, start FROM sums LIMIT 1")).mappings().one_or_none()
-            if first is None:
-                return
-            connection.execute(
-                sa.text(
-                    "DELETE FROM sums WHERE split = :split AND grain = :grain AND start >= :start AND start < :end"
-                ),
-                dict(first) | {"end": first["start"] + _DAY_S},
-            )
+    """Delete all sums, those of a grain and day at a time."""
+    for table, keys in (("sums", ("split", "grain")), ("latency", ("grain",))):
+        while _delete_some(ledger, table, keys):
+            pass
+
+
+def _delete_some(ledger: Ledger, table: str, keys: tuple[str, ...]) -> bool:
+    inside = " AND ".join((*(f"{key} = :{key}" for key in keys), "start >= :start AND start < :end"))
+    with ledger.changing() as connection:
+        _lock_sums(connection)
+        query = f"SELECT {', '.join(keys)}, start FROM {table} LIMIT 1"  # noqa: S608 - our own names
+        first = connection.execute(sa.text(query)).mappings().one_or_none()
+        if first is not None:
+            given = {**first, "end": first["start"] + _DAY_S}
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE {inside}"), given)  # noqa: S608 - our own names
+    return first is not None
 
 
 def _may_fold(connection: Connection) -> bool:
@@ -217,8 +219,7 @@ def _fold_page(connection: Connection) -> bool:
     if not any(found.values()):
         return False
     given = {name: _array(connection, ids) for name, ids in found.items()}
-    connection.execute(_statement(connection.dialect.name, "page"), given)
-    for statement in _DONE[connection.dialect.name]:
+    for statement in (*_statements(connection.dialect.name, "page"), *_DONE[connection.dialect.name]):
         connection.execute(statement, given)
     low, high = connection.execute(_DAYS[connection.dialect.name], given).one()
     _leave_out_full_labels(connection, low, high)
@@ -233,10 +234,8 @@ def _build_page(connection: Connection) -> bool:
     query = "SELECT ts_us FROM attempt WHERE ts_us < :high ORDER BY ts_us DESC LIMIT 1 OFFSET :page"
     low_us = connection.scalar(sa.text(query), {"high": high_us, "page": _BUILD_PAGE})
     span = {"low": _ALWAYS if low_us is None else low_us, "high": high_us}
-    if connection.dialect.name == "sqlite":
-        for statement in _FORGET_TAKEN:
-            connection.execute(statement, span)
-    connection.execute(_statement(connection.dialect.name, "build"), span)
+    for statement in _statements(connection.dialect.name, "build"):
+        connection.execute(statement, span)
     buckets = connection.execute(_BUILT, span).one()
     _leave_out_full_labels(connection, *buckets)
     _set_since(connection, low_us)
@@ -304,11 +303,6 @@ _DAYS = {
     for dialect in _IN
 }
 _BUILT = sa.text("SELECT min(bucket), max(bucket) FROM attempt WHERE ts_us >= :low AND ts_us < :high")
-_FORGET_TAKEN = [
-    sa.text(f"DELETE FROM {table} WHERE taken_id IN (SELECT taken_id FROM taken_back WHERE {inside})")  # noqa: S608
-    for inside in ("ts_us >= :low AND ts_us < :high",)
-    for table in ("taken_back_label", "taken_back")
-]
 
 
 def _leave_out_full_labels(connection: Connection, first: int | None, last: int | None) -> None:
@@ -318,14 +312,19 @@ def _leave_out_full_labels(connection: Connection, first: int | None, last: int 
     days = {"first": first * BUCKET_S // _DAY_S * _DAY_S, "last": last * BUCKET_S, "most": MAX_VALUES}
     for owner, day in connection.execute(_FULL, days).all():
         connection.execute(sa.insert(unsummed_label), {"owner": owner, "day": day})
-        connection.execute(_DELETE_OWNER, {"owner": owner, "day": day, "end": day + _DAY_S})
+        for statement in _DELETE_OWNER:
+            connection.execute(statement, {"owner": owner, "day": day, "end": day + _DAY_S})
 
 
 _FULL = sa.text(
     f"SELECT owner, start FROM sums WHERE split = 0 AND grain = {_DAY_S} AND start >= :first AND start <= :last "  # noqa: S608
     "AND owner <> '' GROUP BY owner, start HAVING count(*) > :most"
 )
-_DELETE_OWNER = sa.text("DELETE FROM sums WHERE owner = :owner AND start >= :day AND start < :end")
+_DELETE_OWNER = [
+    sa.text(f"DELETE FROM {table} WHERE {key} grain = {grain} AND start >= :day AND start < :end AND owner = :owner")  # noqa: S608
+    for grain in _LABEL_GRAINS
+    for table, key in (("sums", "split = 0 AND"), ("sums", "split = 1 AND"), ("latency", ""))
+]
 
 
 # What is summed of an attempt, in SQL on its columns. NULL is 0, and takes no room.
@@ -344,9 +343,7 @@ _SAVED = {
 
 @lru_cache(maxsize=2)
 def expressions(dialect: str) -> Mapping[str, str]:
-    """What each of VALUES and LATENCIES adds up, as SQL on the columns of an attempt that is settled."""
-    answered = "CASE WHEN status = 'ok' AND duration_us >= {0} AND duration_us < {1} THEN 1 END"
-    limits = (0, *(ms * 1000 for ms in LATENCY_MS), 2**62)
+    """What each of VALUES adds up, as SQL on the columns of an attempt that is settled."""
     found = {
         "requests": "1",
         **{name: f"coalesce({name}, 0)" for name in (*SUMS, "cache_write_tokens")},
@@ -361,9 +358,13 @@ def expressions(dialect: str) -> Mapping[str, str]:
         # Answered by the second attempt or a later one: a retry, or another model.
         "retried_calls": "CASE WHEN attempt_number > 1 THEN calls END",
         **{name: _SAVED[dialect].format(name) for name in IN_METADATA},
-        **{name: answered.format(*limits[place : place + 2]) for place, name in enumerate(LATENCIES)},
     }
-    return {name: found[name] for name in _NUMBERS}
+    return {name: found[name] for name in VALUES}
+
+
+_SHORTER = " ".join(f"WHEN duration_us < {ms * 1000} THEN {place}" for place, ms in enumerate(LATENCY_MS))
+# In which place of the latencies an attempt counts; NULL for one that was not answered.
+PLACE = f"CASE WHEN status <> 'ok' OR duration_us IS NULL THEN NULL {_SHORTER} ELSE {len(LATENCY_MS)} END"
 
 
 def _rows(dialect: str, sign: int, identity: str, source: str) -> str:
@@ -371,7 +372,7 @@ def _rows(dialect: str, sign: int, identity: str, source: str) -> str:
     numbers = (f"{sign} * ({what}) AS {name}" for name, what in expressions(dialect).items())
     return (
         f"SELECT {identity} AS id, CAST(bucket AS bigint) AS bucket, conversation, provider, model, operation, "
-        f"coalesce(tool, '') AS tool, coalesce(agent, '') AS agent, {', '.join(numbers)} {source}"
+        f"coalesce(tool, '') AS tool, coalesce(agent, '') AS agent, {PLACE} AS place, {', '.join(numbers)} {source}"
     )
 
 
@@ -416,7 +417,7 @@ def _start(grain: int) -> str:
 def _grouped(split: int, grain: int, source: str, owner: str, value: str) -> str:
     keys = SUM_KEY[5:]
     dimensions = ", ".join(keys if split else ("''" for _ in keys))
-    numbers = ", ".join(f"sum({name})" for name in _NUMBERS)
+    numbers = ", ".join(f"sum({name})" for name in VALUES)
     groups = [_start(grain), *((owner, value) if owner != "''" else ()), *(keys if split else ())]
     return (
         f"SELECT {split}, {grain}, {_start(grain)}, {owner}, {value}, {dimensions}, {numbers} "  # noqa: S608
@@ -430,30 +431,59 @@ def _all_groups() -> str:
     return "\nUNION ALL\n".join(selects)
 
 
+def _all_latencies() -> str:
+    return "\nUNION ALL\n".join(
+        f"SELECT {grain}, {_start(grain)}, {owner}, provider, model, place, sum(requests) FROM {source} "  # noqa: S608
+        f"WHERE place IS NOT NULL GROUP BY {', '.join((_start(grain), *groups, 'provider', 'model', 'place'))}"
+        for grain in _LABEL_GRAINS
+        for source, owner, groups in (("page", "'', ''", ()), ("labelled", "owner, value", ("owner", "value")))
+    )
+
+
+def _added(name: str) -> str:
+    return f"{name} = coalesce(sums.{name} + excluded.{name}, sums.{name}, excluded.{name})"
+
+
+def _into_sums() -> str:
+    return (
+        f"INSERT INTO sums ({', '.join((*SUM_KEY, *VALUES))})\n{_all_groups()}\n"
+        f"ON CONFLICT ({', '.join(SUM_KEY)}) DO UPDATE SET {', '.join(map(_added, VALUES))}"
+    )
+
+
+def _into_latency() -> str:
+    return (
+        f"INSERT INTO latency ({', '.join(LATENCY_KEY)}, answers)\n{_all_latencies()}\n"
+        f"ON CONFLICT ({', '.join(LATENCY_KEY)}) DO UPDATE SET answers = latency.answers + excluded.answers"
+    )
+
+
 @lru_cache(maxsize=8)
-def _statement(dialect: str, kind: str) -> sa.TextClause:
-    """The statement that adds attempts to the sums: a page that was claimed, or those of a time that are in none."""
+def _statements(dialect: str, kind: str) -> tuple[sa.TextClause, ...]:
+    """What adds attempts to the sums: a page that was claimed, or those of a time that are in none."""
     if kind == "page":
         taken = f"FROM taken_back WHERE taken_id {_any_of(dialect, 'uuid', 'taken')}"
         ids = f"FROM attempt WHERE attempt_id {_any_of(dialect, 'uuid', 'ids')} AND status <> 'started'"
-        attempts = _with(_rows(dialect, 1, "attempt_id", ids), _rows(dialect, -1, "taken_id", taken))
+        rows: tuple[str, ...] = (_rows(dialect, 1, "attempt_id", ids), _rows(dialect, -1, "taken_id", taken))
     else:
-        inside = "ts_us >= :low AND ts_us < :high"
-        # What was taken back of attempts that are in no sum is forgotten, in the same snapshot.
-        forget = (
-            f"gone AS (DELETE FROM taken_back WHERE {inside} RETURNING taken_id), "  # noqa: S608
-            "gone_labels AS (DELETE FROM taken_back_label WHERE taken_id IN (SELECT taken_id FROM gone)),"
-        )
-        attempts = _with(
-            _rows(dialect, 1, "attempt_id", _not_noted(inside)), before=forget if dialect == "postgresql" else ""
-        )
-    added = ", ".join(
-        f"{name} = coalesce(sums.{name} + excluded.{name}, sums.{name}, excluded.{name})" for name in _NUMBERS
-    )
-    return sa.text(
-        f"{attempts}\nINSERT INTO sums ({', '.join((*SUM_KEY, *_NUMBERS))})\n{_all_groups()}\n"
-        f"ON CONFLICT ({', '.join(SUM_KEY)}) DO UPDATE SET {added}"
-    )
+        rows = (_rows(dialect, 1, "attempt_id", _not_noted(_INSIDE)),)
+    if dialect == "sqlite":  # the transaction is the only one that writes
+        forget = () if kind == "page" else tuple(map(sa.text, _FORGET_TAKEN))
+        return *forget, *(sa.text(f"{_with(*rows)}\n{into}") for into in (_into_sums(), _into_latency()))
+    # One statement, so that all of it sees the same moment. What was taken back of attempts in no sum is forgotten.
+    before = "" if kind == "page" else _FORGET_TAKEN_AT_ONCE
+    return (sa.text(f"{_with(*rows, before=before)},\ninto_sums AS ({_into_sums()})\n{_into_latency()}"),)
+
+
+_INSIDE = "ts_us >= :low AND ts_us < :high"
+_FORGET_TAKEN = [
+    f"DELETE FROM {table} WHERE taken_id IN (SELECT taken_id FROM taken_back WHERE {_INSIDE})"  # noqa: S608
+    for table in ("taken_back_label", "taken_back")
+]
+_FORGET_TAKEN_AT_ONCE = (
+    f"gone AS (DELETE FROM taken_back WHERE {_INSIDE} RETURNING taken_id), "  # noqa: S608 - our own names
+    "gone_labels AS (DELETE FROM taken_back_label WHERE taken_id IN (SELECT taken_id FROM gone)),"
+)
 
 
 # Checking
@@ -461,21 +491,25 @@ def _statement(dialect: str, kind: str) -> sa.TextClause:
 
 def wrong(connection: Connection) -> int:
     """The number of sums that are not what their attempts add up to."""
-    dialect = connection.dialect.name
-    since_us = _since(connection)
+    return _wrong(connection, "sums", _all_groups(), SUM_KEY, VALUES) + _wrong(
+        connection, "latency", _all_latencies(), LATENCY_KEY, ("answers",)
+    )
+
+
+def _wrong(connection: Connection, table: str, expected: str, keys: tuple[str, ...], numbers: tuple[str, ...]) -> int:
+    dialect, since_us = connection.dialect.name, _since(connection)
     inside = "ts_us >= :since"
     rows = (
         _rows(dialect, 1, "attempt_id", _not_noted(inside)),
         _rows(dialect, 1, "taken_id", f"FROM taken_back WHERE {inside}"),
     )
-    keys = ", ".join(SUM_KEY)
-    names = ", ".join((*SUM_KEY, *_NUMBERS))
-    negative = ", ".join(f"-{name}" for name in _NUMBERS)
-    differs = " OR ".join(f"coalesce(sum({name}), 0) <> 0" for name in _NUMBERS)
+    key, names = ", ".join(keys), ", ".join((*keys, *numbers))
+    negative = ", ".join(f"-{name}" for name in numbers)
+    differs = " OR ".join(f"coalesce(sum({name}), 0) <> 0" for name in numbers)
     query = (
-        f"{_with(*rows)}, expected ({names}) AS ({_all_groups()}), "  # noqa: S608 - our own names
-        f"both_ AS (SELECT {names} FROM expected UNION ALL SELECT {keys}, {negative} FROM sums) "
-        f"SELECT count(*) FROM (SELECT 1 FROM both_ GROUP BY {keys} HAVING {differs}) AS different"
+        f"{_with(*rows)}, expected ({names}) AS ({expected}), "  # noqa: S608 - our own names
+        f"both_ AS (SELECT {names} FROM expected UNION ALL SELECT {key}, {negative} FROM {table}) "
+        f"SELECT count(*) FROM (SELECT 1 FROM both_ GROUP BY {key} HAVING {differs}) AS different"
     )
     return connection.scalar(sa.text(query), {"since": _ALWAYS if since_us is None else since_us}) or 0
 
