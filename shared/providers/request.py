@@ -44,7 +44,7 @@ from shared.providers.newer_models import (
     passed_on,
     with_native_schema,
 )
-from shared.providers.strict_schema import fitted_format
+from shared.providers.strict_schema import fitted_format, is_small_expanded
 from shared.providers.transport import parsed
 from shared.providers.usage import details
 from shared.types import Candidate, Picture, Request, WantedSchema
@@ -55,6 +55,8 @@ _THINKING = frozenset({"thinking", "redacted_thinking"})
 _PICTURES_IN_TOOL_RESULTS = frozenset({"anthropic", "gemini"})
 # Providers that pass requests on to others, with the reasoning that these gave.
 _ROUTERS = frozenset({"openrouter", "vercel_ai_gateway"})
+# Gemini takes no references, so LiteLLM replaces them, however many parts that makes.
+_MAX_PARTS = 20_000
 _NO_TEXT = "(a tool result without text)"
 
 
@@ -212,6 +214,8 @@ def _parameters(
         params["response_format"] = fitted_format(candidate, wanted)
         if params["response_format"] is None or (known is not None and "response_format" not in known):
             del params["response_format"]
+    if endpoint.wire == "gemini" and not is_small_expanded(params, _MAX_PARTS):
+        raise invalid(candidate, "The schemas of the tools or of the answer are too large without their $ref")
     adapt_parameters(candidate, params, base)
     if known is not None and endpoint.wire == "openai":
         known |= passed_on(candidate, params, known).keys()
