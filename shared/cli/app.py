@@ -33,7 +33,7 @@ for command in (text, estimate, compare, report, models, doctor):
 app.add_typer(images, name="images", help="Make images, and list those made so far with what they cost.")
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
 app.add_typer(ledger, name="ledger", help="Look after the ledger: corrections, checks, repair and backup.")
-app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
+app.add_typer(prices, name="prices", help="Prices of models, and what another price table would change.")
 app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
 
 
