@@ -95,6 +95,29 @@ def test_errors_are_one_sentence(
     assert "Traceback" not in printed[1].getvalue()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("text",),
+        ("text", "Hello", "--temprature", "1"),
+        ("text", "Hello", "--max-tokens", "0"),
+        ("compare", "Hello"),
+        ("models", "--supports", "flying"),
+        ("models", "--max-input-price", "cheap"),
+        ("models", "--retiring", "soon"),
+        ("images", "create", "A fox", "-n", "99"),
+        ("doctor", "everything"),
+    ],
+)
+def test_a_wrong_argument(arguments: tuple[str, ...]) -> None:
+    """A command that is not understood shows how it is used, with the error last, and exits with 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith("Usage: ")
+    assert "\nError: " in result.output
+
+
 def test_broken_stream_keeps_what_came(
     hosted: Double, monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO]
 ) -> None:
