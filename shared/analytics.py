@@ -22,6 +22,7 @@ from shared.internal.fair_pool import FairPool
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
+    GRAINS,
     Admission,
     Answers,
     AttemptRow,
@@ -51,11 +52,23 @@ from shared.ledger import (
     store_budget,
     sum_costs,
     uuid_of,
-    window,
 )
 from shared.models import Catalogue, known_model, resolve
 from shared.prices import price_table
-from shared.reports import Repriced, render, reprice, totals
+from shared.reports import (
+    COLUMNS,
+    Repriced,
+    check_names,
+    dimensions,
+    groups_of,
+    narrowed,
+    period_before,
+    render,
+    reprice,
+    span_of,
+    totals,
+    totals_of,
+)
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
 
@@ -110,6 +123,8 @@ def get_llm_costs(
     until: datetime | date | str | None = None,
     tz: str | None = None,
     by: str | None = None,
+    where: Mapping[str, str] | None = None,
+    compare: bool = False,
 ) -> dict[str, Any]:
     """
     What was spent, according to the ledger; inside a scope with labels, only what those labels spent.
@@ -117,13 +132,19 @@ def get_llm_costs(
     Args:
         days: Days to look back (periods of 24 hours), when `since` is not given.
 
-        since: First moment or day; text is ISO 8601.
+        since: First moment or period; text is ISO 8601 (a day, a time, 2026-W48, 2026-11 or 2026), today, yesterday,
+            or so long ago: 24h, 7d, 2w.
 
-        until: Last moment, exclusive; a day is inclusive.
+        until: Last moment, exclusive; a day, week, month or year is inclusive.
 
         tz: IANA time zone that defines days. None: AGENTSWARM_TIMEZONE, else the system's.
 
-        by: model, provider, tool, agent, day, or a label such as "customer": adds "groups".
+        by: model, provider, tool, agent, hour, day, week, month, or a label such as "customer"; two with a comma, such
+            as "customer,model". Adds "groups".
+
+        where: Only calls of these values of model, provider, tool, agent or labels: {"customer": "acme"}.
+
+        compare: Whether to add the costs of the period before: as many months, days or hours.
 
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
@@ -143,8 +164,12 @@ def get_llm_costs(
         since, until, timezone, store, waiting_records (records that could not be written yet,
         and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
-        groups (with `by`): name, cost (NaN if every cost is unknown), cost_nano (then None), avg_cost_per_call, tokens,
-        calls, failed_calls, unpriced_calls, cost_is_lower_bound and unknown_cost_requests of each.
+        groups (with `by`): name, keys (the value of each dimension), cost (NaN if every cost is unknown), cost_nano
+        (then None), avg_cost_per_call, tokens, input_tokens (cached_tokens among them), output_tokens, calls,
+        failed_calls, unpriced_calls, cost_is_lower_bound, unknown_cost_requests, and share of the total (0 to 1; NaN
+        where the cost is unknown). With `compare`, previous_cost and previous_cost_nano, if they are no periods.
+
+        previous (with `compare`): the total of the period before, with the fields of a group, since and until.
 
         budgets, those that apply here now: limit, left and used in US$. What is used is spent (known costs), reserved
         (for reserved_requests, of which not all of the cost is known) or under_way (the most that running requests can
@@ -153,13 +178,14 @@ def get_llm_costs(
         when nothing was spent.
 
     Raises:
-        InvalidRequest: The window is not a span of time.
+        InvalidRequest: The window is not a span of time, or the ledger has no such dimension.
 
         ConfigurationError: The time zone is unknown, or cost tracking is off.
 
         StoreError: The ledger cannot be read.
     """
-    return costs_of(Filter(labels=current_scope().labels), days, since=since, until=until, tz=tz, by=by)
+    which = Filter(labels=current_scope().labels)
+    return costs_of(which, days, since=since, until=until, tz=tz, by=by, where=where, compare=compare)
 
 
 def costs_of(
@@ -170,18 +196,33 @@ def costs_of(
     until: datetime | date | str | None = None,
     tz: str | None = None,
     by: str | None = None,
+    where: Mapping[str, str] | None = None,
+    compare: bool = False,
 ) -> dict[str, Any]:
     """The same as `get_llm_costs`, for the attempts that match `which`."""
     ledger = _required_ledger()
-    span = window(days, since=since, until=until, zone=zone(tz))
+    span = span_of(days, since=since, until=until, zone=zone(tz))
+    names, where = dimensions(by) if by else (), where or {}
     ledger.flush()
     ledger.settle_expired()
-    costs = sum_costs(ledger, span, which, by)
+    check_names(ledger, names, which, known=(*COLUMNS, *GRAINS))
+    check_names(ledger, tuple(where), which, known=COLUMNS)
+    which = narrowed(which, where)
+    costs = sum_costs(ledger, span, which)
     costs |= image_savings(ledger, span, which)
     costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
+    if where:
+        costs["where"] = dict(where)
+    before = period_before(span) if compare else None
+    if names:
+        is_timed = not set(names).isdisjoint(GRAINS)
+        costs["by"] = ",".join(names)
+        costs["groups"] = groups_of(ledger, span, names, which, None if is_timed else before)
+    if before is not None:
+        costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
 
 

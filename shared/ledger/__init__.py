@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         safe_metadata as safe_metadata,
         uuid_of as uuid_of,
     )
-    from shared.ledger.export import write_records as write_records
+    from shared.ledger.export import csv_cell as csv_cell, write_records as write_records
+    from shared.ledger.grouped import (
+        FIGURES as FIGURES,
+        GRAINS as GRAINS,
+        grouped_sums as grouped_sums,
+        is_empty as is_empty,
+        label_names as label_names,
+    )
     from shared.ledger.image_lineage import (
         ImageLineage as ImageLineage,
         image_savings as image_savings,
@@ -37,9 +44,11 @@ if TYPE_CHECKING:
     )
     from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
     from shared.ledger.query import (
+        UNALLOCATED as UNALLOCATED,
         BudgetForecast as BudgetForecast,
         Filter as Filter,
         RecentPrompt as RecentPrompt,
+        Window as Window,
         all_budget_forecasts as all_budget_forecasts,
         attempt_records as attempt_records,
         average_output as average_output,
@@ -73,11 +82,12 @@ else:
             "answers": "Answers answers_of",
             "engine": "wal_is_safe",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
-            "export": "write_records",
+            "export": "csv_cell write_records",
+            "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
-            "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",
+            "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",

@@ -58,18 +58,34 @@ class Window:
     until_us: int
     zone: ZoneInfo
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Both ends in its time zone, to the second."""
+        first, last = (datetime.fromtimestamp(ts_us / 1e6, self.zone) for ts_us in (self.since_us, self.until_us))
+        return first.isoformat(timespec="seconds"), last.isoformat(timespec="seconds")
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which attempts to include: those with all `labels`, and those of `conversation` unless any will do."""
+    """
+    Which attempts to include: those with all `labels`, and those of `conversation` unless any will do.
+
+    `columns` are values of the rollup's dimensions: provider, model, tool and agent.
+    """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     conversation: str | None = None
     any_conversation: bool = True
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def everything(self) -> bool:
         """Whether every attempt is included."""
+        return self.in_rollup and not self.columns
+
+    @property
+    def in_rollup(self) -> bool:
+        """Whether the rollup can tell which attempts are included."""
         return not self.labels and self.any_conversation
 
 
@@ -365,6 +381,7 @@ def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = [
         sa.exists().where(tagged, tag.c.name == name, tag.c.value == value) for name, value in which.labels.items()
     ]
+    conditions += [attempt.c[name] == value for name, value in which.columns.items()]
     if not which.any_conversation:
         conditions.append(attempt.c.conversation.is_not_distinct_from(which.conversation))
         conditions.append(~sa.exists().where(tagged))
@@ -379,6 +396,8 @@ def _agent_turns(
     turns = [sums["calls"] + sums["failed_calls"] for by_tool, sums in by_agents if not by_tool]
     if any(turns):
         return sum(sums["calls"] for by_tool, sums in by_agents if not by_tool)
+    if which.columns:
+        return 0  # the filter has left the turns out, or there are none
     if by_agents or _agents_used_tools(connection, span, which):
         return None
     return 0
@@ -475,8 +494,7 @@ def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sum
         "cost_by_tool": _most_expensive_first(groups["tool"]),
         "cost_by_agent": _most_expensive_first(groups["agent"]),
         "cost_by_day": {day: _cost(sums) for day, sums in groups["day"].items()},
-        "since": datetime.fromtimestamp(span.since_us / 1e6, span.zone).isoformat(timespec="seconds"),
-        "until": datetime.fromtimestamp(span.until_us / 1e6, span.zone).isoformat(timespec="seconds"),
+        **dict(zip(("since", "until"), span.ends, strict=True)),
         "timezone": str(span.zone),
         "store": ledger.name,
         "waiting_records": ledger.waiting,
