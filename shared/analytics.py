@@ -23,6 +23,7 @@ from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
     GRAINS,
+    KINDS,
     Admission,
     Answers,
     AttemptRow,
@@ -38,6 +39,8 @@ from shared.ledger import (
     answers_of,
     attempt_of,
     budget_forecasts,
+    call_record,
+    calls_in,
     cost_nano_of,
     cost_row,
     enter,
@@ -58,6 +61,8 @@ from shared.prices import price_table
 from shared.reports import (
     COLUMNS,
     Repriced,
+    attempt_dict,
+    call_dict,
     check_names,
     dimensions,
     groups_of,
@@ -292,6 +297,72 @@ def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
     forecasts = budget_forecasts(ledger, limits, here, scope.labels)
     applicable = [each for each in forecasts if any(each.status.whose) or not each.status.limit.dimensions]
     return [_as_dict(each) for each in applicable if scope.may_see(each.status.limit)]
+
+
+def calls_of(
+    kind: str = "latest",
+    *,
+    since: datetime | date | str | None = "7d",
+    until: datetime | date | str | None = None,
+    where: Mapping[str, str] | None = None,
+    limit: int = 20,
+    page: int = 1,
+) -> list[dict[str, Any]]:
+    """
+    Single calls; inside a scope with labels, only those of the labels.
+
+    Args:
+        kind: latest, most-expensive, failed, or unknown (whose cost is unknown, at least in part).
+
+        since, until, where: As for `get_llm_costs`.
+
+        limit: Calls on a page, 1 to 1,000.
+
+        page: Which page, from 1.
+
+    Returns:
+        Of each call_id, time, status, model, provider, attempts, tool, agent, labels, input_tokens, output_tokens,
+        cost_usd (NaN if unknown), cost_nano, cost_is_lower_bound, unknown_cost_requests, reserved_usd and error_type.
+
+    Raises:
+        InvalidRequest: There is no such list, or no such name in the ledger.
+
+        StoreError: The ledger cannot be read.
+    """
+    found = next((each for each in KINDS if each == kind), None)
+    if found is None or not 1 <= limit <= 1000 or page < 1:
+        hint = f"Give {', '.join(KINDS)}, and at most 1,000 on a page."
+        raise InvalidRequest(f"There is no list of calls {kind[:40]!r}", hint=hint)
+    ledger, span = _required_ledger(), span_of(since=since, until=until, zone=zone())
+    ledger.flush()
+    ledger.settle_expired()
+    which = Filter(labels=current_scope().labels)
+    check_names(ledger, tuple(where or ()), which, known=COLUMNS)
+    which = narrowed(which, where or {})
+    return [call_dict(each) for each in calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)]
+
+
+def call_of(call_id: uuid.UUID) -> dict[str, Any]:
+    """
+    One call with its attempts: why each was made, and why it costs what it costs.
+
+    Raises:
+        InvalidRequest: The ledger has no such call.
+
+        StoreError: The ledger cannot be read.
+    """
+    ledger = _required_ledger()
+    ledger.flush()
+    ledger.settle_expired()
+    found = call_record(ledger, call_id)
+    if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
+        raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
+    adjustments = [
+        {"kind": row.adjustment_kind, "cost_nano": row.cost_nano, "cost_usd": to_usd(row.cost_nano)}
+        for row in found.adjustments
+    ]
+    attempts = [attempt_dict(row, found.attempts[0]) for row in found.attempts]
+    return call_dict(found) | {"attempt_count": len(attempts), "attempts": attempts, "adjustments": adjustments}
 
 
 def set_budget(name: str, budget: Budget) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from shared.cli.budget import budget
+from shared.cli.calls import calls
 from shared.cli.compare import compare, estimate
 from shared.cli.console import accept_any_text, err, out, printable_lines
 from shared.cli.doctor import doctor
@@ -31,6 +32,7 @@ app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mod
 for command in (text, estimate, compare, report, models, doctor):
     app.command()(command)
 app.add_typer(images, name="images", help="Make images, and list those made so far with what they cost.")
+app.add_typer(calls, name="calls", help="Single calls, with their attempts, and why each costs what it costs.")
 app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
 app.add_typer(ledger, name="ledger", help="Look after the ledger: corrections, checks, repair and backup.")
 app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
@@ -66,6 +68,8 @@ def _errors_as_text() -> Iterator[None]:
         yield
     except LLMError as error:
         err.print(f"Error: {_ARGUMENT.sub(r'--\1 ', printable_lines(str(error)))}")
+        if error.call_id is not None:
+            err.print(f"See: agentswarm-tools calls show {error.call_id}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

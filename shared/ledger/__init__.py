@@ -20,6 +20,12 @@ if TYPE_CHECKING:
         repriced as repriced,
     )
     from shared.ledger.answers import Answers as Answers, answers_of as answers_of
+    from shared.ledger.calls import (
+        KINDS as KINDS,
+        CallRecord as CallRecord,
+        call_record as call_record,
+        calls_in as calls_in,
+    )
     from shared.ledger.engine import wal_is_safe as wal_is_safe
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
@@ -80,6 +86,7 @@ else:
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
+            "calls": "KINDS CallRecord call_record calls_in",
             "engine": "wal_is_safe",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_records",

@@ -23,6 +23,7 @@ from shared.reports.formats import (
 )
 
 if TYPE_CHECKING:
+    from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
     from shared.reports.groups import (
         COLUMNS as COLUMNS,
         check_names as check_names,
@@ -50,6 +51,7 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
+            "calls": "attempt_dict call_dict",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
             "periods": "period_before span_of window_text",
             "repricing": "Repriced reprice totals",
