@@ -32,6 +32,7 @@ from shared.ledger import (
     ImageLineage,
     Ledger,
     Reservation,
+    Window,
     adjustment,
     adjustment_of,
     adjustment_row,
@@ -66,6 +67,7 @@ from shared.reports import (
     check_names,
     dimensions,
     groups_of,
+    html_page,
     narrowed,
     period_before,
     render,
@@ -205,9 +207,16 @@ def costs_of(
     compare: bool = False,
 ) -> dict[str, Any]:
     """The same as `get_llm_costs`, for the attempts that match `which`."""
-    ledger = _required_ledger()
     span = span_of(days, since=since, until=until, zone=zone(tz))
-    names, where = dimensions(by) if by else (), where or {}
+    costs = _costs_in(span, which, by=by, where=where or {}, compare=compare)
+    return costs | {"days": days if since is None and until is None else None}
+
+
+def _costs_in(
+    span: Window, which: Filter, *, by: str | None, where: Mapping[str, str], compare: bool
+) -> dict[str, Any]:
+    ledger = _required_ledger()
+    names = dimensions(by) if by else ()
     ledger.flush()
     ledger.settle_expired()
     check_names(ledger, names, which, known=(*COLUMNS, *GRAINS))
@@ -215,7 +224,6 @@ def costs_of(
     which = narrowed(which, where)
     costs = sum_costs(ledger, span, which)
     costs |= image_savings(ledger, span, which)
-    costs["days"] = days if since is None and until is None else None
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
@@ -229,6 +237,29 @@ def costs_of(
     if before is not None:
         costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
+
+
+def costs_page(
+    days: float = 7,
+    *,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    tz: str | None = None,
+    where: Mapping[str, str] | None = None,
+) -> str:
+    """
+    The report as one page of HTML, without scripts, which fetches nothing.
+
+    Args:
+        days, since, until, tz, where: As for `get_llm_costs`.
+
+    Raises:
+        InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
+    """
+    span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
+    costs = _costs_in(span, Filter(labels=inside), by="model", where=where, compare=True)
+    budgets = costs["budgets"] if inside else all_budgets()
+    return html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
 
 
 async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
-from shared.analytics import get_llm_costs
+from shared.analytics import costs_page, get_llm_costs, zone
 from shared.cli.console import AsJson, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.errors import InvalidRequest
@@ -27,7 +28,7 @@ from shared.reports import (
     usd,
 )
 
-Format = Literal["table", "json", "csv", "markdown"]
+Format = Literal["table", "json", "csv", "markdown", "html"]
 # How far back a report goes by default: enough periods to compare.
 _DAYS = {"hour": 1.0, "hourly": 1.0, "week": 56.0, "weekly": 56.0, "month": 366.0, "monthly": 366.0}
 _UNKNOWN = "yellow"
@@ -59,7 +60,11 @@ def report(
     where: Where = None,
     tz: Annotated[str | None, typer.Option(help="Time zone for days, such as Europe/Berlin.")] = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="By default a table on a terminal, else the guide's lines.")
+        Format | None,
+        typer.Option(
+            "--format",
+            help="By default a table on a terminal, else the guide's lines; html is a page, by default of this month.",
+        ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Show all decimals of US$ in the table.")] = False,
     as_json: AsJson = False,
@@ -68,7 +73,13 @@ def report(
     if short is not None and by is not None:
         raise InvalidRequest(f"--by {by[:40]} and {short[:40]} say both how to group", hint="Leave one of them out.")
     by = short or by or "model"
+    is_given = days is not None
     days = _DAYS.get(by.partition(",")[0], 7) if days is None else days
+    if form == "html" and not as_json:
+        if since is None and until is None and not is_given:
+            since = f"{datetime.now(zone(tz)):%Y-%m}"
+        out.out(costs_page(days, since=since, until=until, tz=tz, where=conditions(where)), end="")
+        return
     costs = get_llm_costs(days, since=since, until=until, tz=tz, by=by, where=conditions(where), compare=True)
     match "json" if as_json else form or ("table" if out.is_terminal else None):
         case "json":

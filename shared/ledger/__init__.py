@@ -43,6 +43,13 @@ if TYPE_CHECKING:
         is_empty as is_empty,
         label_names as label_names,
     )
+    from shared.ledger.health import (
+        SAMPLE as SAMPLE,
+        Outcome as Outcome,
+        Unknown as Unknown,
+        outcomes as outcomes,
+        unknowns as unknowns,
+    )
     from shared.ledger.image_lineage import (
         ImageLineage as ImageLineage,
         image_savings as image_savings,
@@ -91,6 +98,7 @@ else:
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_records",
             "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
+            "health": "SAMPLE Outcome Unknown outcomes unknowns",
             "image_lineage": "ImageLineage image_savings lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "

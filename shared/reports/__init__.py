@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         narrowed as narrowed,
         totals_of as totals_of,
     )
+    from shared.reports.page import html_page as html_page
     from shared.reports.periods import (
         period_before as period_before,
         span_of as span_of,
@@ -53,6 +54,7 @@ else:
         {
             "calls": "attempt_dict call_dict",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
+            "page": "html_page",
             "periods": "period_before span_of window_text",
             "repricing": "Repriced reprice totals",
             "tables": "csv_text lines_of money percent table_of usd_text",
