@@ -77,9 +77,8 @@ def unknowns(ledger: Ledger, span: Window, which: Filter) -> list[Unknown]:
             query = sa.select(*keys, *sums).where(*inside, attempt.c.status != "started", sa.text(kind))
             if kind == "cost_is_lower_bound":
                 query = query.where(sa.func.coalesce(attempt.c.reserved_nano, 0) <= 0)
-            for model, status, error_type, has_usage, is_known, requests, reserved in connection.execute(
-                query.group_by(*keys)
-            ):
-                each = Unknown(model, status, error_type, bool(has_usage), bool(is_known), requests, int(reserved))
-                found.append(each)
+            found += [
+                Unknown(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], int(row[6]))
+                for row in connection.execute(query.group_by(*keys))
+            ]
     return sorted(found, key=lambda each: (-each.reserved_nano, -each.requests, each.model))

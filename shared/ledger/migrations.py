@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from shared.errors import StoreError
 from shared.ledger.schema import MAJOR, MINOR, meta, metadata
+from shared.ledger.views import create_views, drop_views
 
 Version = tuple[int, int]
 
@@ -98,6 +99,7 @@ def migrate(connection: Connection) -> None:
     found = _version(connection)  # Another process may have migrated it while this one waited.
     if found is None:
         metadata.create_all(connection)
+        create_views(connection)
         _set_version(connection, (MAJOR, MINOR))
         return
     if found[0] > MAJOR:
@@ -106,6 +108,7 @@ def migrate(connection: Connection) -> None:
             f"this one knows {MAJOR}.{MINOR})",
             hint="Upgrade agentswarm-tools, or set AGENTSWARM_DATABASE_URL to another ledger.",
         )
+    drop_views(connection)
     for step in STEPS:
         if step.version > found:
             for statement in step.statements:
@@ -113,6 +116,7 @@ def migrate(connection: Connection) -> None:
             _set_version(connection, step.version)
     if not _has_machine(connection):
         connection.exec_driver_sql("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)")
+    create_views(connection)
 
 
 def _has_machine(connection: Connection) -> bool:
