@@ -68,6 +68,7 @@ from shared.reports import (
     dimensions,
     groups_of,
     html_page,
+    month_forecast,
     narrowed,
     period_before,
     render,
@@ -484,6 +485,51 @@ def all_budgets() -> list[dict[str, Any]]:
     return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
 
 
+def budgets_of(where: Mapping[str, str]) -> list[dict[str, Any]]:
+    """
+    The budgets of the settings and of the ledger that apply to calls of these labels, agent or tool, as in `budgets`.
+
+    Raises:
+        InvalidRequest: A budget knows no such name.
+    """
+    ledger, settings = _required_ledger(), load_settings()
+    ledger.flush()
+    ledger.settle_expired()
+    named = {name: value for name, value in where.items() if name in ("agent", "tool")}
+    if refused := [name for name in where if name in COLUMNS and name not in named]:
+        hint = "Give an agent, a tool or a label such as customer=acme."
+        raise InvalidRequest(f"No budget is of a {refused[0]}", hint=hint)
+    labels = {name: value for name, value in where.items() if name not in named}
+    limits = [] if settings.budget is None else [Limit(settings.budget)]
+    found = budget_forecasts(ledger, limits, {"ts_us": now_us(), "run": run_of_process(), **named}, labels)
+    return [_as_dict(each) for each in found if any(each.status.whose) or not each.status.limit.dimensions]
+
+
+def forecast_costs(where: Mapping[str, str] | None = None, *, tz: str | None = None) -> dict[str, Any] | None:
+    """
+    What the current month will cost at its end, at the mean rate of the last 14 complete days.
+
+    Args:
+        where, tz: As for `get_llm_costs`.
+
+    Returns:
+        US$: spent so far, expected, and low and high, between which it ends up in 8 cases of 10; the number of days
+        that the rate is of, and until, the month's end. None while fewer than three days are complete. Requests of
+        unknown cost are in none of it.
+
+    Raises:
+        InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
+    """
+    ledger, which = _required_ledger(), Filter(labels=current_scope().labels)
+    ledger.flush()
+    check_names(ledger, tuple(where or ()), which, known=COLUMNS)
+    found = month_forecast(ledger, narrowed(which, where or {}), datetime.now(UTC).astimezone(zone(tz)))
+    if found is None:
+        return None
+    amounts = {name: to_usd(getattr(found, f"{name}_nano")) for name in ("spent", "expected", "low", "high")}
+    return {**amounts, "days": found.days, "until": found.until.isoformat()}
+
+
 def _required_ledger() -> Ledger:
     ledger = _ledger()
     if ledger is None:
@@ -504,6 +550,7 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
         "under_way": to_usd(status.under_way_nano),
         "uncounted_requests": forecast.uncounted_requests,
         "window": terms.window,
+        "warn_at": terms.warn_at,
         **_ends(forecast),
         "lasts_s": forecast.lasts_s,
     }

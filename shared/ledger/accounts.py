@@ -64,8 +64,9 @@ class BudgetStatus:
         return self.counted_nano - self.reserved_nano - self.under_way_nano
 
     def __str__(self) -> str:
+        own = {f"label:{self.limit.budget.scope}", self.limit.budget.scope} if self.limit.budget.value else set()
         named = zip(self.limit.dimensions, self.whose, strict=False)  # nothing spent yet: no values
-        group = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
+        group = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named if name not in own]
         return f"{self.limit.budget}{f' ({", ".join(group)})' if group else ''}"
 
 
@@ -118,8 +119,39 @@ def statuses(
     Args:
         keep: Whether to store new running totals, which needs the write lock.
     """
-    all_limits = dict.fromkeys((*limits, *stored(connection)))
+    all_limits = dict.fromkeys((*applying(limits, row, labels), *applying(stored(connection), row, labels)))
     return tuple(_status(connection, each, row, labels, keep=keep) for each in all_limits)
+
+
+def applying(limits: Iterable[Limit], row: Row, labels: Labels) -> list[Limit]:
+    """
+    The limits that are about an attempt, of those declared in one place.
+
+    One for a single value is about no other value, and there replaces those for each value with the same window.
+    """
+    limits = list(limits)
+    values = [_value_of(each, row, labels) for each in limits]
+    own = {
+        _for_each(limit)
+        for limit, value in zip(limits, values, strict=True)
+        if limit.budget.value is not None and limit.budget.value == value
+    }
+    return [
+        limit
+        for limit, value in zip(limits, values, strict=True)
+        if (limit.budget.value is None and _for_each(limit) not in own)
+        or (limit.budget.value is not None and limit.budget.value == value)
+    ]
+
+
+def _value_of(limit: Limit, row: Row, labels: Labels) -> str:
+    """What an attempt has of that which a budget groups by."""
+    budgeted = limit.budget.scope
+    return (row.get(budgeted) or "") if f"label:{budgeted}" not in limit.dimensions else labels.get(budgeted, "")
+
+
+def _for_each(limit: Limit) -> tuple[object, ...]:
+    return limit.budget.scope, limit.budget.window, limit.budget.tz, limit.labels
 
 
 def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
@@ -173,6 +205,9 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     amount = sa.func.sum(_AMOUNT)
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+    if limit.budget.value is not None:
+        own = f"label:{limit.budget.scope}"
+        query = query.where(_is_of(own if own in limit.dimensions else limit.budget.scope, limit.budget.value))
     found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
     statuses = [BudgetStatus(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
     return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]

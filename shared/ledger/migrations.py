@@ -82,7 +82,7 @@ STEPS = (
 def is_current(connection: Connection) -> bool:
     """Whether this program can use the ledger as it is; False also for a ledger that `migrate` refuses."""
     found = _version(connection)
-    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR) and _has_machine(connection)
+    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR) and not _missing(connection)
 
 
 def migrate(connection: Connection) -> None:
@@ -114,14 +114,22 @@ def migrate(connection: Connection) -> None:
             for statement in step.statements:
                 connection.exec_driver_sql(statement)
             _set_version(connection, step.version)
-    if not _has_machine(connection):
-        connection.exec_driver_sql("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)")
+    for addition in _missing(connection):
+        connection.exec_driver_sql(addition)
     create_views(connection)
 
 
-def _has_machine(connection: Connection) -> bool:
-    """Whether the ledger has the column that was added to version 1.2 before its release."""
-    return any(column["name"] == "machine" for column in sa.inspect(connection).get_columns("attempt"))
+# Columns that were added to version 1.2 before its release.
+_ADDED = (("attempt", "machine", "VARCHAR(120)"), ("budget", "value", "VARCHAR(200)"))
+
+
+def _missing(connection: Connection) -> list[str]:
+    """The statements that add the columns that the ledger has not yet."""
+    inspector = sa.inspect(connection)
+    columns = {table: {column["name"] for column in inspector.get_columns(table)} for table, _, _ in _ADDED}
+    return [
+        f"ALTER TABLE {table} ADD COLUMN {name} {kind}" for table, name, kind in _ADDED if name not in columns[table]
+    ]
 
 
 def _version(connection: Connection) -> Version | None:

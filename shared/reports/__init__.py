@@ -24,6 +24,7 @@ from shared.reports.formats import (
 
 if TYPE_CHECKING:
     from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
+    from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
     from shared.reports.groups import (
         COLUMNS as COLUMNS,
         check_names as check_names,
@@ -53,6 +54,7 @@ else:
         __name__,
         {
             "calls": "attempt_dict call_dict",
+            "forecast": "month_forecast runs_out",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
             "page": "html_page",
             "periods": "period_before span_of window_text",

@@ -149,6 +149,8 @@ def budget_line(budget: Mapping[str, Any]) -> str:
     """A budget's status in words."""
     lasts = budget["lasts_s"]
     rate = "" if lasts is None else f", lasts {_span(lasts)} at the current rate"
+    if budget["left"] > 0 and budget.get("runs_out"):
+        rate += f", until {budget['runs_out'][:16].replace('T', ' ')}"
     return f"{usd(budget['left'])} left of {budget['budget']}{rate}{_parts(budget)}"
 
 
