@@ -172,8 +172,10 @@ def test_a_check_fails_for_cron(hosted: Double, ledger: Ledger) -> None:
 
 def test_a_budget_of_one_value_is_of_a_scope() -> None:
     """A value without a scope, an empty one, and two ways to say what a budget is for are refused."""
-    wrong: dict[str, Any]
-    for wrong in ({"value": "acme"}, {"scope": "customer", "value": ""}, {"scope": "customer", "value": "x" * 201}):
+    faults: list[dict[str, Any]] = [
+        {"value": "acme"}, {"scope": "customer", "value": ""}, {"scope": "customer", "value": "x" * 201},
+    ]  # fmt: skip
+    for wrong in faults:
         with pytest.raises(ConfigurationError, match="value"):
             Budget(1, **wrong)
     assert CliRunner().invoke(app, ["budget", "set", "1", "--where", "customer"]).exit_code == 1
