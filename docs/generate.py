@@ -188,12 +188,12 @@ def help_text(*command: str) -> str:
 
 def commands() -> list[tuple[str, ...]]:
     """Every command of the CLI, including the groups, as a tuple of words."""
-    return [words for words, _ in _walk(typer.main.get_command(cli.app), ())]
+    overview = typer.main.get_command(cli.app)
+    return [words for name in getattr(overview, "commands", ()) for words, _ in _walk(cli.command(name), (name,))]
 
 
 def _walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if words:
-        yield words, command
+    yield words, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from _walk(inner, (*words, name))
 

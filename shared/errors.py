@@ -30,9 +30,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from shared.types import LLMResponse, Usage
+if TYPE_CHECKING:
+    from shared.types import LLMResponse, Usage
 
 Outcome = Literal["not_sent", "rejected", "unknown", "completed", "rejected_response"]
 Action = Literal["retry", "next", "raise"]

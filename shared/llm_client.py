@@ -13,32 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
+# Packages, not names out of them: they load SQLAlchemy, Pillow, httpx and the flow of a call when first used.
+from shared import calls, ledger, models, prices, providers
 from shared.budget import Budget, Limit, budgets_of
-from shared.calls import (
-    Call,
-    LLMStream,
-    answer_of,
-    blocking,
-    bound_of,
-    check_request,
-    check_seconds,
-    chosen_plan,
-    image_options,
-    look_at_images,
-    make_images,
-    record_refusal,
-    run_blocking,
-    run_call,
-    warn_untracked,
-)
+from shared.calls import LLMStream, blocking, run_blocking
 from shared.config import Settings, database_url, environment, load_settings
 from shared.errors import ConfigurationError, LLMError, StoreError
+from shared.internal.lazy import load_all
 from shared.internal.money import to_usd
 from shared.internal.spend import SpendCounter
-from shared.ledger import Filter, Ledger, attempt_records as ledger_attempts, average_output, get_ledger, write_records
-from shared.models import Catalogue, OwnEndpoint, Plan, Planner, warn_of_names
-from shared.prices import price_table, token_cost
-from shared.providers import Network, Transport, count_tokens, current_network, import_litellm
 from shared.scope import Scope, current_scope
 from shared.types import Candidate, Estimate, LLMResponse, ModelConfig, Request, TaskType, Usage
 
@@ -96,30 +79,30 @@ class LLMClient:
         timeout: float = 60.0,
         deadline: float | None = None,
         budget: Budget | Sequence[Budget] | None = None,
-        transport: Transport | None = None,
+        transport: providers.Transport | None = None,
     ) -> None:
         settings = load_settings()
-        warn_of_names()
+        models.warn_of_names()
         if isinstance(max_retries, bool) or not isinstance(max_retries, int) or not 0 <= max_retries <= 10:
             raise ConfigurationError("max_retries must be a whole number from 0 to 10")
         self._settings = settings
-        self._catalogue = Catalogue.load(settings, model_configs)
+        self._catalogue = models.Catalogue.load(settings, model_configs)
         self._fallback = settings.fallback_enabled if enable_fallback is None else enable_fallback
         tracking = settings.cost_tracking if enable_cost_tracking is None else enable_cost_tracking
         self._database = database_url(settings) if tracking else None
         if self._database is not None:
-            get_ledger(self._database)
+            ledger.get_ledger(self._database)
         self._limits = _limits(settings, budget)
         if self._limits and self._database is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
         if self._database is None:
-            warn_untracked()
+            calls.warn_untracked()
         self._max_retries = max_retries
-        self._timeout = check_seconds("timeout", timeout)
-        self._deadline = None if deadline is None else check_seconds("deadline", deadline)
+        self._timeout = calls.check_seconds("timeout", timeout)
+        self._deadline = None if deadline is None else calls.check_seconds("deadline", deadline)
         self._spend_counter = SpendCounter()
-        self._network = None if transport is None else Network(transport)
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._network = None if transport is None else providers.Network(transport)
+        self._plans: dict[tuple[Any, ...], models.Plan] = {}
         if settings.verbose:
             _be_verbose()
 
@@ -177,7 +160,7 @@ class LLMClient:
         """The awaitable version of `chat_completion`; with `stream`, iterate over the result with `async for`."""
         params = {"temperature": temperature, "max_tokens": max_tokens, **kw}
         call = await self._prepare(TaskType.CHAT_COMPLETION, messages, model, fallback_models, params, stream=stream)
-        return LLMStream(run_call(call)) if stream else await answer_of(call)
+        return LLMStream(calls.run_call(call)) if stream else await calls.answer_of(call)
 
     @overload
     def chat_completion(
@@ -270,7 +253,7 @@ class LLMClient:
         )
         call = self._plan(request, model, fallback_models, endpoint, time_limits)
         if call.plan.is_open:
-            call.plan = chosen_plan(call)
+            call.plan = calls.chosen_plan(call)
         return [estimate(call, candidate) for candidate in call.plan.candidates]
 
     async def agenerate_image(
@@ -319,11 +302,11 @@ class LLMClient:
 
             LLMError: No image was made.
         """
-        options = image_options(kw, own_fallbacks=fallback_models is not None)
+        options = calls.image_options(kw, own_fallbacks=fallback_models is not None)
         params = {"size": size, "quality": quality, "n": n, "timeout": self._timeout * _IMAGE_TIMEOUT_FACTOR, **kw}
         messages = [{"role": "user", "content": prompt}]
         call = await self._prepare(TaskType.IMAGE_GENERATION, messages, model, fallback_models, params)
-        return await make_images(call, options, self._settings)
+        return await calls.make_images(call, options, self._settings)
 
     generate_image = blocking(agenerate_image)
 
@@ -369,7 +352,7 @@ class LLMClient:
         pass_through = kw.pop("pass_through", False)
         params = {"max_tokens": max_tokens, "detail": detail, **kw}
         call = await self._prepare(TaskType.VISION, messages, model, fallback_models, params)
-        return await look_at_images(call, image_urls, self._settings, pass_through=pass_through)
+        return await calls.look_at_images(call, image_urls, self._settings, pass_through=pass_through)
 
     vision_completion = blocking(avision_completion)
 
@@ -392,14 +375,15 @@ class LLMClient:
 
             StoreError: The ledger cannot be read, or the file cannot be written.
         """
-        ledger = self._ledger()
-        if ledger is None:
+        store = self._ledger()
+        if store is None:
             raise ConfigurationError("Cost tracking is off, so there is nothing to export")
-        ledger.flush()
-        return write_records(Path(path), ledger_attempts(ledger, which=Filter(labels=current_scope().labels)))
+        store.flush()
+        own = ledger.Filter(labels=current_scope().labels)
+        return ledger.write_records(Path(path), ledger.attempt_records(store, which=own))
 
-    def _ledger(self) -> Ledger | None:
-        return None if self._database is None else get_ledger(self._database)
+    def _ledger(self) -> ledger.Ledger | None:
+        return None if self._database is None else ledger.get_ledger(self._database)
 
     async def _prepare(
         self,
@@ -410,7 +394,7 @@ class LLMClient:
         params: dict[str, Any],
         *,
         stream: bool = False,
-    ) -> Call:
+    ) -> calls.Call:
         """
         A planned call.
 
@@ -422,12 +406,12 @@ class LLMClient:
             return self._plan(request, model, fallback_models, endpoint, time_limits)
         except LLMError as error:
             patience = math.inf if time_limits.deadline_s is None else time_limits.deadline_s
-            await record_refusal(self._ledger(), current_scope(), request, error, patience=patience)
+            await calls.record_refusal(self._ledger(), current_scope(), request, error, patience=patience)
             raise
 
     def _request(
         self, task: TaskType, messages: Messages, params: dict[str, Any], *, stream: bool = False
-    ) -> tuple[Request, OwnEndpoint, _TimeLimits]:
+    ) -> tuple[Request, models.OwnEndpoint, _TimeLimits]:
         """
         The request, the caller's own endpoint, and the time limits, out of the parameters of a call.
 
@@ -435,10 +419,10 @@ class LLMClient:
             ConfigurationError: A time limit is not a number of seconds.
         """
         params = {name: value for name, value in params.items() if value is not None}
-        endpoint = OwnEndpoint(params.pop("api_base", None), params.pop("api_key", None))
-        timeout = check_seconds("timeout", params.pop("timeout", self._timeout))
+        endpoint = models.OwnEndpoint(params.pop("api_base", None), params.pop("api_key", None))
+        timeout = calls.check_seconds("timeout", params.pop("timeout", self._timeout))
         deadline = params.pop("deadline", self._deadline)
-        limits = _TimeLimits(timeout, None if deadline is None else check_seconds("deadline", deadline))
+        limits = _TimeLimits(timeout, None if deadline is None else calls.check_seconds("deadline", deadline))
         ours = {name: params.pop(name, None) for name in ("fallback_on", "prompt_cache")}
         return Request(task, messages, params, stream=stream, **ours), endpoint, limits
 
@@ -447,27 +431,27 @@ class LLMClient:
         request: Request,
         model: str | None,
         fallback_models: Sequence[str] | None,
-        endpoint: OwnEndpoint,
+        endpoint: models.OwnEndpoint,
         time_limits: _TimeLimits,
-    ) -> Call:
+    ) -> calls.Call:
         """
         The call with its plan.
 
         Raises:
             LLMError: The call is refused.
         """
-        inside, ledger = current_scope(), self._ledger()
+        inside, store = current_scope(), self._ledger()
         limits = (*self._limits, *inside.limits)
-        check_request(request, fallback_models)
-        if limits and ledger is None:
+        calls.check_request(request, fallback_models)
+        if limits and store is None:
             raise ConfigurationError("A budget needs cost tracking, which is off", hint=_TRACKING_HINT)
-        network = self._network or current_network()
+        network = self._network or providers.current_network()
         plan = self._planned(inside, request, model, fallback_models, endpoint, network.base_url)
-        return Call(
+        return calls.Call(
             request=request,
             plan=plan,
             scope=inside,
-            ledger=ledger,
+            ledger=store,
             timeout=time_limits.timeout_s,
             max_retries=self._max_retries,
             spend_counter=self._spend_counter,
@@ -483,9 +467,9 @@ class LLMClient:
         request: Request,
         model: str | None,
         fallback_models: Sequence[str] | None,
-        endpoint: OwnEndpoint,
+        endpoint: models.OwnEndpoint,
         answered_at: str | None,
-    ) -> Plan:
+    ) -> models.Plan:
         """
         The plan of a call, from a cache.
 
@@ -493,13 +477,13 @@ class LLMClient:
         that was made with those is neither cached nor looked up: one customer's key must never serve another.
         """
         tier = request.params.get("service_tier")
-        has_own_keys = bool(inside.keys) or endpoint != OwnEndpoint()
+        has_own_keys = bool(inside.keys) or endpoint != models.OwnEndpoint()
         inputs = (request.task, model, fallback_models, tier, inside.models, inside.from_agent, answered_at)
         # The day is part of it because models retire on a date.
         key = repr(inputs), datetime.now(UTC).date(), frozenset(environment().items())
         plan = None if has_own_keys else self._plans.get(key)
         if plan is None:
-            planner = Planner(self._catalogue, self._settings, inside, request.task, answered_at)
+            planner = models.Planner(self._catalogue, self._settings, inside, request.task, answered_at)
             plan = planner.plan(model, fallback_models, endpoint, enable_fallback=self._fallback, service_tier=tier)
             if not has_own_keys:
                 if len(self._plans) >= _MAX_PLANS:
@@ -562,7 +546,7 @@ def get_llm_client(**overrides: Any) -> LLMClient:
 
 def warm_up() -> None:
     """
-    Load what the first call would wait for: LiteLLM, the price table and the ledger.
+    Load what the first call would wait for: our own modules and their libraries, LiteLLM, the price table, the ledger.
 
     Call it when a server starts, in each process and after it was forked.
 
@@ -571,35 +555,36 @@ def warm_up() -> None:
     """
     settings = load_settings()
     get_llm_client()
-    import_litellm()
-    price_table()
+    load_all()
+    providers.import_litellm()
+    prices.price_table()
     if settings.cost_tracking:
         with suppress(StoreError):
-            get_ledger(database_url(settings)).flush()
+            ledger.get_ledger(database_url(settings)).flush()
 
 
 _ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000
 
 
-def estimate(call: Call, candidate: Candidate) -> Estimate:
+def estimate(call: calls.Call, candidate: Candidate) -> Estimate:
     """The most that one attempt can cost, and its cost if the answer is as long as the average of the last 30 days."""
-    prompt_tokens = count_tokens(candidate, call.request.messages, "").prompt_tokens
+    prompt_tokens = providers.count_tokens(candidate, call.request.messages, "").prompt_tokens
     limits = [call.request.params.get(name) for name in ("max_completion_tokens", "max_tokens")]
     output = _usual_output(call, candidate)
     if output is not None:
         output = min([output, *(limit for limit in limits if isinstance(limit, int))])
-    expected = token_cost(Usage(prompt_tokens=prompt_tokens, completion_tokens=output), candidate.rates)
+    expected = prices.token_cost(Usage(prompt_tokens=prompt_tokens, completion_tokens=output), candidate.rates)
     return Estimate(
         model=candidate.requested,
-        upper_bound=to_usd(bound_of(candidate, call.request)),
+        upper_bound=to_usd(calls.bound_of(candidate, call.request)),
         expected=to_usd(expected),
         prompt_tokens=prompt_tokens,
         completion_tokens=output,
     )
 
 
-def _usual_output(call: Call, candidate: Candidate) -> int | None:
+def _usual_output(call: calls.Call, candidate: Candidate) -> int | None:
     """Average output tokens of the model's answers in the last 30 days; None if the ledger has none."""
     if call.ledger is None:
         return None
-    return average_output(call.ledger, candidate.model, time.time_ns() // 1000 - _ESTIMATE_WINDOW_US)
+    return ledger.average_output(call.ledger, candidate.model, time.time_ns() // 1000 - _ESTIMATE_WINDOW_US)

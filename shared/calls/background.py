@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, suppress
 from functools import partial, wraps
-from typing import Any, Concatenate, NamedTuple
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple
 
 from shared.scope import current_scope
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
 # How long an interrupted call may take to close its connection and settle its row.
 _CLEANUP_S = 5.0
@@ -81,6 +82,8 @@ def _start() -> _Running:
     global _running
     with _lock:
         if _running is None:
+            from anyio.from_thread import start_blocking_portal  # slow to import
+
             manager = start_blocking_portal("asyncio", name="agentswarm-tools")
             portal = manager.__enter__()
             _running = _Running(

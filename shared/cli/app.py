@@ -7,36 +7,63 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from shared.cli.budget import budget
-from shared.cli.calls import calls
-from shared.cli.compare import compare, estimate
 from shared.cli.console import accept_any_text, err, out, printable_lines
-from shared.cli.doctor import doctor
-from shared.cli.images import images
-from shared.cli.ledger import ledger
-from shared.cli.local import local
-from shared.cli.models import models
-from shared.cli.prices import prices
-from shared.cli.report import report
-from shared.cli.text import text
 from shared.errors import LLMError
 from shared.reports import printable
 
-app = typer.Typer(name="agentswarm-tools", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (text, estimate, compare, report, models, doctor):
-    app.command()(command)
-app.add_typer(images, name="images", help="Make images, and list those made so far with what they cost.")
-app.add_typer(calls, name="calls", help="Single calls, with their attempts, and why each costs what it costs.")
-app.add_typer(budget, name="budget", help="Budgets stored in the ledger, for every program that uses it.")
-app.add_typer(ledger, name="ledger", help="Look after the ledger: corrections, checks, repair and backup.")
-app.add_typer(prices, name="prices", help="What models cost by the price table, and what another table would change.")
-app.add_typer(local, name="local", help="The tiny local model, for trials and tests without a key.")
+# Every command: what the list of commands says of it, and its module if that has another name.
+_COMMANDS = {
+    "text": ("Generate text, streamed to the terminal, or about images; the cost goes to standard error.", ""),
+    "estimate": ("Estimate what a prompt would cost, at most and as a rule, without sending it.", "compare"),
+    "compare": (
+        "Ask several models the same, and show answers, costs, tokens and seconds; each answer is paid for.",
+        "",
+    ),
+    "report": ("Report what was spent, from the whole ledger, and compare it with the period before.", ""),
+    "models": ("List the known models, what they can do, and their prices (US$ per million tokens or per image).", ""),
+    "doctor": ("Check the keys, extras, store and settings; exit with code 1 if there is a problem.", ""),
+    "images": ("Make images, and list those made so far with what they cost.", ""),
+    "calls": ("Single calls, with their attempts, and why each costs what it costs.", ""),
+    "budget": ("Budgets stored in the ledger, for every program that uses it.", ""),
+    "ledger": ("Look after the ledger: corrections, checks, repair and backup.", ""),
+    "prices": ("What models cost by the price table, and what another table would change.", ""),
+    "local": ("The tiny local model, for trials and tests without a key.", ""),
+}
+
+
+class _Commands(TyperGroup):
+    """Imports a command's module when that command is used: each needs other parts of the product, which are slow."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in _COMMANDS:
+            self.commands[args[0]] = command(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def command(name: str) -> Any:
+    """A command, or a group of them, as click has it."""
+    summary, module = _COMMANDS[name]
+    found = getattr(import_module(f"{__package__}.{module or name}"), name)
+    only = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        only.add_typer(found, name=name, help=summary)
+    else:
+        only.command(name, help=summary)(found)
+    return typer.main.get_group(only).commands[name]
+
+
+app = typer.Typer(
+    name="agentswarm-tools", cls=_Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+for _name, (_summary, _) in _COMMANDS.items():
+    app.command(_name, help=_summary)(lambda: None)
 
 
 # How hints name the arguments of Python functions that are options here.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         call_record as call_record,
         calls_in as calls_in,
     )
-    from shared.ledger.engine import wal_is_safe as wal_is_safe
+    from shared.ledger.engine import may_use_wal as may_use_wal
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
         cost_nano_of as cost_nano_of,
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         release as release,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
+    from shared.ledger.sqlite_library import connect as connect, library_name as library_name
     from shared.ledger.store import (
         STOPPED_PATIENCE_S as STOPPED_PATIENCE_S,
         Ledger as Ledger,
@@ -94,7 +95,7 @@ else:
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
             "calls": "KINDS CallRecord call_record calls_in",
-            "engine": "wal_is_safe",
+            "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_records",
             "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
@@ -105,6 +106,7 @@ else:
             "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
+            "sqlite_library": "connect library_name",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",
             "writes": "LeastBound",
         },

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from shared import cli
@@ -349,3 +352,12 @@ def test_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, printed: tuple[io
     assert main(monkeypatch, "report") == 1
     assert "LITELLM_COST_TRACKING" in printed[1].getvalue()
     assert "perhaps-not" not in printed[1].getvalue()
+
+
+def test_the_list_of_commands_agrees_with_them() -> None:
+    """What the list of commands says of each, before its module is imported, is what the command says of itself."""
+    commands = import_module("shared.cli.app")._COMMANDS
+    for name, (summary, module) in commands.items():
+        found = getattr(import_module(f"shared.cli.{module or name}"), name)
+        assert isinstance(found, typer.Typer) or inspect.getdoc(found) == summary
+        assert summary in " ".join(run(name, "--help").output.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -120,13 +121,53 @@ def test_no_test_imports_from_another() -> None:
     assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
 
 
+# What takes long to import, and waits for its first use: the first few in every module that starts quickly.
+HOST = ("litellm", "agency_swarm", "agents", "openai")
+SLOW = (*HOST, "sqlalchemy", "PIL", "jsonschema", "httpx", "xllamacpp", "shared.providers.local", "shared.calls.flow")
+
+
 def test_what_starts_quickly() -> None:
-    """Settings, the client and the command line start without LiteLLM, agency-swarm and OpenAI's client."""
-    program = """
-import importlib, sys
-for module in ("shared.config", "shared.llm_client", "shared.analytics", "shared.cli", "agentswarm_tools"):
+    """Settings, the client and the command line start without what only their use needs, and start no thread."""
+    program = f"""
+import importlib, sys, threading
+from contextlib import suppress
+
+def check(what, slow):
+    print(*(f"{{what}}:{{name}}" for name in slow if name in sys.modules))
+
+from shared import cli
+sys.argv = ["agentswarm-tools", "--help"]
+with suppress(SystemExit):
+    cli.main()
+print("HELP ENDS")
+check("--help", (*{SLOW}, "pydantic"))
+for module in ("agentswarm_tools", "shared.config", "shared.llm_client"):
     importlib.import_module(module)
-    print(*(f"{module}: {slow}" for slow in ("litellm", "agency_swarm", "agents", "openai") if slow in sys.modules))
+    check(module, {SLOW})
+from agentswarm_tools import LLMClient, LLMStream, scope
+check("LLMClient", {SLOW})
+importlib.import_module("shared.analytics")
+check("shared.analytics", {HOST})
+print(*(thread.name for thread in threading.enumerate() if thread is not threading.main_thread()))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
+    shown, _, loaded = done.stdout.partition("HELP ENDS")
+    assert "report" in shown
+    assert loaded.split() == []
+
+
+def test_warming_up_loads_everything(tmp_path: Path) -> None:
+    """After `warm_up`, every module that waits for its first use is loaded, and the ledger is open."""
+    program = """
+import sys
+from shared import llm_client, providers
+providers.import_litellm = lambda: print("litellm")  # takes seconds
+llm_client.warm_up()
+from shared.internal.lazy import _lazy_modules
+print(len(_lazy_modules) > 40, *(name for name in (*_lazy_modules, "sqlalchemy", "PIL") if name not in sys.modules))
+"""
+    environment = os.environ | {"AGENTSWARM_DATABASE_URL": f"sqlite:///{tmp_path / 'ledger.sqlite3'}"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["litellm", "True"]
+    assert (tmp_path / "ledger.sqlite3").exists()

@@ -25,7 +25,7 @@ _PARENT = """
 import gc, json, os, socket, sys
 import multiprocessing.connection, multiprocessing.synchronize, psycopg, sqlalchemy.dialects.postgresql.psycopg
 import shared.analytics, shared.calls.background, shared.cli, shared.images.save, shared.ledger, shared.llm_client
-import tests.support.ledger_rows
+import shared.internal.lazy, tests.support.ledger_rows
 
 def next_program(connection):
     while True:
@@ -44,6 +44,7 @@ def next_program(connection):
             os.close(file)
         connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
+shared.internal.lazy.load_all()
 gc.collect()
 gc.freeze()  # what is imported stays: no child needs to look through it
 program, sys.argv[1:], environment, folder = next_program(socket.socket(fileno=int(sys.argv[1])))
