@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from shared.errors import StoreError
 from shared.ledger.schema import MAJOR, MINOR, meta, metadata
+from shared.ledger.views import create_views, drop_views
 
 Version = tuple[int, int]
 
@@ -170,7 +171,7 @@ STEPS = (
 def is_current(connection: Connection) -> bool:
     """Whether this program can use the ledger as it is; False also for a ledger that `migrate` refuses."""
     found = _version(connection)
-    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR) and _has_machine(connection)
+    return found is not None and found[0] == MAJOR and found >= (MAJOR, MINOR) and not _missing(connection)
 
 
 def migrate(connection: Connection) -> None:
@@ -187,6 +188,7 @@ def migrate(connection: Connection) -> None:
     found = _version(connection)  # Another process may have migrated it while this one waited.
     if found is None:
         metadata.create_all(connection)
+        create_views(connection)
         _set_version(connection, (MAJOR, MINOR))
         return
     if found[0] > MAJOR:
@@ -195,13 +197,15 @@ def migrate(connection: Connection) -> None:
             f"this one knows {MAJOR}.{MINOR})",
             hint="Upgrade agentswarm-tools, or set AGENTSWARM_DATABASE_URL to another ledger.",
         )
+    drop_views(connection)
     for step in STEPS:
         if step.version > found:
             for statement in step.statements:
                 connection.exec_driver_sql(_in_words_of(connection.dialect.name, statement))
             _set_version(connection, step.version)
-    if not _has_machine(connection):
-        connection.exec_driver_sql("ALTER TABLE attempt ADD COLUMN machine VARCHAR(120)")
+    for addition in _missing(connection):
+        connection.exec_driver_sql(addition)
+    create_views(connection)
 
 
 _WORDS = {
@@ -216,9 +220,17 @@ def _in_words_of(dialect: str, statement: str) -> str:
     return statement
 
 
-def _has_machine(connection: Connection) -> bool:
-    """Whether the ledger has the column that was added to version 1.2 before its release."""
-    return any(column["name"] == "machine" for column in sa.inspect(connection).get_columns("attempt"))
+# Columns that were added to version 1.2 before its release.
+_ADDED = (("attempt", "machine", "VARCHAR(120)"), ("budget", "value", "VARCHAR(200)"))
+
+
+def _missing(connection: Connection) -> list[str]:
+    """The statements that add the columns that the ledger has not yet."""
+    inspector = sa.inspect(connection)
+    columns = {table: {column["name"] for column in inspector.get_columns(table)} for table, _, _ in _ADDED}
+    return [
+        f"ALTER TABLE {table} ADD COLUMN {name} {kind}" for table, name, kind in _ADDED if name not in columns[table]
+    ]
 
 
 def _version(connection: Connection) -> Version | None:

@@ -19,6 +19,7 @@ from shared.internal.money import to_usd
 from shared.ledger import sums as stored_sums
 from shared.ledger.accounts import (
     BudgetStatus,
+    applying,
     recent,
     statuses,
     statuses_of_all,
@@ -52,14 +53,25 @@ class Window:
     until_us: int
     zone: ZoneInfo
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Both ends in its time zone, to the second."""
+        first, last = (datetime.fromtimestamp(ts_us / 1e6, self.zone) for ts_us in (self.since_us, self.until_us))
+        return first.isoformat(timespec="seconds"), last.isoformat(timespec="seconds")
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which attempts to include: those with all `labels`, and those of `conversation` unless any will do."""
+    """
+    Which attempts to include: those with all `labels`, and those of `conversation` unless any will do.
+
+    `columns` are values of what sums are by: provider, model, tool and agent.
+    """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     conversation: str | None = None
     any_conversation: bool = True
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def owner(self) -> stored_sums.Owner | None:
@@ -141,15 +153,18 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
     found = _Found()
     with ledger.reading() as connection:
         how = _plan(connection, span, which, by)
-        if how.summed and (owner := which.owner) is not None:
-            _add_sums(connection, found, how, owner, by)
+        if how.summed:
+            _add_sums(connection, found, how, which, by)
         rest = _read_rows(connection, found, how.rows, which, by)
         events = _agents_used_tools(connection, span, which)
     while rest:
         with ledger.reading() as connection:
             rest = _read_rows(connection, found, rest, which, by)
     groups = _groups(found, span.zone, by)
-    more = {"agent_turns": _agent_turns(found.by_dimensions, events), "rows_read": _rows_read(how, which, by)}
+    more = {
+        "agent_turns": _agent_turns(found.by_dimensions, which, agents_used_tools=events),
+        "rows_read": _rows_read(how, which, by),
+    }
     return _as_dict(ledger, span, groups, by) | more
 
 
@@ -196,12 +211,23 @@ def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: in
         StoreError: The ledger cannot be read.
     """
     with ledger.reading() as connection:
-        named = {**limits, **{name: Limit(declared) for name, declared in stored_budgets(connection)}}
+        kept = {name: Limit(declared) for name, declared in stored_budgets(connection)}
         return [
             (name, _forecast(connection, each, now_us))
-            for name, limit in named.items()
+            for place in (limits, kept)
+            for name, limit in place.items()
             for each in statuses_of_all(connection, limit, now_us)
+            if limit in applying(place.values(), *_of_group(each))
         ]
+
+
+def _of_group(status: BudgetStatus) -> tuple[dict[str, str], dict[str, str]]:
+    """An attempt of a budget's group: its columns and labels."""
+    named = dict(zip(status.limit.dimensions, status.whose, strict=False))
+    if status.limit.budget.value is not None and not status.whose:  # nothing was spent yet
+        named = dict.fromkeys(status.limit.dimensions, status.limit.budget.value)
+    labels = {name.removeprefix("label:"): value for name, value in named.items() if name.startswith("label:")}
+    return {name: value for name, value in named.items() if not name.startswith("label:")}, labels
 
 
 def _forecast(connection: Connection, status: BudgetStatus, now_us: int) -> BudgetForecast:
@@ -332,23 +358,32 @@ def _rows_read(how: stored_sums.Plan, which: Filter, by: str | None) -> str | No
     return "there are no sums of pairs of labels" if is_pair else None
 
 
-def _add_sums(
-    connection: Connection, found: _Found, how: stored_sums.Plan, owner: stored_sums.Owner, by: str | None
-) -> None:
+def _add_sums(connection: Connection, found: _Found, how: stored_sums.Plan, which: Filter, by: str | None) -> None:
     """What the sums have, and what is left to fold into them."""
+    owner = which.owner
+    assert owner is not None, "there are sums of what the filter includes"  # noqa: S101
     for key, numbers in stored_sums.read(connection, how, owner, DIMENSIONS):
-        _add(found.by_dimensions[key], numbers)
-    for (start,), numbers in stored_sums.read(connection, how, owner, ("start",), split=0):
-        _add(found.by_start[start], numbers)
+        if _includes(which, key):
+            _add(found.by_dimensions[key], numbers)
+    timed = (*DIMENSIONS, "start") if which.columns else ("start",)
+    for key, numbers in stored_sums.read(connection, how, owner, timed, split=int(len(timed) > 1)):
+        if _includes(which, key):
+            _add(found.by_start[key[-1]], numbers)
     for left, numbers in stored_sums.left(connection, how, owner, (*DIMENSIONS, "bucket")):
-        _add(found.by_dimensions[left[:-1]], numbers)
-        _add(found.by_start[left[-1] * BUCKET_S], numbers)
+        if _includes(which, left):
+            _add(found.by_dimensions[left[:-1]], numbers)
+            _add(found.by_start[left[-1] * BUCKET_S], numbers)
     if by and _is_label(by):
         values = stored_sums.Owner.of_label(by, owner.value if owner.owner else None)
         for value, numbers in stored_sums.read(connection, how, values, ("value",), split=0):
             _add(found.by_value[value[0]], numbers)
         for value, numbers in stored_sums.left(connection, how, values, ("value",)):
             _add(found.by_value[value[0]], numbers)
+
+
+def _includes(which: Filter, key: tuple[Any, ...]) -> bool:
+    """Whether the filter includes a sum, whose key begins with DIMENSIONS."""
+    return all(key[DIMENSIONS.index(name)] == value for name, value in which.columns.items())
 
 
 def _read_rows(
@@ -360,22 +395,29 @@ def _read_rows(
     Returns:
         What is left to read.
     """
-    rest, room = list(ranges), _PAGE
+    now, rest = paged(connection, ranges)
+    for inside in now:
+        _add_rows(connection, found, inside, which, by)
+    return rest
+
+
+def paged(
+    connection: Connection, ranges: Sequence[stored_sums.Range]
+) -> tuple[list[stored_sums.Range], list[stored_sums.Range]]:
+    """The first of some ranges, as many as have a page of attempts, and what is left of them, in microseconds."""
+    now, rest, room = [], list(ranges), _PAGE
     while rest and room:
-        since_us, until_us = rest[0]
+        since_us, until_us = rest.pop(0)
         inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
         end = connection.scalar(
             sa.select(attempt.c.ts_us).where(*inside).order_by(attempt.c.ts_us).offset(room).limit(1)
         )
-        if end is None:
-            rest.pop(0)
-            end = until_us
-        else:
+        if end is not None:
             room = 0
             end = max(end, since_us + 1)
-            rest[0] = (end, until_us)
-        _add_rows(connection, found, (since_us, end), which, by)
-    return [each for each in rest if each[0] < each[1]]
+            rest.insert(0, (end, until_us))
+        now.append((since_us, until_us if end is None else end))
+    return now, [each for each in rest if each[0] < each[1]]
 
 
 def _add_rows(connection: Connection, found: _Found, inside: stored_sums.Range, which: Filter, by: str | None) -> None:
@@ -410,18 +452,21 @@ def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
     conditions: list[sa.ColumnElement[bool]] = [
         sa.exists().where(tagged, tag.c.name == name, tag.c.value == value) for name, value in which.labels.items()
     ]
+    conditions += [attempt.c[name] == value for name, value in which.columns.items()]
     if not which.any_conversation:
         conditions.append(attempt.c.conversation.is_not_distinct_from(which.conversation))
         conditions.append(~sa.exists().where(tagged))
     return conditions
 
 
-def _agent_turns(found: Mapping[Key, Sums], agents_used_tools: bool) -> int | None:
+def _agent_turns(found: Mapping[Key, Sums], which: Filter, *, agents_used_tools: bool) -> int | None:
     """Number of agents' own answered turns; None when only their tools' calls were recorded, not the turns."""
     by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in found.items() if agent and sums["requests"]]
     turns = [sums for by_tool, sums in by_agents if not by_tool]
     if any(sums["calls"] + sums["failed_calls"] for sums in turns):
         return sum(sums["calls"] for sums in turns)
+    if which.columns:
+        return 0  # the filter has left the turns out, or there are none
     return None if by_agents or agents_used_tools else 0
 
 
@@ -497,8 +542,7 @@ def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sum
         "cost_by_day": {day: _cost(sums) for day, sums in groups["day"].items()},
         "image_tokens_saved": total["image_tokens_saved"],
         "image_cost_saved": to_usd(total["image_nano_saved"]),
-        "since": datetime.fromtimestamp(span.since_us / 1e6, span.zone).isoformat(timespec="seconds"),
-        "until": datetime.fromtimestamp(span.until_us / 1e6, span.zone).isoformat(timespec="seconds"),
+        **dict(zip(("since", "until"), span.ends, strict=True)),
         "timezone": str(span.zone),
         "store": ledger.name,
         "waiting_records": ledger.waiting,

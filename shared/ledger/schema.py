@@ -228,6 +228,8 @@ budget = sa.Table(
     sa.Column("warn_at", sa.Float, nullable=False),
     sa.Column("on_exceed", sa.String(20), nullable=False),
     sa.Column("on_unknown_price", sa.String(20), nullable=False),
+    # The one value of `scope` that it is for; NULL: for each.
+    sa.Column("value", sa.String(200)),
 )
 
 account_kind = sa.Table("account_kind", metadata, sa.Column("dimensions", sa.Text, primary_key=True))

@@ -77,7 +77,10 @@ def test_text_falls_back(hosted: Double, printed: tuple[io.StringIO, io.StringIO
     [
         (("text", "Hi"), "Authentication failed for openai: no key is set"),
         (("text", "Hi", "-m", "no-such-model"), "No model is called no-such-model"),
-        (("report", "--since", "yesterday"), "'yesterday' is not a day or a time"),
+        (("report", "--since", "tomorrow"), "'tomorrow' is not a day or a time"),
+        (("report", "--by", "a,b,c"), "'a,b,c' are not two dimensions to group by"),
+        (("report", "daily", "--by", "model"), "--by model and daily say both how to group"),
+        (("report", "--where", "customer"), "--where 'customer' is not one condition"),
         (("report", "--tz", "Mars/Olympus"), "The time zone is unknown"),
         (("report", "--days", "0"), "days must be more than 0"),
         (

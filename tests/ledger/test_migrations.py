@@ -124,7 +124,10 @@ def test_the_steps_lead_to_this_version() -> None:
     assert {f"{major}.{minor}" for major, minor in versions[:-1]} == set(STORED)
 
 
-GROUP_FIELDS_SINCE = ("avg_cost_per_call", "cost_nano", "cost_is_lower_bound", "unknown_cost_requests")
+GROUP_FIELDS_SINCE = (
+    "avg_cost_per_call", "cost_nano", "cost_is_lower_bound", "unknown_cost_requests", "keys", "input_tokens",
+    "output_tokens", "cached_tokens", "share",
+)  # fmt: skip
 
 
 def as_then(figures: Any) -> Any:
