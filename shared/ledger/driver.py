@@ -47,8 +47,8 @@ class Driver:
         """The rows of each query."""
         raise NotImplementedError
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        """Insert rows, but for those that are there already; returns how many were inserted."""
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        """Insert rows, but for those that are there already, if they may be."""
         raise NotImplementedError
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
@@ -60,8 +60,8 @@ class Driver:
         raise NotImplementedError
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside may be sent at once, so that an error shows only at the end."""
+    def together(self, *, and_commit: bool = False) -> Iterator[None]:  # noqa: ARG002 - SQLite sends nothing
+        """What is written inside may be sent at once, also the commit, so that an error shows only at the end."""
         yield
 
     @contextmanager
@@ -90,8 +90,8 @@ class Sqlite(Driver):
                 progressed()
         return found
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        return self._many(_inserted(table, names), table, rows, names)
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        self._many(_inserted(table, names, may_be), table, rows, names)
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         self._many(_changed(table, names, add), table, rows, (*names, *_keys(table)))
@@ -99,16 +99,15 @@ class Sqlite(Driver):
     def add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
         self._many(_added(table, names), table, rows, (*_keys(table), *names))
 
-    def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
+    def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
         are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
         values = [
             [_json(table, name, row.get(name)) if name in are_json else _plain(row.get(name)) for name in names]
             for row in rows
         ]
         with self._errors():
-            cursor = self._raw.execute(text, values[0]) if len(values) == 1 else self._raw.executemany(text, values)
-            progressed()
-            return int(cursor.rowcount)
+            self._raw.executemany(text, values)
+        progressed()
 
 
 class Postgres(Driver):
@@ -121,8 +120,8 @@ class Postgres(Driver):
             progressed()
             return [cursor.fetchall() for cursor in cursors]
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        return self._arrays(_inserted(table, names, _unnest(table, names)), table, rows, names)
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        self._arrays(_inserted(table, names, may_be, _unnest(table, names)), table, rows, names)
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         keys = _keys(table)
@@ -132,18 +131,20 @@ class Postgres(Driver):
         every = (*_keys(table), *names)
         self._arrays(_added(table, names, _unnest(table, every)), table, rows, every)
 
-    def _arrays(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
+    def _arrays(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
         are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
         values = [
             [_json(table, name, row.get(name)) if name in are_json else row.get(name) for row in rows] for name in names
         ]
         with self._errors():
-            return int(self._raw.execute(text, values).rowcount)
+            self._raw.execute(text, values)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, and_commit: bool = False) -> Iterator[None]:
         with self._errors(), self._raw.pipeline():
             yield
+            if and_commit:
+                self._raw.commit()  # the server skips it after an error
         progressed()
 
 
@@ -176,9 +177,9 @@ def names_of(names: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _inserted(table: sa.Table, names: Key, source: str = "") -> str:
+def _inserted(table: sa.Table, names: Key, may_be: bool, source: str = "") -> str:
     source = source or f"VALUES ({marks(len(names))})"
-    return f"INSERT INTO {table.name} ({names_of(names)}) {source} ON CONFLICT DO NOTHING"
+    return f"INSERT INTO {table.name} ({names_of(names)}) {source}{' ON CONFLICT DO NOTHING' if may_be else ''}"
 
 
 @lru_cache(maxsize=64)
