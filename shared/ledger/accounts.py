@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Budget, Limit
+from shared.ledger.driver import Driver, Query
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import UNKNOWN_COST, account, account_kind, attempt, budget, label
 
@@ -109,6 +110,8 @@ TERMS = (
     "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
 )
 _TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price")
+_TOTALS = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
+_OVERLAP = "AND since_us <= {0} AND until_us > {0} ORDER BY dimensions, whose, since_us, until_us"
 LATEST = "SELECT ts_us, machine FROM attempt WHERE status <> 'reported' ORDER BY ts_us DESC LIMIT 1"
 
 
@@ -155,9 +158,11 @@ class Totals:
         group = group_of(limit.dimensions, row, labels)
         counted_nano = _sum(connection, limit.dimensions, group, key[2], key[3])
         values = dict(zip(("dimensions", "whose", "since_us", "until_us"), key, strict=True))
-        _open(connection, limit.dimensions, values | {"counted_nano": counted_nano}, row["ts_us"])
+        is_new_kind = limit.dimensions not in self.terms.kinds
+        values = {**values, "counted_nano": counted_nano}
+        _open(connection, limit.dimensions, values, row["ts_us"], is_new_kind=is_new_kind)
         self._know(key, counted_nano)
-        if limit.dimensions not in self.terms.kinds:
+        if is_new_kind:
             self.terms = replace(self.terms, kinds=(*self.terms.kinds, limit.dimensions))
 
     def statuses(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
@@ -296,22 +301,32 @@ def latest(connection: Connection) -> Latest:
     return Latest() if found is None else Latest(*found)
 
 
-def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
-    """Update every running total that includes the attempt by the change in its counted amount."""
-    change = counted(after) - (counted(before) if before is not None else 0)
-    if not change:
+def move(connection: Connection, moves: Sequence[tuple[Row, Row, Labels]]) -> None:
+    """Change every running total that includes attempts by the changes in their counted amounts: before, after."""
+    driver = Driver.of(connection)
+    [rows] = driver.read((TERMS, ()))
+    terms = terms_of(tuple(tuple(row) for row in rows))
+    places = {place for _, row, labels in moves for place in places_of(terms, row, labels, ())}
+    if not places:
         return
-    for dimensions in _kinds(connection):
-        connection.execute(
-            sa.update(account)
-            .where(
-                account.c.dimensions == _key(dimensions),
-                account.c.whose == _digest(group_of(dimensions, after, labels)),
-                account.c.since_us <= after["ts_us"],
-                account.c.until_us > after["ts_us"],
-            )
-            .values(counted_nano=account.c.counted_nano + change)
-        )
+    [rows] = driver.read(totals_query(connection, places, [row["ts_us"] for _, row, _ in moves]))
+    totals = Totals(terms, rows, None)
+    for before, after, labels in moves:
+        totals.move(before, after, labels)
+    if changes := totals.taken_changes():
+        driver.change(account, changes, ("counted_nano",), add=True)
+
+
+def totals_query(connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int]) -> Query:
+    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key."""
+    ordered = sorted(places)
+    if connection.dialect.name == "sqlite":
+        pairs = ", ".join(["(?, ?)"] * len(ordered))
+        values = [value for place in ordered for value in place]
+        return f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format('?')}", [*values, max(times_us), min(times_us)]
+    columns = [[place[0] for place in ordered], [place[1] for place in ordered]]
+    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')} FOR UPDATE"  # noqa: S608
+    return text, [*columns, max(times_us), min(times_us)]
 
 
 def counted(row: Row) -> int:
@@ -379,10 +394,10 @@ def _status(connection: Connection, limit: Limit, row: Row, labels: Labels) -> B
     return BudgetStatus(limit, group, int(found), since_us, until_us)
 
 
-def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[str, Any], now_us: int) -> None:
+def _open(connection: Connection, dimensions: tuple[str, ...], values: Row, now_us: int, *, is_new_kind: bool) -> None:
     """Store a new running total, and delete those whose window ended long ago."""
     connection.execute(sa.delete(account).where(account.c.until_us < now_us - _KEPT_US))
-    if dimensions not in _kinds(connection):
+    if is_new_kind:
         connection.execute(sa.insert(account_kind), {"dimensions": _key(dimensions)})
     connection.execute(sa.insert(account), values)
 
@@ -419,11 +434,6 @@ def group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, 
         labels.get(dimension[6:], "") if dimension.startswith("label:") else row.get(dimension) or ""
         for dimension in dimensions
     )
-
-
-def _kinds(connection: Connection) -> list[tuple[str, ...]]:
-    """All sets of dimensions that running totals are kept for."""
-    return [tuple(json.loads(kind)) for kind in connection.scalars(sa.select(account_kind.c.dimensions))]
 
 
 def _key(values: Iterable[str]) -> str:

@@ -122,7 +122,7 @@ def fold(ledger: Ledger, *, if_many: bool = False) -> bool:
         Whether there may be more to fold.
     """
     try:
-        with within(_LOCK_S), ledger.writing() as connection:
+        with within(_LOCK_S), ledger.beside_others() as connection:
             if not _may_fold(connection) or (if_many and connection.scalar(_IS_BEHIND) is None):
                 return False
             return _fold_page(connection) or _build_page(connection)
