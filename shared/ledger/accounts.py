@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Budget, Limit
+from shared.ledger import sums
 from shared.ledger.driver import Driver, Query
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import UNKNOWN_COST, account, account_kind, attempt, budget, label
@@ -405,10 +406,29 @@ def _open(connection: Connection, dimensions: tuple[str, ...], values: Row, now_
 def _sum(
     connection: Connection, dimensions: tuple[str, ...], group: tuple[str, ...], since_us: int, until_us: int
 ) -> int:
-    """The counted amounts of a group's attempts, added up from their rows."""
-    conditions = [attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us]
-    conditions += [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
-    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_AMOUNT), 0)).where(*conditions)) or 0)
+    """The counted amounts of a group's attempts: from the sums, and from rows where there are none."""
+    of_group = [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
+    found = sums.costs(connection, dimensions, group, since_us, until_us)
+    if found is None:
+        return _sum_of(connection, _AMOUNT, (since_us, until_us), *of_group)
+    cost_nano, how = found
+    for span in how.rows:
+        cost_nano += _sum_of(connection, _AMOUNT, span, *of_group)
+    for begin, end in how.summed:
+        span = (begin * 10**6, end * 10**6)
+        # What counts beside costs is of few attempts, and an index finds each kind of them.
+        cost_nano += _sum_of(connection, attempt.c.reserved_nano, span, _RESERVES, *of_group)
+        cost_nano += _sum_of(connection, attempt.c.bound_nano, span, _UNDER_WAY, *of_group)
+        unknown = (sa.text(UNKNOWN_COST), attempt.c.reserved_nano.is_(None))
+        cost_nano += _sum_of(connection, attempt.c.bound_nano, span, *unknown, *of_group)
+    return cost_nano
+
+
+def _sum_of(
+    connection: Connection, what: sa.ColumnElement[Any], span: tuple[int, int], *conditions: Any
+) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(what), 0))
+    return int(connection.scalar(query.where(attempt.c.ts_us >= span[0], attempt.c.ts_us < span[1], *conditions)) or 0)
 
 
 def _column(dimension: str) -> sa.ColumnElement[str]:

@@ -469,7 +469,7 @@ class Ledger:
         """A connection for changes that need not keep other writers out; in SQLite it does, as any that writes."""
         with self._begun_to_write() as connection:
             if connection.dialect.name == "postgresql":
-                Driver.of(connection).read(*self._limits())
+                Driver.of(connection).read(*self._limits(), _WITH_OTHERS)
             yield connection
 
     @contextmanager
