@@ -213,7 +213,9 @@ def _frozen(url: URL) -> URL:
 def _create_postgres(url: URL, patience: Patience) -> Engine:
     from shared.ledger.bounded_postgres import connect_in_time, connection_class
 
-    engine = sa.create_engine(url, pool_pre_ping=True, pool_timeout=patience.call_s)
+    # No statement is prepared on the server: behind a pooler each transaction may have another connection. And none is
+    # sent to see whether a connection still lives: whoever finds it dead tries once more on a new one.
+    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args={"prepare_threshold": None})
     connections = connection_class(patience.read_s)
 
     def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
@@ -230,14 +232,19 @@ def limit_on_server(connection: Connection, statement_s: float, lock_s: float) -
     A little earlier than we do, so that the connection can be kept.
     """
     if connection.dialect.name == "postgresql":
-        statement_ms = round(min(statement_s, _MAX_LIMIT_S) * 900)
-        values = {"statement": f"{max(1, statement_ms)}", "lock": f"{max(1, round(lock_s * 900))}"}
-        connection.execute(_LIMITS, values)
+        text, values = limits_on_server(statement_s, lock_s)
+        connection.exec_driver_sql(text, tuple(values))
+
+
+def limits_on_server(statement_s: float, lock_s: float) -> tuple[str, list[str]]:
+    """The statement that does it, with its values."""
+    return _LIMITS, [f"{max(1, round(min(each, _MAX_LIMIT_S) * 900))}" for each in (statement_s, lock_s)]
 
 
 _MAX_LIMIT_S = 3600.0
-_LIMITS = sa.text(
-    "SELECT set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true), "
+# For this transaction only: the connection may be one of a pooler's, which gives it to another program next.
+_LIMITS = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
     "set_config('idle_in_transaction_session_timeout', '60000', true)"
 )
 
