@@ -217,13 +217,20 @@ def _create_postgres(url: URL, patience: Patience) -> Engine:
 
     # No statement is prepared on the server: behind a pooler each transaction may have another connection. And none is
     # sent to see whether a connection still lives: whoever finds it dead tries once more on a new one.
-    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args={"prepare_threshold": None})
+    # BEGIN is sent here, because the driver would wait for its answer also where other statements could go along.
+    arguments = {"prepare_threshold": None, "autocommit": True}
+    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args=arguments)
     connections = connection_class(patience.read_s)
 
     def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         return connect_in_time(lambda: connections.connect(*arguments, **parameters), patience.call_s)
 
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("ledger_begins_later"):
+            connection.exec_driver_sql("BEGIN")
+
     sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "begin", begin)
     return engine
 
 
