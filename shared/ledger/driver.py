@@ -102,7 +102,7 @@ class Sqlite(Driver):
 
     def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
         places = _places(table, names)
-        values = [[*map(row.get, names)] for row in rows]
+        values: list[list[Any]] = [[*map(row.get, names)] for row in rows]
         for each in values:
             for place in places.ids:
                 each[place] = each[place].hex  # SQLite has no type for ids

@@ -43,6 +43,9 @@ _SWITCHING_S = 0.5
 # The longest pause before a lock that another program holds is tried again. SQLite's own pauses grow to 0.1 s, so with
 # many writers some would never get it.
 _MAX_PAUSE_S = 0.004
+_MIN_PAUSE_S = 0.0002
+# After so many seconds the pauses are half as long, after twice as many a third, and so on.
+_SENIORITY_S = 0.2
 # File systems on which SQLite's locks do not work reliably between machines. Source: sqlite.org/faq.html and
 # howtocorrupt.html, section 2.1 (read 2026-11-28).
 _NETWORK_FILE_SYSTEM = re.compile(
@@ -348,7 +351,8 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
 
     Not by SQLite's own waiting, which Ctrl-C does not interrupt.
     """
-    until = time.monotonic() + limit_s
+    began = time.monotonic()
+    until = began + limit_s
     while True:
         try:
             raw.execute(statement).fetchall()
@@ -356,7 +360,9 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
         except library().Error as error:
             if not is_locked(error) or time.monotonic() >= until:
                 return
-        time.sleep(random.uniform(0, _MAX_PAUSE_S))  # noqa: S311 - so that waiting programs do not keep step
+        # By chance, so that waiting programs do not keep step; shorter for one that has waited longer.
+        patience = _MAX_PAUSE_S / (1 + (time.monotonic() - began) / _SENIORITY_S)
+        time.sleep(max(_MIN_PAUSE_S, random.uniform(0, patience)))  # noqa: S311
 
 
 def _wait_for_locks(raw: Any, patience_s: float) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -70,7 +71,7 @@ def pooled(postgres_url: str, tmp_path: Path) -> Iterator[str]:
     settings.chmod(0o644)
     for each in (tmp_path, *tmp_path.parents[:2]):
         each.chmod(each.stat().st_mode | 0o011)
-    nobody = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
+    nobody: dict[str, Any] = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
     with subprocess.Popen([program, "-q", settings], **nobody) as bouncer:
         until = time.monotonic() + 30
         while True:
