@@ -8,10 +8,11 @@ round trip for all that is read, and one for all that is written.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -93,11 +94,13 @@ class Sqlite(Driver):
         self._many(_changed(table, names, add), table, rows, (*names, *_keys(table)))
 
     def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
-        are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
-        values = [
-            [_json(table, name, row.get(name)) if name in are_json else _plain(row.get(name)) for name in names]
-            for row in rows
-        ]
+        places = _places(table, names)
+        values: list[list[Any]] = [[*map(row.get, names)] for row in rows]
+        for each in values:
+            for place in places.ids:
+                each[place] = each[place].hex  # SQLite has no type for ids
+            for place, is_null in places.json:
+                each[place] = _json(each[place], is_null)
         with self._errors():
             self._raw.executemany(text, values)
         progressed()
@@ -111,7 +114,7 @@ class Postgres(Driver):
             with self._raw.pipeline():
                 cursors = [self._raw.execute(text, values) for text, values in queries]
             progressed()
-            return [cursor.fetchall() for cursor in cursors]
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
         self._arrays(_inserted(table, names, may_be, _unnest(table, names)), table, rows, names)
@@ -121,10 +124,9 @@ class Postgres(Driver):
         self._arrays(_changed_from(table, names, keys, add), table, rows, (*keys, *names))
 
     def _arrays(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
-        are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
-        values = [
-            [_json(table, name, row.get(name)) if name in are_json else row.get(name) for row in rows] for name in names
-        ]
+        values = [[row.get(name) for row in rows] for name in names]
+        for place, is_null in _places(table, names).json:
+            values[place] = [_json(value, is_null) for value in values[place]]
         with self._errors():
             self._raw.execute(text, values)
 
@@ -133,17 +135,32 @@ class Postgres(Driver):
         with self._errors(), self._raw.pipeline():
             yield
             if and_commit:
-                self._raw.commit()  # the server skips it after an error
+                self._raw.execute("COMMIT")  # the server skips it after an error
         progressed()
 
 
+class _Places(NamedTuple):
+    """Where among some columns ids are, and JSON, with whether None is NULL there."""
+
+    ids: tuple[int, ...]
+    json: tuple[tuple[int, bool], ...]
+
+
+@lru_cache(maxsize=64)
+def _places(table: sa.Table, names: Key) -> _Places:
+    types = [table.c[name].type for name in names]
+    ids = tuple(place for place, each in enumerate(types) if isinstance(each, sa.Uuid))
+    return _Places(
+        ids, tuple((place, each.none_as_null) for place, each in enumerate(types) if isinstance(each, sa.JSON))
+    )
+
+
 def _plain(value: Any) -> Any:
-    """SQLite has no type for ids."""
-    return getattr(value, "hex", value) if type(value).__name__ == "UUID" else value
+    return value.hex if isinstance(value, uuid.UUID) else value
 
 
-def _json(table: sa.Table, name: str, value: Any) -> str | None:
-    return None if value is None and table.c[name].type.none_as_null else json.dumps(value)  # type: ignore[attr-defined]
+def _json(value: Any, is_null: bool) -> str | None:
+    return None if value is None and is_null else json.dumps(value)
 
 
 def from_json(value: Any) -> Any:

@@ -43,6 +43,9 @@ _SWITCHING_S = 0.5
 # The longest pause before a lock that another program holds is tried again. SQLite's own pauses grow to 0.1 s, so with
 # many writers some would never get it.
 _MAX_PAUSE_S = 0.004
+_MIN_PAUSE_S = 0.0002
+# After so many seconds the pauses are half as long, after twice as many a third, and so on.
+_SENIORITY_S = 0.2
 # File systems on which SQLite's locks do not work reliably between machines. Source: sqlite.org/faq.html and
 # howtocorrupt.html, section 2.1 (read 2026-11-28).
 _NETWORK_FILE_SYSTEM = re.compile(
@@ -215,13 +218,20 @@ def _create_postgres(url: URL, patience: Patience) -> Engine:
 
     # No statement is prepared on the server: behind a pooler each transaction may have another connection. And none is
     # sent to see whether a connection still lives: whoever finds it dead tries once more on a new one.
-    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args={"prepare_threshold": None})
+    # BEGIN is sent here, because the driver would wait for its answer also where other statements could go along.
+    arguments = {"prepare_threshold": None, "autocommit": True}
+    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args=arguments)
     connections = connection_class(patience.read_s)
 
     def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         return connect_in_time(lambda: connections.connect(*arguments, **parameters), patience.call_s)
 
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("ledger_begins_later"):
+            connection.exec_driver_sql("BEGIN")
+
     sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "begin", begin)
     return engine
 
 
@@ -339,7 +349,8 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
 
     Not by SQLite's own waiting, which Ctrl-C does not interrupt.
     """
-    until = time.monotonic() + limit_s
+    began = time.monotonic()
+    until = began + limit_s
     while True:
         try:
             raw.execute(statement).fetchall()
@@ -347,7 +358,9 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
         except library().Error as error:
             if not is_locked(error) or time.monotonic() >= until:
                 return
-        time.sleep(random.uniform(0, _MAX_PAUSE_S))  # noqa: S311 - so that waiting programs do not keep step
+        # By chance, so that waiting programs do not keep step; shorter for one that has waited longer.
+        patience = _MAX_PAUSE_S / (1 + (time.monotonic() - began) / _SENIORITY_S)
+        time.sleep(max(_MIN_PAUSE_S, random.uniform(0, patience)))  # noqa: S311
 
 
 def _wait_for_locks(raw: Any, patience_s: float) -> None:

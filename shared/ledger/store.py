@@ -314,8 +314,8 @@ class Ledger:
 
     def _written(self, entries: list[Entry], *, is_repeated: bool, is_alone: bool) -> tuple[dict[int, Admission], bool]:
         """Write entries in one transaction; also says whether the log that they went to is the ledger's no more."""
-        first = () if is_alone else (*self._limits(), _WITH_OTHERS)
-        with self.writing() if is_alone else self._begun_to_write() as connection:
+        first = () if is_alone else (("BEGIN", ()), *self._limits(), _WITH_OTHERS)
+        with self.writing() if is_alone else self._begun_to_write(ledger_begins_later=True) as connection:
             self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
             admissions = apply(
                 connection, entries, is_alone=is_alone, is_repeated=is_repeated, first=first, and_commit=True
@@ -473,10 +473,10 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def _begun_to_write(self) -> Iterator[Connection]:
+    def _begun_to_write(self, **options: Any) -> Iterator[Connection]:
         with (
             gate.working(),
-            self._open().connect().execution_options(ledger_write=True) as connection,
+            self._open().connect().execution_options(ledger_write=True, **options) as connection,
             connection.begin(),
         ):
             yield connection

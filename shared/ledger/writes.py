@@ -408,6 +408,8 @@ def storable_event(row: Mapping[str, Any]) -> Row:
 
 def _storable_value(value: Any, length: int) -> Any:
     if isinstance(value, str):
+        if len(value) <= length and value.isascii() and "\x00" not in value:
+            return value
         return value.replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")[:length]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None
