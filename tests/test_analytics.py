@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import json
 import math
-import sqlite3
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from shared.internal.clock import now_us
 from shared.internal.money import to_nano, to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger.schema import event as event_table
+from shared.ledger.sqlite_library import connect, open_file
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import current_scope, scope
@@ -269,7 +269,7 @@ class Hostile:
 def stored(ledger: Ledger, table: str = "event") -> str:
     """All metadata in the ledger, as it lies in the file."""
     ledger.flush()
-    with closing(sqlite3.connect(str(ledger._url.database))) as connection:
+    with closing(connect(str(ledger._url.database))) as connection:
         return " ".join(str(value) for (value,) in connection.execute(f"SELECT metadata FROM {table}"))  # noqa: S608
 
 
@@ -363,7 +363,7 @@ def test_inside_asyncio_an_event_does_not_wait(ledger: Ledger, tmp_path: Path) -
     ledger.check_writable()
 
     async def main() -> None:
-        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)) as other:
+        with closing(open_file(tmp_path / "ledger.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             with scope(tool="T") as inside:
                 for _ in range(3):

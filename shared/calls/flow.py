@@ -72,7 +72,8 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Carry out a call.
 
     Yields:
-        Chunks of text when the request is a stream, and last the LLMResponse.
+        Chunks of text when the request is a stream; "" after the last, to let the reader catch up before the answer is
+            settled; and last the LLMResponse.
 
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
@@ -444,7 +445,12 @@ async def _answer(call: Call, attempt: Attempt, first: str | Answer) -> AsyncGen
         while isinstance(item, str):
             attempt.text.append(item)
             yield item
-            item = await _next_item(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
+            if attempt.items.pieces:  # no wait to limit, and limits cost more than the piece
+                item = attempt.items.pieces.popleft()
+            else:
+                item = await _next_item(call, attempt, attempt.items, min(IDLE_TIMEOUT_S, call.timeout))
+            if not isinstance(item, str):
+                yield ""
     except BaseException as error:
         interrupted = await _settle_interrupted(call, attempt, error)
         if interrupted is error:

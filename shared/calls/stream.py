@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -16,6 +17,8 @@ from shared.types import LLMResponse
 
 # Maximum seconds that garbage collection of an unfinished stream waits for it to be settled.
 _DROP_WAIT_S = 1.0
+# Chunks that the flow reads ahead of the reader at most.
+_MAX_AHEAD = 64
 # Awaits that the cleanup of a stream may pass at most, once its event loop is closed.
 _MAX_STEPS = 100
 
@@ -32,6 +35,7 @@ class LLMStream:
         self._pipe = _Pipe()
         self._task: asyncio.Task[None] | None = None
         self._over = False
+        self._received: deque[str] = deque()
         self.response: LLMResponse | None = None
         self.text = ""
 
@@ -39,25 +43,37 @@ class LLMStream:
         return self
 
     def __next__(self) -> str:
-        try:
-            chunk = None if self._over else run_blocking(self._receive)
-        except BaseException:
-            self.close()
-            raise
-        if chunk is None:
-            raise StopIteration
+        while (chunk := self._next()) is None:
+            if self._over:
+                raise StopIteration
+            try:
+                # All that is there at once: fetching each chunk from the background loop takes longer than reading it.
+                self._received.extend(run_blocking(self._receive))
+            except BaseException:
+                self.close()
+                raise
         return chunk
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 
     async def __anext__(self) -> str:
-        chunk = None if self._over else await self._receive()
-        if chunk is None:
-            raise StopAsyncIteration
+        while (chunk := self._next()) is None:
+            if self._over:
+                raise StopAsyncIteration
+            self._received.extend(await self._receive())
         return chunk
 
-    async def _receive(self) -> str | None:
+    def _next(self) -> str | None:
+        try:
+            chunk = self._received.popleft()
+        except IndexError:
+            return None
+        self.text += chunk
+        return chunk
+
+    async def _receive(self) -> list[str]:
+        """The chunks that have arrived, at least one; none at the end."""
         if self._task is None:
             # One task runs the flow from start to end, even if each chunk is read from a different task (as
             # run_blocking does) or a reader is cancelled.
@@ -65,18 +81,16 @@ class LLMStream:
             _pumps.add(self._task)
             self._task.add_done_callback(_pumps.discard)
         try:
-            chunk = await self._pipe.get()
+            chunks = await self._pipe.get()
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        if chunk is not None:
-            self.text += chunk
-            return chunk
-        self._over = True
-        if isinstance(self._pipe.last, BaseException):
-            raise self._pipe.last
-        self.response = self._pipe.last
-        return None
+        if not chunks:
+            self._over = True
+            if isinstance(self._pipe.last, BaseException):
+                raise self._pipe.last
+            self.response = self._pipe.last
+        return chunks
 
     def close(self) -> None:
         """End a stream that is read with `for`."""
@@ -87,6 +101,7 @@ class LLMStream:
         """End a stream that is read with `async for`."""
         if self._task is not None and not self._over:
             self._over = True
+            self._received.clear()
             self._task.cancel()
             if await wait_shielded(self._task):
                 raise asyncio.CancelledError
@@ -162,29 +177,55 @@ def _end_all_without_loop() -> None:
 
 
 class _Pipe:
-    """Passes one chunk at a time from the flow to its reader; ending it never waits for a reader."""
+    """
+    Passes chunks from the flow to its reader; ending it never waits for a reader.
+
+    The more the reader has read, the further ahead the flow may read: one who leaves at once has received little.
+    """
 
     def __init__(self) -> None:
-        self._chunks: asyncio.Queue[str | None] = asyncio.Queue(1)
+        self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1)
+        self._ahead = 1
+        self._reading = 0
         self._ended = False
         self.last: LLMResponse | BaseException | None = None
 
     async def put(self, chunk: str) -> None:
-        await self._chunks.put(chunk)
+        await self._room.acquire()
+        self._chunks.put_nowait(chunk)
+
+    async def all_read(self) -> None:
+        """Wait until the reader has read every chunk, and asks for more."""
+        await self._chunks.join()
 
     def end(self, last: LLMResponse | BaseException | None) -> None:
         self.last, self._ended = last, True
         if self._chunks.empty():
             self._chunks.put_nowait(None)
 
-    async def get(self) -> str | None:
-        """The next chunk; None at the end, for every reader and every time."""
+    async def get(self) -> list[str]:
+        """The chunks that wait, at least one; none at the end, for every reader and every time."""
+        self._make_room()
         if self._ended and self._chunks.empty():
-            return None
-        chunk = await self._chunks.get()
-        if self._ended and self._chunks.empty():
+            return []
+        found = [await self._chunks.get()]
+        while not self._chunks.empty():
+            found.append(self._chunks.get_nowait())
+        if self._ended:
             self._chunks.put_nowait(None)  # another reader may already be waiting
-        return chunk
+        chunks = [chunk for chunk in found if chunk is not None]
+        self._reading = len(chunks)
+        return chunks
+
+    def _make_room(self) -> None:
+        """The reader has read what it got."""
+        further = min(self._reading, _MAX_AHEAD - self._ahead)
+        for _ in range(self._reading):
+            self._chunks.task_done()
+        for _ in range(self._reading + further):
+            self._room.release()
+        self._ahead, self._reading = self._ahead + further, 0
 
 
 async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:
@@ -193,7 +234,9 @@ async def _pump(items: AsyncGenerator[str | LLMResponse], pipe: _Pipe) -> None:
     try:
         async with aclosing(items):
             async for item in items:
-                if isinstance(item, str):
+                if item == "":
+                    await pipe.all_read()
+                elif isinstance(item, str):
                     await pipe.put(item)
                 else:
                     last = item

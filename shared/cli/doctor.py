@@ -17,7 +17,7 @@ from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
 from shared.config import Settings, database_url, environment, load_settings
 from shared.errors import LLMError
-from shared.ledger import Ledger, get_ledger, wal_is_safe
+from shared.ledger import Ledger, get_ledger, library_name, may_use_wal
 from shared.models import (
     Catalogue,
     check_model,
@@ -180,8 +180,13 @@ def _waiting(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _write_ahead_log(ledger: Ledger) -> Iterator[Finding]:
-    if ledger.name.startswith("sqlite") and not wal_is_safe():
-        yield Finding("store", "note", "this SQLite has the WAL-reset bug, so the slower rollback journal is used")
+    if ledger.file is None:
+        return
+    if may_use_wal(ledger.file):
+        yield Finding("SQLite", "ok", f"{library_name()}, with a write-ahead log")
+    else:
+        reason = "a write-ahead log is not safe with this version, or in this folder"
+        yield Finding("SQLite", "note", f"{library_name()}, with the slower rollback journal: {reason}")
 
 
 def _extras() -> Iterator[Finding]:

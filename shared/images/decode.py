@@ -22,7 +22,7 @@ MAX_DECODED_BYTES = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _OUTPUT_FORMATS: dict[str, PictureFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "GIF": "png"}
 # A large picture takes seconds and half a gigabyte: two at once for one tenant, and one more for all others.
-_threads = FairPool("agentswarm-images", threads=2, per_owner=1)
+_threads = FairPool("agentswarm-images", threads=2, per_owner=1, yields=True)
 _HINT = "Use a PNG, JPEG, WebP or GIF image."
 
 

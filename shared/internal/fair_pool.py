@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+
+# With this niceness a busy thread gets about a third of a processor that another one wants too.
+_YIELDING = 5
 
 
 class FairPool:
@@ -27,10 +32,12 @@ class FairPool:
         threads: Maximum number of threads.
 
         per_owner: Maximum number of threads that work for one owner.
+
+        yields: Whether the work keeps a processor busy, so that threads which mostly wait come first (Linux only).
     """
 
-    def __init__(self, name: str, *, threads: int, per_owner: int) -> None:
-        self._name, self._limit, self._per_owner = name, threads, per_owner
+    def __init__(self, name: str, *, threads: int, per_owner: int, yields: bool = False) -> None:
+        self._name, self._limit, self._per_owner, self._yields = name, threads, per_owner, yields
         self._forget()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
@@ -60,6 +67,8 @@ class FairPool:
 
     def _work(self) -> None:
         """Do jobs until none is left that this thread may do."""
+        if self._yields and sys.platform == "linux":  # elsewhere a priority is one of the whole process
+            _lower_priority()
         while (found := self._take()) is not None:
             owner, (future, function) = found
             _do(future, function)
@@ -91,6 +100,12 @@ class FairPool:
         self._waiting: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
         self._busy: Counter[Hashable] = Counter()
         self._threads = 0
+
+
+def _lower_priority() -> None:
+    with suppress(OSError):  # a sandbox may refuse it
+        niceness = os.getpriority(os.PRIO_PROCESS, 0) + _YIELDING
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 type _Job = tuple[Future[Any], Callable[[], Any]]

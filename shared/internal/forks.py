@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Maximum seconds that a fork waits. What it waits for has bounds of its own; importing LiteLLM takes longest.
@@ -21,6 +21,8 @@ class ForkGate:
     """
 
     def __init__(self) -> None:
+        # Called before a fork, when no thread is at work: to close what must not be open in the child.
+        self.closers: list[Callable[[], None]] = []
         self._renew()
 
     def _renew(self) -> None:
@@ -55,6 +57,8 @@ class ForkGate:
         self._forking += 1
         while self._working > getattr(self._own, "depth", 0) and (left := until - time.monotonic()) > 0:
             self._changed.wait(left)
+        for close in self.closers:
+            close()
         # The lock is held until the fork is over, so that the parent's threads cannot start work meanwhile.
 
     def open(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         repriced as repriced,
     )
     from shared.ledger.answers import Answers as Answers, answers_of as answers_of
-    from shared.ledger.engine import wal_is_safe as wal_is_safe
+    from shared.ledger.engine import may_use_wal as may_use_wal
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
         cost_nano_of as cost_nano_of,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         release as release,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
+    from shared.ledger.sqlite_library import connect as connect, library_name as library_name
     from shared.ledger.store import (
         STOPPED_PATIENCE_S as STOPPED_PATIENCE_S,
         Ledger as Ledger,
@@ -71,7 +72,7 @@ else:
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
-            "engine": "wal_is_safe",
+            "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "write_records",
             "image_lineage": "ImageLineage image_savings lineages_of",
@@ -80,6 +81,7 @@ else:
             "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
+            "sqlite_library": "connect library_name",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",
             "writes": "LeastBound",
         },

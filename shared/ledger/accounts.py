@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ from shared.ledger.schema import UNKNOWN_COST, account, account_kind, attempt, b
 
 Row = Mapping[str, Any]
 Labels = Mapping[str, str]
+# The key of a running total: dimensions, whose, since_us, until_us.
+Account = tuple[str, str, int, int]
 
 # How far the clocks of machines that share a ledger may differ while a budget has an hour, day or month window.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
@@ -93,33 +96,122 @@ class Admission:
         return replace(self, refused=row)
 
 
-def check(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> Admission:
-    """
-    Check whether an attempt may start, under the caller's limits and those stored in the ledger.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The budgets stored in the ledger, and the sets of dimensions that it keeps running totals for."""
 
-    The caller must hold the write lock.
-    """
-    found = statuses(connection, row, labels, limits)
-    if row["bound_nano"] == 0:
-        return Admission(found)
-    refusals = [(each, reason) for each in found if (reason := _refusal(connection, row, each))]
-    # A limit that holds the most refuses only until the most is known, so that every other refusal comes first.
-    for each, reason in sorted(refusals, key=lambda refusal: refusal[1] == "hold_max"):
-        return Admission(found, with_parts(connection, each), reason)
-    return Admission(found)
+    limits: tuple[Limit, ...] = ()
+    kinds: tuple[tuple[str, ...], ...] = ()
 
 
-def statuses(
-    connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit], *, keep: bool = True
-) -> tuple[BudgetStatus, ...]:
+TERMS = (
+    'SELECT name, limit_nano, "window", scope, tz, warn_at, on_exceed, on_unknown_price FROM budget UNION ALL '
+    "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
+)
+_TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price")
+LATEST = "SELECT ts_us, machine FROM attempt WHERE status <> 'reported' ORDER BY ts_us DESC LIMIT 1"
+
+
+@lru_cache(maxsize=8)
+def terms_of(rows: tuple[tuple[Any, ...], ...]) -> Terms:
+    """What the rows of TERMS say. They are read each time, so that no change by another program is missed."""
+    budgets = [dict(zip(_TERM_NAMES, row, strict=True)) for row in rows if row[1] is not None]
+    kinds = [tuple(json.loads(row[0])) for row in rows if row[1] is None]
+    return Terms(tuple(Limit(_as_budget(each)) for each in budgets), tuple(kinds))
+
+
+class Totals:
     """
-    The status of every limit that applies to an attempt such as `row`.
+    The running totals that the attempts of a batch belong to, locked, and what the batch adds to them.
 
     Args:
-        keep: Whether to store new running totals, which needs the write lock.
+        rows: Dimensions, whose, since_us, until_us and counted_nano of each.
     """
+
+    def __init__(self, terms: Terms, rows: Iterable[Sequence[Any]], latest: Latest | None) -> None:
+        self.terms = terms
+        self.latest = latest
+        self._counted: dict[Account, int] = {}
+        self._windows: dict[tuple[str, str], list[Account]] = {}
+        self.changes: dict[Account, int] = {}
+        for *key, counted_nano in rows:
+            self._know((key[0], key[1], key[2], key[3]), counted_nano)
+
+    def _know(self, key: Account, counted_nano: int) -> None:
+        self._counted[key] = counted_nano
+        self._windows.setdefault(key[:2], []).append(key)
+
+    def all_limits(self, limits: Sequence[Limit]) -> Iterable[Limit]:
+        """The caller's limits, and those stored in the ledger."""
+        return dict.fromkeys((*limits, *self.terms.limits))
+
+    def missing(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> list[tuple[Limit, Account]]:
+        """The limits that have no running total yet."""
+        keys = [(each, account_of(each, row, labels)) for each in self.all_limits(limits)]
+        return [(limit, key) for limit, key in keys if key not in self._counted]
+
+    def open(self, connection: Connection, limit: Limit, key: Account, row: Row, labels: Labels) -> None:
+        """Begin a running total with what the rows add up to; no other writer may be at work."""
+        group = group_of(limit.dimensions, row, labels)
+        counted_nano = _sum(connection, limit.dimensions, group, key[2], key[3])
+        values = dict(zip(("dimensions", "whose", "since_us", "until_us"), key, strict=True))
+        _open(connection, limit.dimensions, values | {"counted_nano": counted_nano}, row["ts_us"])
+        self._know(key, counted_nano)
+        if limit.dimensions not in self.terms.kinds:
+            self.terms = replace(self.terms, kinds=(*self.terms.kinds, limit.dimensions))
+
+    def statuses(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
+        """The status of every limit that applies to an attempt."""
+        found = []
+        for limit in self.all_limits(limits):
+            key = account_of(limit, row, labels)
+            group = group_of(limit.dimensions, row, labels)
+            found.append(BudgetStatus(limit, group, self._counted[key], key[2], key[3]))
+        return tuple(found)
+
+    def check(self, row: Row, statuses: tuple[BudgetStatus, ...]) -> tuple[BudgetStatus, str] | None:
+        """Which of its limits refuses an attempt, and why; None when it may start."""
+        if row["bound_nano"] == 0:
+            return None
+        refusals = [(each, reason) for each in statuses if (reason := _refusal(self.latest, row, each))]
+        # A limit that holds the most refuses only until the most is known, so that every other refusal comes first.
+        return min(refusals, key=lambda refusal: refusal[1] == "hold_max", default=None)
+
+    def move(self, before: Row | None, after: Row, labels: Labels) -> None:
+        """Add the change in an attempt's counted amount to every running total that includes it."""
+        change = counted(after) - (counted(before) if before is not None else 0)
+        if not change:
+            return
+        for dimensions in self.terms.kinds:
+            place = (_key(dimensions), _digest(group_of(dimensions, after, labels)))
+            for key in self._windows.get(place, ()):
+                if key[2] <= after["ts_us"] < key[3]:
+                    self._counted[key] += change
+                    self.changes[key] = self.changes.get(key, 0) + change
+
+    def taken_changes(self) -> list[Row]:
+        """The changes since the last time, as rows."""
+        changes, self.changes = self.changes, {}
+        names = ("dimensions", "whose", "since_us", "until_us")
+        return [dict(zip(names, key, strict=True)) | {"counted_nano": change} for key, change in changes.items()]
+
+
+def account_of(limit: Limit, row: Row, labels: Labels) -> Account:
+    """The key of the running total that a limit looks at."""
+    since_us, until_us = limit.budget.span(row["ts_us"])
+    return _key(limit.dimensions), _digest(group_of(limit.dimensions, row, labels)), since_us, until_us
+
+
+def places_of(terms: Terms, row: Row, labels: Labels, limits: Sequence[Limit]) -> set[tuple[str, str]]:
+    """Dimensions and group of every running total that an attempt may belong to, whatever its window."""
+    kinds = {*terms.kinds, *(each.dimensions for each in (*limits, *terms.limits))}
+    return {(_key(each), _digest(group_of(each, row, labels))) for each in kinds}
+
+
+def statuses(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
+    """The status of every limit that applies to an attempt such as `row`."""
     all_limits = dict.fromkeys((*limits, *stored(connection)))
-    return tuple(_status(connection, each, row, labels, keep=keep) for each in all_limits)
+    return tuple(_status(connection, each, row, labels) for each in all_limits)
 
 
 def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
@@ -169,7 +261,7 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     """The status of a limit for each group with spending in the current window, highest spending first."""
     since_us, until_us = limit.budget.span(now_us)
     if not limit.dimensions:
-        return [_status(connection, limit, {"ts_us": now_us}, {}, keep=False)]
+        return [_status(connection, limit, {"ts_us": now_us}, {})]
     amount = sa.func.sum(_AMOUNT)
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
@@ -214,7 +306,7 @@ def move(connection: Connection, before: Row | None, after: Row, labels: Labels)
             sa.update(account)
             .where(
                 account.c.dimensions == _key(dimensions),
-                account.c.whose == _digest(_group_of(dimensions, after, labels)),
+                account.c.whose == _digest(group_of(dimensions, after, labels)),
                 account.c.since_us <= after["ts_us"],
                 account.c.until_us > after["ts_us"],
             )
@@ -261,10 +353,10 @@ def _as_budget(row: Mapping[str, Any]) -> Budget:
     return Budget(limit_usd=row["limit_nano"] / 1e9, **values)
 
 
-def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | None:
+def _refusal(latest: Latest | None, row: Row, status: BudgetStatus) -> str | None:
     """Why an attempt may not start under this limit; None when it may."""
     terms = status.limit.budget
-    if terms.window in ("hour", "day", "month") and (ahead := latest(connection).ahead_of(row["ts_us"])):
+    if is_dated(status.limit) and latest is not None and (ahead := latest.ahead_of(row["ts_us"])):
         return ahead
     bound = row["bound_nano"]
     if bound is None:
@@ -272,15 +364,18 @@ def _refusal(connection: Connection, row: Row, status: BudgetStatus) -> str | No
     return "no room" if bound > status.left_nano else None
 
 
-def _status(connection: Connection, limit: Limit, row: Row, labels: Labels, *, keep: bool) -> BudgetStatus:
+def is_dated(limit: Limit) -> bool:
+    """Whether a limit's window begins and ends by the clock, so that the clocks of machines must agree."""
+    return limit.budget.window in ("hour", "day", "month")
+
+
+def _status(connection: Connection, limit: Limit, row: Row, labels: Labels) -> BudgetStatus:
     since_us, until_us = limit.budget.span(row["ts_us"])
-    group = _group_of(limit.dimensions, row, labels)
+    group = group_of(limit.dimensions, row, labels)
     key = {"dimensions": _key(limit.dimensions), "whose": _digest(group), "since_us": since_us, "until_us": until_us}
     found = connection.scalar(sa.select(account.c.counted_nano).where(*(account.c[n] == v for n, v in key.items())))
     if found is None:
         found = _sum(connection, limit.dimensions, group, since_us, until_us)
-        if keep:
-            _open(connection, limit.dimensions, key | {"counted_nano": found}, row["ts_us"])
     return BudgetStatus(limit, group, int(found), since_us, until_us)
 
 
@@ -318,7 +413,7 @@ def _is_of(dimension: str, value: str) -> sa.ColumnElement[bool]:
     return tagged.where(label.c.value == value) if value else ~tagged
 
 
-def _group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ...]:
+def group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, ...]:
     """The group of an attempt: its value in each dimension, "" where it has no such agent, tool, run or label."""
     return tuple(
         labels.get(dimension[6:], "") if dimension.startswith("label:") else row.get(dimension) or ""

@@ -9,26 +9,37 @@ import random
 import re
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from shared.config import load_settings
 from shared.errors import ConfigurationError
 from shared.ledger.deadline import progressed, seconds_left
+from shared.ledger.sqlite_library import (
+    FileIdentity,
+    file_identity,
+    known,
+    library,
+    library_name,
+    open_file,
+    wal_is_safe,
+)
 
 logger = logging.getLogger("agentswarm_tools")
 
-# SQLite releases without the WAL-reset bug, which can lose committed pages when several processes share a WAL file.
-# Source: sqlite.org, release notes of 3.51.3 (read 2026-11-23).
-_SAFE_WAL = (((3, 51, 3), (99,)), ((3, 50, 7), (3, 51)), ((3, 44, 6), (3, 45)))
 # Options of a SQLite URL that do not change which database it is, or how it is opened.
 _HARMLESS_OPTIONS = frozenset({"timeout", "check_same_thread"})
+# Maximum seconds that a new connection tries to switch the ledger to a write-ahead log.
+_SWITCHING_S = 0.5
 # The longest pause before a lock that another program holds is tried again. SQLite's own pauses grow to 0.1 s, so with
 # many writers some would never get it.
 _MAX_PAUSE_S = 0.004
@@ -37,9 +48,12 @@ _MAX_PAUSE_S = 0.004
 _NETWORK_FILE_SYSTEM = re.compile(
     r"nfs\d*|cifs|smb\w*|9p|afs|ncpfs|ceph|glusterfs|lustre|beegfs|fuse\.(sshfs|s3fs|gcsfuse|rclone|glusterfs|ceph\w*)"
 )
+# A write-ahead log needs memory that all processes share, which only these are known to have. Source:
+# sqlite.org/wal.html (read 2026-11-28). A folder that a virtual machine shares with its host (virtiofs, 9p) has not.
+_LOCAL_FILE_SYSTEM = re.compile(r"(ext[234]|xfs|btrfs|zfs|f2fs|jfs|bcachefs|tmpfs|ramfs|overlay|ecryptfs|ntfs3?)?")
 _MOUNTS = Path("/proc/self/mounts")
-
-FileIdentity = tuple[int, int]
+# The log is cut to this size, in bytes, when it is begun anew after a long read has let it grow.
+_MAX_LOG = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +74,6 @@ class Patience:
     def of_settings(cls) -> Patience:
         settings = load_settings()
         return cls(settings.store_timeout, settings.store_read_timeout)
-
-
-def wal_is_safe(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite may use write-ahead logging with several processes."""
-    return any(low <= version < high for low, high in _SAFE_WAL)
 
 
 def parse_url(url: str) -> URL:
@@ -119,21 +128,6 @@ def file_of(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def file_identity(path: Path | None) -> FileIdentity | None:
-    """
-    Which file lies at a path now; None when there is none.
-
-    The file must not be opened for that: closing it would drop the locks of every SQLite connection in the process.
-    """
-    if path is None:
-        return None
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def create_engine(url: URL, patience: Patience) -> Engine:
     engine = _create_engine(url, patience)
     sa.event.listen(engine, "after_cursor_execute", lambda *_: progressed())
@@ -145,15 +139,77 @@ def _create_engine(url: URL, patience: Patience) -> Engine:
         return _create_postgres(url, patience)
     path = Path(url.database or "")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    _create_file(path)
     _warn_of_network(path)
-    engine = sa.create_engine(
-        url, connect_args={"timeout": patience.call_s, "check_same_thread": False}, pool_timeout=patience.call_s
-    )
-    sa.event.listen(engine, "connect", _prepare_sqlite)
+    options: dict[str, Any] = {"pool_timeout": patience.call_s}
+    if is_frozen(path):
+        url, options = _frozen(url), {"poolclass": sa.NullPool}
+    engine = sa.create_engine(url, module=library(), **options)
+
+    def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+        return open_file(path, arguments[0], **parameters | {"timeout": patience.call_s, "check_same_thread": False})
+
+    sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "connect", partial(_prepare_sqlite, path))
+    sa.event.listen(engine, "checkout", partial(_check_log, path))
     _bound_sqlite(engine, patience.call_s)
     return engine
+
+
+def _create_file(path: Path) -> None:
+    """
+    Create a file that only its owner can read, unless there is one.
+
+    What lies beside it belongs to a ledger that was moved away: SQLite would take it for the new one's.
+    """
+    if path.exists():
+        return
+    with _only_one(path.parent):
+        if not path.exists():
+            for beside in (log_of(path), _memory_of(path)):
+                beside.unlink(missing_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time create a ledger in a folder."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a SQLite file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _memory_of(path: Path) -> Path:
+    """The index of the log, which all processes that have the file open share."""
+    return path.with_name(f"{path.name}-shm")
+
+
+def is_frozen(path: Path) -> bool:
+    """Whether a file lies on a file system that is mounted read-only, and no process has it open to write."""
+    if not hasattr(os, "statvfs"):
+        return False
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY) and not log_of(path).exists()
+    except OSError:
+        return False
+
+
+def _frozen(url: URL) -> URL:
+    """The URL of a file that is only read: with a write-ahead log, SQLite would have to write beside it for that."""
+    return url.set(database=f"file:{quote(url.database or '')}", query={"immutable": "1", "uri": "true"})
 
 
 def _create_postgres(url: URL, patience: Patience) -> Engine:
@@ -188,10 +244,64 @@ _LIMITS = sa.text(
 )
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+def may_use_wal(path: Path) -> bool:
+    """Whether a ledger there has a write-ahead log: this SQLite is safe with it, and the file system is local."""
+    return wal_is_safe() and _LOCAL_FILE_SYSTEM.fullmatch(_file_system(path.resolve())) is not None
+
+
+def _prepare_sqlite(path: Path, connection: Any, _record: Any) -> None:
     connection.isolation_level = None
-    connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe() else 'TRUNCATE'}").fetchall()
     connection.execute("PRAGMA synchronous = FULL")
+    if is_frozen(path):
+        return
+    wanted = "wal" if may_use_wal(path) else "truncate"
+    [current] = connection.execute("PRAGMA journal_mode").fetchone()
+    if wanted == "wal" and current != "wal":
+        # Fails while another program uses the file. The ledger works as it is, and a later connection tries again.
+        _poll(connection, "PRAGMA journal_mode = WAL", min(_SWITCHING_S, seconds_left()))
+    elif current != wanted:
+        try:
+            connection.execute("PRAGMA journal_mode = TRUNCATE").fetchall()
+        except library().OperationalError as error:
+            if is_locked(error):
+                error.args = (f"another program uses it with a write-ahead log, which {library_name()} must not",)
+            raise
+    connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG}").fetchall()
+    with suppress(library().Error):
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # opens the log
+    connection.log = file_identity(log_of(path))
+
+
+def _check_log(path: Path, connection: Any, _record: Any, _proxy: Any) -> None:
+    """Do not use a connection whose log was deleted or replaced: nobody would see what it writes."""
+    if _lost_log(path, connection):
+        raise DisconnectionError("the write-ahead log was replaced")
+
+
+def _lost_log(path: Path, connection: Any) -> bool:
+    return connection.log is not None and file_identity(log_of(path)) != connection.log
+
+
+def lost_log(connection: Connection) -> bool:
+    """Whether the write-ahead log that a connection writes to is not the ledger's any more."""
+    path = file_of(connection.engine.url)
+    return path is not None and _lost_log(path, connection.connection.driver_connection)
+
+
+def leave(path: Path, identity: FileIdentity | None) -> None:
+    """
+    Write what is in the log to the file that was the ledger, and remove the log.
+
+    Else SQLite would take it for the log of the ledger that lies at the path now.
+    """
+    for connection in known():
+        if connection.file == identity and connection.log is not None:
+            with suppress(library().Error):
+                connection.execute("PRAGMA busy_timeout = 100")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if file_identity(log_of(path)) == connection.log:
+                log_of(path).unlink(missing_ok=True)
+                _memory_of(path).unlink(missing_ok=True)
 
 
 def _bound_sqlite(engine: Engine, patience_s: float) -> None:
@@ -218,7 +328,7 @@ def _bound_sqlite(engine: Engine, patience_s: float) -> None:
     sa.event.listen(engine, "commit", commit)
 
 
-def _poll(raw: sqlite3.Connection, statement: str, limit_s: float) -> None:
+def _poll(raw: Any, statement: str, limit_s: float) -> None:
     """
     Take a lock, or give up in time; then the next statement raises the error, as SQLAlchemy has it.
 
@@ -229,20 +339,18 @@ def _poll(raw: sqlite3.Connection, statement: str, limit_s: float) -> None:
         try:
             raw.execute(statement).fetchall()
             return
-        except sqlite3.Error as error:
+        except library().Error as error:
             if not is_locked(error) or time.monotonic() >= until:
                 return
         time.sleep(random.uniform(0, _MAX_PAUSE_S))  # noqa: S311 - so that waiting programs do not keep step
 
 
-def _wait_for_locks(raw: sqlite3.Connection, patience_s: float) -> None:
+def _wait_for_locks(raw: Any, patience_s: float) -> None:
     raw.execute(f"PRAGMA busy_timeout = {round(min(patience_s, seconds_left()) * 1000)}")
 
 
-def _raw(connection: Connection) -> sqlite3.Connection:
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, sqlite3.Connection), "the driver is pysqlite"  # noqa: S101
-    return raw
+def _raw(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def is_locked(error: BaseException) -> bool:
@@ -251,16 +359,21 @@ def is_locked(error: BaseException) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
+def network_file_system(path: Path, mounts: Path | None = None) -> str | None:
     """The kind of network file system that a path lies on; None when it lies on none, or the system does not tell."""
+    kind = _file_system(path, mounts)
+    return kind if _NETWORK_FILE_SYSTEM.fullmatch(kind) else None
+
+
+def _file_system(path: Path, mounts: Path | None = None) -> str:
+    """The kind of file system that a path lies on; "" when the system does not tell."""
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (mounts or _MOUNTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
+        return ""
     found = [line.split(" ")[1:3] for line in lines if line.count(" ") >= 3]
     around = [(Path(_unescaped(place)), kind) for place, kind in found if path.is_relative_to(_unescaped(place))]
-    kind = max(enumerate(around), key=lambda each: (len(each[1][0].parts), each[0]))[1][1] if around else ""
-    return kind if _NETWORK_FILE_SYSTEM.fullmatch(kind) else None
+    return max(enumerate(around), key=lambda each: (len(each[1][0].parts), each[0]))[1][1] if around else ""
 
 
 def _unescaped(place: str) -> str:

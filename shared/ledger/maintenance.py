@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
 from shared.ledger.accounts import CLOCK_TOLERANCE_US
 from shared.ledger.schema import DIMENSIONS, SUMS, account, attempt, bucket_of, rollup
+from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
 
 # Rows, buckets or pages of the file that are worked on at a time; other programs get their turn in between.
@@ -92,16 +92,17 @@ def back_up(ledger: Ledger, target: Path) -> None:
         os.close(handle)
         with ledger.reading() as connection:
             raw = connection.connection.driver_connection
-            assert isinstance(raw, sqlite3.Connection), "the ledger is a file"  # noqa: S101
+            assert raw is not None, "the ledger is a file"  # noqa: S101
             raw.execute("COMMIT")  # the copy takes its own locks, a few pages at a time
-            copy = sqlite3.connect(temporary)
+            copy = library().connect(temporary)
             try:
                 raw.backup(copy, pages=_PAGES, sleep=0.005)
+                copy.execute("PRAGMA journal_mode = DELETE").fetchall()  # so that it is one file, also when it is read
             finally:
                 copy.close()
                 raw.execute("BEGIN")
         os.link(temporary, target)  # fails if another program has made the target meanwhile
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, library().Error) as error:
         raise StoreError(f"{target} cannot be written ({error})", hint="Choose another folder.") from None
     finally:
         if temporary is not None:

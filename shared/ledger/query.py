@@ -182,7 +182,7 @@ def budget_forecasts(
         StoreError: The ledger cannot be read.
     """
     with ledger.reading() as connection:
-        found = statuses(connection, row, labels, limits, keep=False)
+        found = statuses(connection, row, labels, limits)
         return [_forecast(connection, each, row["ts_us"]) for each in found]
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -39,19 +40,20 @@ from shared.internal.forks import gate
 from shared.ledger.accounts import Admission, Latest, latest
 from shared.ledger.deadline import at_leisure, seconds_left, within
 from shared.ledger.engine import (
-    FileIdentity,
     Patience,
     create_engine,
-    file_identity,
     file_of,
     is_locked,
+    leave,
     limit_on_server,
+    lost_log,
     parse_url,
 )
 from shared.ledger.migrations import is_current, migrate
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
+from shared.ledger.sqlite_library import FileIdentity, file_identity
 from shared.ledger.writer import Item, Writer, short
 from shared.ledger.writes import (
     Annotation,
@@ -283,11 +285,13 @@ class Ledger:
         try:
             with self.writing() as connection:
                 self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
-                admissions = {id(each): apply(connection, each, is_repeated=is_repeated) for each in entries}
+                admissions = apply(connection, entries, is_repeated=is_repeated)
+                connection.commit()
+                is_lost = lost_log(connection)
         except Exception as error:
             self._failed(error)
             raise
-        if self._was_replaced() and not is_repeated:
+        if (is_lost or self._was_replaced()) and not is_repeated:
             raise _LedgerMovedError
         self._silent_until = 0.0
         return admissions
@@ -466,6 +470,12 @@ class Ledger:
             with within(0.0), suppress(Exception):
                 engine.dispose()
 
+    def close_file(self) -> None:
+        """Close the idle connections to a file; the next one that is needed is opened anew."""
+        if self.file is not None and self._engine is not None:
+            with suppress(Exception):
+                self._engine.dispose()
+
     def _was_replaced(self) -> bool:
         """Whether another file, or none, lies where the opened one was."""
         return self.file is not None and file_identity(self.file) != self._identity
@@ -475,7 +485,8 @@ class Ledger:
         if not self._opening.acquire(timeout=min(seconds_left(), self._patience.call_s)):
             raise NoConnectionFree("the ledger is being opened")
         try:
-            if self._engine is not None and self._was_replaced():
+            if self.file is not None and self._engine is not None and self._was_replaced():
+                leave(self.file, self._identity)
                 self._forget_engine()
             if self._engine is None:
                 self._engine = self._opened()
@@ -496,6 +507,7 @@ class Ledger:
             engine.dispose()
             raise
         self._identity = identity
+        _used.add(self)
         return engine
 
     def _migrate(self, engine: Engine) -> None:
@@ -563,7 +575,8 @@ def _timed_out(error: Exception) -> bool:
     return getattr(cause, "sqlstate", None) in _TIMED_OUT or type(cause).__name__ in ("Unanswered", "ConnectionTimeout")
 
 
-# The ledgers of this process that have written something.
+# The ledgers of this process that have been opened, and those that have written something.
+_used: weakref.WeakSet[Ledger] = weakref.WeakSet()
 _started: list[Ledger] = []
 
 
@@ -583,7 +596,8 @@ def _finish_all() -> None:
 @lru_cache(maxsize=8)
 def get_ledger(url: str) -> Ledger:
     """This process's ledger at `url`."""
-    return Ledger(url)
+    with gate.working():  # settings are read with a lock of pydantic's
+        return Ledger(url)
 
 
 def _forget_all() -> None:
@@ -591,6 +605,14 @@ def _forget_all() -> None:
     get_ledger.cache_clear()
     _started.clear()
 
+
+def _close_files() -> None:
+    """Close SQLite's connections before a fork: the child would take their locks for its own, and has none."""
+    for ledger in list(_used):
+        ledger.close_file()
+
+
+gate.closers.append(_close_files)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, get_args
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
 from shared.ledger import accounts
-from shared.ledger.accounts import Admission
+from shared.ledger.accounts import Admission, Latest
+from shared.ledger.driver import Driver, Query, from_json, marks, names_of
 from shared.ledger.row import AttemptRow, Status
-from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, event, label, rollup
+from shared.ledger.schema import DIMENSIONS, SUMS, account, attempt, bucket_of, event, label, rollup
 
 Row = dict[str, Any]
 Labels = Mapping[str, str]
@@ -82,161 +81,318 @@ class Event:
 type Entry = Start | Begun | Settled | Expired | Annotation | Event
 
 
-@dataclass(frozen=True, slots=True)
-class _Statements:
-    """The statements for writing, built once per dialect because building one takes longer than running it."""
-
-    insert_attempt: Any
-    insert_label: Any
-    insert_event: Any
-    add_to_rollup: Any
-
-
 _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(c.type, sa.String) and c.type.length}
 _MAX_LABEL = 200
 _MAX_LABEL_NAME = 60
-_KNOWN = attempt.c.attempt_id == sa.bindparam("known")
-# FOR UPDATE only affects PostgreSQL; in SQLite a writer locks the whole database anyway.
-_SELECT_BEFORE = (
-    sa.select(
-        *(
-            attempt.c[name]
-            for name in ("status", "bucket", "bound_nano", "reserved_nano", "metadata", *DIMENSIONS, *SUMS)
-        )
-    )
-    .where(_KNOWN)
-    .with_for_update()
-)
-_SELECT_STATUS = sa.select(attempt.c.status).where(_KNOWN).with_for_update()
-_SELECT_METADATA = sa.select(attempt.c.metadata).where(_KNOWN).with_for_update()
-_UPDATE = sa.update(attempt).where(_KNOWN)
+# What is known of an attempt before it changes.
+_BEFORE = ("attempt_id", "status", "bucket", "bound_nano", "reserved_nano", "metadata", *DIMENSIONS, *SUMS)
+_ALL = tuple(attempt.c.keys())
+_DEFAULTS: Row = {c.name: c.default.arg for c in attempt.c if isinstance(c.default, sa.ColumnDefault)}
+_DEFAULTS["cost_is_lower_bound"] = False
+_BEFORE_SQL = f"SELECT {names_of(_BEFORE)} FROM attempt WHERE attempt_id"  # noqa: S608
+_TOTALS_SQL = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
+_OVERLAP_SQL = "AND since_us <= {0} AND until_us > {0} ORDER BY dimensions, whose, since_us, until_us"
 
 
-@lru_cache(maxsize=2)
-def _statements(dialect: str) -> _Statements:
-    insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    add = insert(rollup)
-    added = {name: rollup.c[name] + add.excluded[name] for name in SUMS}
-    return _Statements(
-        insert_attempt=insert(attempt).on_conflict_do_nothing(),
-        insert_label=insert(label).on_conflict_do_nothing(),
-        insert_event=insert(event).on_conflict_do_nothing(),
-        add_to_rollup=add.on_conflict_do_update(index_elements=["bucket", *DIMENSIONS], set_=added),
-    )
+class NeedsWholeLedger(Exception):
+    """The entries can be written only while no other program writes."""
 
 
-def apply(connection: Connection, entry: Entry, *, is_repeated: bool = False) -> Admission:
+def apply(
+    connection: Connection,
+    entries: Sequence[Entry],
+    *,
+    is_alone: bool = True,
+    is_repeated: bool = False,
+    first: Sequence[Query] = (),
+) -> dict[int, Admission]:
     """
-    Write one entry in the caller's transaction, which must hold the write lock.
+    Write entries in the caller's transaction: read and lock all that they change, then change it.
 
     Args:
-        is_repeated: Whether it may have been written before: the outcome of its first commit is unknown. Written again,
-            every entry leaves the ledger as it is.
+        is_alone: Whether no other program writes meanwhile, as always in SQLite.
+
+        is_repeated: Whether they may have been written before: the outcome of their first commit is unknown. Written
+            again, every entry leaves the ledger as it is.
+
+        first: Statements to send before the first one.
 
     Returns:
-        The status of its limits.
+        The status of the limits of each entry, by its `id`.
+
+    Raises:
+        NeedsWholeLedger: Nothing was written, because others may write meanwhile.
     """
-    write = _statements(connection.dialect.name)
+    batch = _Batch(connection, entries, is_alone=is_alone, is_repeated=is_repeated, first=first)
+    return batch.write(entries)
+
+
+class _Batch:
+    """
+    Some entries, and what they change: rows, labels, sums and running totals.
+
+    Locks are taken in one order, so that batches of different programs do not wait for each other in a circle: first
+    the attempts by id, then the running totals by key, last the sums by key.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        entries: Sequence[Entry],
+        *,
+        is_alone: bool,
+        is_repeated: bool,
+        first: Sequence[Query],
+    ) -> None:
+        self._connection = connection
+        self._driver = Driver.of(connection)
+        self._is_alone = is_alone
+        self._is_repeated = is_repeated
+        self._known: dict[uuid.UUID, Row] = {}
+        self._inserted: dict[uuid.UUID, Row] = {}
+        self._updated: dict[uuid.UUID, Row] = {}
+        self._labels: list[Row] = []
+        self._events: list[Row] = []
+        self._sums: dict[tuple[Any, ...], list[int]] = {}
+        self._stored: dict[int, tuple[Row, Labels]] = {
+            id(each): (stored(each.row), storable(each.row.labels)) for each in entries if isinstance(each, Start)
+        }
+        self._totals = self._locked(entries, first)
+
+    def write(self, entries: Sequence[Entry]) -> dict[int, Admission]:
+        """Write the entries, one after the other."""
+        found = {id(each): self._apply(each) for each in entries}
+        self._flush()
+        return found
+
+    def _locked(self, entries: Sequence[Entry], first: Sequence[Query]) -> accounts.Totals:
+        """Read and lock the attempts and running totals that the entries belong to."""
+        guess: accounts.Terms = self._connection.info.get("terms") or accounts.Terms()
+        ids = sorted({_id_of(each) for each in entries if self._may_be_known(each)})
+        queries = [*first, (accounts.TERMS, ()), *([self._before(ids)] if ids else [])]
+        places = self._places(entries, guess)
+        queries += [self._totals_of(places, entries)] if places else []
+        queries += [(accounts.LATEST, ())] if self._needs_latest(entries, guess) else []
+        found = self._driver.read(*queries)[len(first) :]
+        terms = accounts.terms_of(tuple(tuple(row) for row in found[0]))
+        for row in found[1] if ids else ():
+            self._know(row)
+        if terms == guess:
+            rest = found[2 if ids else 1 :]
+        else:
+            self._connection.info["terms"] = terms
+            places = self._places(entries, terms)
+            again = [self._totals_of(places, entries)] if places else []
+            again += [(accounts.LATEST, ())] if self._needs_latest(entries, terms) else []
+            rest = self._driver.read(*again) if again else []
+        totals = rest[0] if places else []
+        latest = [Latest(*row) for row in rest[-1]] if self._needs_latest(entries, terms) else []
+        return accounts.Totals(terms, totals, latest[0] if latest else None)
+
+    def _may_be_known(self, entry: Entry) -> bool:
+        """Whether the ledger may have a row for the entry's attempt."""
+        return not isinstance(entry, Event) and (self._is_repeated or not isinstance(entry, Start))
+
+    def _know(self, row: Sequence[Any]) -> None:
+        before = dict(zip(_BEFORE, row, strict=True))
+        before["metadata"] = from_json(before["metadata"])
+        found = before["attempt_id"]
+        self._known[found if isinstance(found, uuid.UUID) else uuid.UUID(found)] = before
+
+    def _before(self, ids: Sequence[uuid.UUID]) -> Query:
+        if self._is_sqlite:
+            return f"{_BEFORE_SQL} IN ({marks(len(ids))})", ids
+        return f"{_BEFORE_SQL} = ANY(%s) ORDER BY attempt_id FOR UPDATE", [list(ids)]
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self._connection.dialect.name == "sqlite"
+
+    def _places(self, entries: Sequence[Entry], terms: accounts.Terms) -> list[tuple[str, str]]:
+        places: set[tuple[str, str]] = set()
+        for each in entries:
+            if isinstance(each, Annotation | Event):
+                continue
+            row, labels = self._row_of(each)
+            places |= accounts.places_of(terms, row, labels, getattr(each, "limits", ()))
+        return sorted(places)
+
+    def _row_of(self, entry: Start | Begun | Settled | Expired) -> tuple[Row, Labels]:
+        if isinstance(entry, Start):
+            return self._stored[id(entry)]
+        return entry.row, {} if isinstance(entry, Expired) else entry.labels
+
+    def _totals_of(self, places: Sequence[tuple[str, str]], entries: Sequence[Entry]) -> Query:
+        times = [self._row_of(each)[0]["ts_us"] for each in entries if not isinstance(each, Annotation | Event)]
+        if self._is_sqlite:
+            pairs = ", ".join(["(?, ?)"] * len(places))
+            values = [value for place in places for value in place]
+            return f"{_TOTALS_SQL} (VALUES {pairs}) {_OVERLAP_SQL.format('?')}", [*values, max(times), min(times)]
+        columns = [[place[0] for place in places], [place[1] for place in places]]
+        text = f"{_TOTALS_SQL} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP_SQL.format('%s')} FOR UPDATE"  # noqa: S608
+        return text, [*columns, max(times), min(times)]
+
+    def _needs_latest(self, entries: Sequence[Entry], terms: accounts.Terms) -> bool:
+        starts = [each for each in entries if isinstance(each, Start)]
+        return any(accounts.is_dated(limit) for each in starts for limit in (*each.limits, *terms.limits))
+
+    def _apply(self, entry: Entry) -> Admission:
+        match entry:
+            case Start():
+                return self._start(entry)
+            case Begun(row, labels):
+                self._begin(row, labels)
+            case Settled(row, labels):
+                if entry.with_statuses:
+                    self._open(row, labels, entry.limits)
+                self._settle(row, labels)
+                if entry.with_statuses:
+                    return Admission(self._totals.statuses(row, labels, entry.limits))
+            case Expired(row):
+                if self._known.get(row["attempt_id"], {}).get("status") == "started":
+                    self._settle(row, {})
+            case Annotation(attempt_id, metadata):
+                before = self._known.get(attempt_id)
+                if before is not None:
+                    self._update(attempt_id, {"metadata": {**(before["metadata"] or {}), **metadata}})
+            case Event(row):
+                self._events.append(row)
+        return Admission()
+
+    def _start(self, entry: Start) -> Admission:
+        """Write the row of an attempt, if its limits admit it; else return why not, and record a final refusal."""
+        row, labels = self._stored[id(entry)]
+        known = self._known.get(row["attempt_id"])
+        self._open(row, labels, entry.limits)
+        found = self._totals.statuses(row, labels, entry.limits)
+        if known is not None and known["status"] == "started":
+            return Admission(found)  # it was admitted, and its own hold must not count against it
+        refusal = self._totals.check(row, found)
+        if refusal is None:
+            if known is not None and known["status"] == "refused":
+                self._forget_refusal(row["attempt_id"])
+            self._begin(row, labels)
+            return Admission(found)
+        refusing, reason = refusal
+        self._flush()  # what is reserved and under way is added up from the rows
+        admission = Admission(found, accounts.with_parts(self._connection, refusing), reason)
+        if reason == "hold_max":
+            return admission  # not final: the caller can hold the most that is known
+        least_nano = entry.least() if entry.least is not None and reason == "no room" else None
+        if least_nano is not None and least_nano <= admission.left_nano:
+            return admission  # not final: the caller can cut the answer to what is left
+        ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
+        refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
+        self._settle(stored(refused), labels)
+        return admission.recorded_as(refused)
+
+    def _open(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> None:
+        """Begin the running totals that its limits need and that are not there yet."""
+        missing = self._totals.missing(row, labels, limits)
+        if missing and not self._is_alone:
+            raise NeedsWholeLedger
+        if missing:
+            self._flush()  # they are added up from the rows
+        for limit, key in missing:
+            self._totals.open(self._connection, limit, key, row, labels)
+
+    def _forget_refusal(self, attempt_id: uuid.UUID) -> None:
+        """Take back the record of a refusal that the caller was never told of, because there is room now."""
+        self._flush()
+        self._add_to_sums(self._known.pop(attempt_id), sign=-1)
+        self._connection.execute(sa.delete(label).where(label.c.attempt_id == attempt_id))
+        self._connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == attempt_id))
+
+    def _begin(self, row: Row, labels: Labels) -> None:
+        if row["attempt_id"] not in self._known:
+            self._insert(row, labels)
+            self._totals.move(None, row, labels)
+
+    def _settle(self, row: Row, labels: Labels) -> None:
+        """
+        Replace the row, and change the sums and running totals by the difference to the row before.
+
+        So they stay exact if an attempt is settled late, twice, or without its start.
+        """
+        before = self._known.get(row["attempt_id"])
+        before = None if before is None else dict(before)
+        if before is None:
+            self._insert(row, labels)
+        else:
+            # What an event has added meanwhile stays.
+            row = row | {"metadata": {**(before["metadata"] or {}), **(row.get("metadata") or {})} or None}
+            if before["status"] != "started" and None not in (before["reserved_nano"], row.get("reserved_nano")):
+                # What an operator has released stays released.
+                row["reserved_nano"] = min(before["reserved_nano"], row["reserved_nano"])
+            self._update(row["attempt_id"], row)
+            if before["status"] != "started":
+                self._add_to_sums(before, sign=-1)
+        self._add_to_sums(row, sign=1)
+        self._totals.move(before, row, labels)
+
+    def _insert(self, row: Row, labels: Labels) -> None:
+        attempt_id = row["attempt_id"]
+        self._inserted[attempt_id] = self._known[attempt_id] = _DEFAULTS | dict.fromkeys(_BEFORE) | row
+        self._labels += [{"attempt_id": attempt_id, "name": name, "value": value} for name, value in labels.items()]
+
+    def _update(self, attempt_id: uuid.UUID, values: Row) -> None:
+        """Change columns of a row that is there, or will be."""
+        changed = self._inserted if attempt_id in self._inserted else self._updated
+        changed[attempt_id] = changed.get(attempt_id, {"attempt_id": attempt_id}) | values
+        self._known[attempt_id] = self._known[attempt_id] | values
+
+    def _add_to_sums(self, row: Mapping[str, Any], *, sign: int) -> None:
+        key = (row["bucket"], *(row.get(name) or "" for name in DIMENSIONS))
+        sums = self._sums.setdefault(key, [0] * len(SUMS))
+        for place, name in enumerate(SUMS):
+            sums[place] += sign * (row.get(name) or 0)
+
+    def _flush(self) -> None:
+        """Write what has changed so far, in the order of the locks."""
+        inserted, self._inserted = list(self._inserted.values()), {}
+        updated, self._updated = self._updated, {}
+        labels, self._labels = self._labels, []
+        events, self._events = self._events, []
+        sums, self._sums = self._sums, {}
+        if inserted and self._driver.insert(attempt, inserted, _ALL) != len(inserted):
+            raise NeedsWholeLedger  # another program has inserted one of them meanwhile
+        with self._driver.together():
+            for names, rows in _by_names(updated):
+                self._driver.change(attempt, rows, names)
+            if labels:
+                self._driver.insert(label, labels, ("attempt_id", "name", "value"))
+            if events:
+                self._driver.insert(event, events, tuple(event.c.keys()))
+            if changes := self._totals.taken_changes():
+                self._driver.change(account, changes, ("counted_nano",), add=True)
+            if sums:
+                rows = [dict(zip((*_SUM_KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+                self._driver.add(rollup, rows, SUMS)
+
+
+_SUM_KEYS = ("bucket", *DIMENSIONS)
+
+
+def _id_of(entry: Entry) -> uuid.UUID:
     match entry:
-        case Start():
-            return _start(connection, write, entry, is_repeated=is_repeated)
-        case Begun(row, labels):
-            _begin(connection, write, row, labels)
-        case Settled(row, labels):
-            _settle(connection, write, row, labels)
-            if entry.with_statuses:
-                return Admission(accounts.statuses(connection, row, labels, entry.limits))
-        case Expired(row):
-            if connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) == "started":
-                _settle(connection, write, row, {})
-        case Annotation(attempt_id, metadata):
-            known = {"known": attempt_id}
-            before = connection.scalar(_SELECT_METADATA, known) or {}
-            connection.execute(_UPDATE, known | {"metadata": {**before, **metadata}})
-        case Event(row):
-            connection.execute(write.insert_event, row)
-    return Admission()
+        case Annotation(attempt_id, _):
+            return attempt_id
+        case Start(row):
+            return row.attempt_id
+        case Event():
+            raise TypeError("an event belongs to no attempt")
+        case _:
+            found: uuid.UUID = entry.row["attempt_id"]
+            return found
 
 
-def _start(connection: Connection, write: _Statements, entry: Start, *, is_repeated: bool) -> Admission:
-    """Write the row of an attempt, if its limits admit it; else return why not, and record a final refusal."""
-    row, labels = stored(entry.row), storable(entry.row.labels)
-    status = connection.scalar(_SELECT_STATUS, {"known": row["attempt_id"]}) if is_repeated else None
-    if status == "started":  # it was admitted, and its own hold must not count against it
-        return Admission(accounts.statuses(connection, row, labels, entry.limits))
-    admission = accounts.check(connection, row, labels, entry.limits)
-    refusing = admission.refused_by
-    if refusing is None:
-        if status == "refused":
-            _forget_refusal(connection, write, row["attempt_id"])
-        _begin(connection, write, row, labels)
-        return admission
-    if admission.reason == "hold_max":
-        return admission  # not final: the caller can hold the most that is known
-    least_nano = entry.least() if entry.least is not None and admission.reason == "no room" else None
-    if least_nano is not None and least_nano <= admission.left_nano:
-        return admission  # not final: the caller can cut the answer to what is left
-    ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
-    refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
-    _settle(connection, write, stored(refused), labels)
-    return admission.recorded_as(refused)
-
-
-def _forget_refusal(connection: Connection, write: _Statements, attempt_id: uuid.UUID) -> None:
-    """Take back the record of a refusal that the caller was never told of, because there is room now."""
-    before = connection.execute(_SELECT_BEFORE, {"known": attempt_id}).mappings().one()
-    connection.execute(write.add_to_rollup, [_rollup_row(dict(before), sign=-1)])
-    connection.execute(sa.delete(label).where(label.c.attempt_id == attempt_id))
-    connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == attempt_id))
-
-
-def _begin(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
-    if _inserted(connection, write, row):
-        _add_labels(connection, write, row["attempt_id"], labels)
-        accounts.move(connection, None, row, labels)
-
-
-def _settle(connection: Connection, write: _Statements, row: Row, labels: Labels) -> None:
-    """
-    Replace the row, and change the sums and running totals by the difference to the row before.
-
-    So they stay exact if an attempt is settled late, twice, or without its start.
-    """
-    known = {"known": row["attempt_id"]}
-    before = connection.execute(_SELECT_BEFORE, known).mappings().one_or_none()
-    changes = [_rollup_row(row, sign=1)]
-    if before is None and not _inserted(connection, write, row):
-        # Another process has inserted it between the two statements.
-        before = connection.execute(_SELECT_BEFORE, known).mappings().one()
-    if before is None:
-        _add_labels(connection, write, row["attempt_id"], labels)
-    else:
-        # What an event has added meanwhile stays.
-        row = row | {"metadata": {**(before["metadata"] or {}), **(row.get("metadata") or {})} or None}
-        if before["status"] != "started" and None not in (before["reserved_nano"], row.get("reserved_nano")):
-            # What an operator has released stays released.
-            row["reserved_nano"] = min(before["reserved_nano"], row["reserved_nano"])
-        connection.execute(_UPDATE, known | {name: value for name, value in row.items() if name != "attempt_id"})
-        if before["status"] != "started":
-            changes.append(_rollup_row(dict(before), sign=-1))
-    connection.execute(write.add_to_rollup, changes)
-    accounts.move(connection, None if before is None else dict(before), row, labels)
-
-
-def _inserted(connection: Connection, write: _Statements, row: Row) -> bool:
-    options = {"preserve_rowcount": True}
-    return connection.execute(write.insert_attempt, row, execution_options=options).rowcount == 1
-
-
-def _rollup_row(row: Mapping[str, Any], *, sign: int) -> Row:
-    values: Row = {"bucket": row["bucket"]} | {name: row.get(name) or "" for name in DIMENSIONS}
-    return values | {name: sign * (row.get(name) or 0) for name in SUMS}
-
-
-def _add_labels(connection: Connection, write: _Statements, attempt_id: uuid.UUID, labels: Labels) -> None:
-    if labels:
-        rows = [{"attempt_id": attempt_id, "name": name, "value": value} for name, value in labels.items()]
-        connection.execute(write.insert_label, rows)
+def _by_names(updated: Mapping[uuid.UUID, Row]) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """Rows by the columns that they change."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for attempt_id in sorted(updated):
+        row = updated[attempt_id]
+        groups.setdefault(tuple(name for name in row if name != "attempt_id"), []).append(row)
+    return list(groups.items())
 
 
 def stored(row: AttemptRow) -> Row:

@@ -14,6 +14,7 @@ from shared.errors import AuthenticationError, ConfigurationError, ModelNotFound
 from shared.models import KEYLESS_PROVIDERS, key_variables
 from shared.providers.endpoints import OWN_ENDPOINT
 from shared.providers.errors import invalid
+from shared.providers.transport import parsed
 from shared.redaction import redact
 from shared.types import Candidate, Request
 
@@ -87,7 +88,7 @@ def check_base(candidate: Candidate) -> None:
     if candidate.api_base is None:
         return
     try:
-        url, host = httpx.URL(candidate.api_base), urlsplit(candidate.api_base).hostname
+        url, host = parsed(candidate.api_base), urlsplit(candidate.api_base).hostname
     except (httpx.InvalidURL, ValueError):
         url, host = httpx.URL(), None
     if url.scheme not in ("http", "https") or not host:

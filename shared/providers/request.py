@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import httpx
@@ -42,7 +44,8 @@ from shared.providers.newer_models import (
     passed_on,
     with_native_schema,
 )
-from shared.providers.strict_schema import fitted_format
+from shared.providers.strict_schema import fitted_format, is_small_expanded
+from shared.providers.transport import parsed
 from shared.providers.usage import details
 from shared.types import Candidate, Picture, Request, WantedSchema
 
@@ -52,6 +55,8 @@ _THINKING = frozenset({"thinking", "redacted_thinking"})
 _PICTURES_IN_TOOL_RESULTS = frozenset({"anthropic", "gemini"})
 # Providers that pass requests on to others, with the reasoning that these gave.
 _ROUTERS = frozenset({"openrouter", "vercel_ai_gateway"})
+# Gemini takes no references, so LiteLLM replaces them, however many parts that makes.
+_MAX_PARTS = 20_000
 _NO_TEXT = "(a tool result without text)"
 
 
@@ -145,7 +150,7 @@ def build(candidate: Candidate, request: Request) -> Outgoing:
         raise config_error(candidate, error) from None
     outgoing.body = {**extra_body, **outgoing.body.pop("extra_body", {}), **outgoing.body}
     outgoing.headers = _headers(outgoing.headers, extra_headers)
-    if (host := httpx.URL(outgoing.url).host) != httpx.URL(base or outgoing.url).host or not host:
+    if (host := parsed(outgoing.url).host) != parsed(base or outgoing.url).host or not host:
         raise no_endpoint(candidate, "has no URL for requests to this model")
     return outgoing
 
@@ -164,9 +169,7 @@ def _draft(
         if endpoint.parameters is not None:
             passed = passed_on(candidate, params, endpoint.parameters) if endpoint.wire == "openai" else {}
             mapped = {name: value for name, value in params.items() if name not in passed}
-            options = endpoint.config.map_openai_params(
-                non_default_params=mapped, optional_params={}, model=model, drop_params=False
-            )
+            options = _mapped(endpoint.config, mapped, model)
             options |= passed
             drop_defaults(candidate, options)
         messages = endpoint.config.translate_developer_role_to_system_role(
@@ -176,6 +179,25 @@ def _draft(
     # JSON requested through a tool, in OpenAI's format, can be turned into text only once the tool call is complete.
     stream = stream and not fake_stream and not (json_mode and endpoint.wire == "openai")
     return _Draft(candidate, endpoint, base, messages, options, stream, json_mode, stream_options, model)
+
+
+def _mapped(config: Any, params: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Parameters of OpenAI's format under the names and in the form that the provider's config gives them."""
+    if not params:
+        return copy.deepcopy(_defaults(config, model))
+    options: dict[str, Any] = config.map_openai_params(
+        non_default_params=params, optional_params={}, model=model, drop_params=False
+    )
+    return options
+
+
+@lru_cache(maxsize=1024)
+def _defaults(config: Any, model: str) -> dict[str, Any]:
+    """What a config adds to a request without parameters; LiteLLM looks its model up several times for that."""
+    options: dict[str, Any] = config.map_openai_params(
+        non_default_params={}, optional_params={}, model=model, drop_params=False
+    )
+    return options
 
 
 def _parameters(
@@ -192,6 +214,8 @@ def _parameters(
         params["response_format"] = fitted_format(candidate, wanted)
         if params["response_format"] is None or (known is not None and "response_format" not in known):
             del params["response_format"]
+    if endpoint.wire == "gemini" and not is_small_expanded(params, _MAX_PARTS):
+        raise invalid(candidate, "The schemas of the tools or of the answer are too large without their $ref")
     adapt_parameters(candidate, params, base)
     if known is not None and endpoint.wire == "openai":
         known |= passed_on(candidate, params, known).keys()

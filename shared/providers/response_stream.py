@@ -32,7 +32,7 @@ from shared.providers.response import (
     tool_call_to_text,
 )
 from shared.providers.sse import PINGS_S, StreamReader, is_stream, read_body
-from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange
+from shared.providers.transport import CONNECT_TIMEOUT_S, Exchange, parsed
 from shared.providers.usage import details, served_tier
 from shared.types import Answer, Candidate, Request
 
@@ -318,7 +318,7 @@ async def post(
     client = await exchange.network.client()
     request = client.build_request(
         "GET" if poll_url else "POST",
-        poll_url or outgoing.url,
+        parsed(poll_url or outgoing.url),
         headers=outgoing.headers,
         content=content,
         # If half of the time passes without a free connection, this process is overloaded.

@@ -59,6 +59,30 @@ def _properties(schema: Any, depth: int) -> int | None:
     return total
 
 
+def is_small_expanded(value: Any, most: int) -> bool:
+    """
+    Whether nested data has at most so many parts once each `$ref` in it is replaced by what it refers to.
+
+    A few references to schemas that refer to others can stand for millions of parts.
+    """
+    waiting: list[tuple[Any, Mapping[str, Any], frozenset[str]]] = [(value, {}, frozenset())]
+    for _ in range(most):
+        if not waiting:
+            break
+        part, known, inside = waiting.pop()
+        if isinstance(part, list):
+            waiting += [(each, known, inside) for each in part]
+        elif isinstance(part, Mapping):
+            for own in (part.get("$defs"), part.get("definitions")):
+                known = {**known, **own} if isinstance(own, Mapping) else known
+            name = str(part["$ref"]).rpartition("/")[2] if "$ref" in part else None
+            if name is None:
+                waiting += [(each, known, inside) for each in part.values()]
+            elif name in known and name not in inside:
+                waiting.append((known[name], known, inside | {name}))
+    return not waiting
+
+
 def fitted_format(candidate: Candidate, response_format: Any) -> Any:
     """
     A response_format that was made from a class or a schema, strict only where the schema fits.

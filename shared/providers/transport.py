@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -90,6 +91,12 @@ def _check(response: httpx.Response) -> None:
         raise Refused("it is a redirect, which is not followed")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused("its body is compressed, although that was not requested")
+
+
+@lru_cache(maxsize=256)
+def parsed(url: str) -> httpx.URL:
+    """The URL, from a cache: each request needs that of its provider several times."""
+    return httpx.URL(url)
 
 
 def _port(url: httpx.URL) -> int:
@@ -218,8 +225,8 @@ class Exchange:
 
     def aim(self, url: str) -> None:
         """Allow requests to the host and port of `url`, and to no other."""
-        parsed = httpx.URL(url)
-        self.host, self.port = parsed.host, _port(parsed)
+        target = parsed(url)
+        self.host, self.port = target.host, _port(target)
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Receive httpcore's trace events (httpcore 1.0, docs/extensions.md, read 2026-11-24)."""

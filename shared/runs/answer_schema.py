@@ -21,7 +21,7 @@ SCHEMA_HINT = (
     'response_schema must be a JSON Schema as text, such as {"type": "object", "properties": '
     '{"name": {"type": "string"}}, "required": ["name"]}, without pattern and without $ref'
 )
-_threads = FairPool("agentswarm-schemas", threads=2, per_owner=1)
+_threads = FairPool("agentswarm-schemas", threads=2, per_owner=1, yields=True)
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
 _THOUGHTS_END = ("</think>", "</thinking>")
 # In an answer of many words and pieces of JSON: how many places are read, and how many values are compared.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from shared.errors import (
     LocalOverload,
     Overloaded,
 )
+from shared.ledger.sqlite_library import open_file
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
@@ -197,7 +197,7 @@ def test_input_that_cannot_fit_is_not_sent(hosted: Double, ledger: Ledger) -> No
 def test_a_busy_ledger_does_not_break_the_deadline(hosted: Double, ledger: Ledger, tmp_path: Path) -> None:
     """While another program holds the ledger a call ends with its deadline, unsent, and is recorded later."""
     ledger.check_writable()
-    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other = open_file(tmp_path / "ledger.sqlite3", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="while the ledger was busy"):
@@ -213,7 +213,7 @@ def test_a_busy_ledger_does_not_break_the_deadline(hosted: Double, ledger: Ledge
 def test_a_refusal_keeps_the_deadline(ledger: Ledger, tmp_path: Path) -> None:
     """A call that is refused at once does not wait for a busy ledger beyond its deadline; it is recorded later."""
     ledger.check_writable()
-    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other = open_file(tmp_path / "ledger.sqlite3", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     began = time.monotonic()
     with pytest.raises(InvalidRequest):

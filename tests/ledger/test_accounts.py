@@ -152,7 +152,7 @@ def test_totals_are_the_sum_of_the_rows(store: Ledger) -> None:
             total = 0
             for row in map(dict, connection.execute(sa.select(attempt)).mappings()):
                 _, labels = next(each for each in known if each[0]["attempt_id"] == row["attempt_id"])
-                group = accounts._group_of(limit.dimensions, row, labels)
+                group = accounts.group_of(limit.dimensions, row, labels)
                 inside = found["since_us"] <= row["ts_us"] < found["until_us"]
                 total += accounts.counted(row) if inside and accounts._digest(group) == found["whose"] else 0
             assert found["counted_nano"] == total

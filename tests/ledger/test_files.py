@@ -13,7 +13,7 @@ import pytest
 from shared.config import load_settings
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import new_id, now_us
-from shared.ledger.engine import wal_is_safe
+from shared.ledger.sqlite_library import wal_is_safe
 from shared.ledger.store import Ledger, get_ledger
 from tests.support.ledger_rows import rows, settled, write
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -26,6 +26,7 @@ from shared.ledger.engine import Patience, network_file_system
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import account, attempt, bucket_of, rollup
 from shared.ledger.spool import MAX_BATCH, Spool
+from shared.ledger.sqlite_library import connect
 from shared.ledger.store import Ledger
 from shared.ledger.writes import Entry, Start, apply
 from tests.support.ledger_rows import assert_exact, begin, fresh, only, rows, settled, started, write
@@ -97,18 +98,23 @@ def test_a_lost_connection_refuses_no_budget(postgres_url: str) -> None:
     store.close()
 
 
+def admit(connection: sa.Connection, start: Start, *, is_repeated: bool = False) -> Admission:
+    """What the ledger says to one start."""
+    return apply(connection, [start], is_repeated=is_repeated)[id(start)]
+
+
 def test_a_start_whose_commit_is_unknown_is_held_once(store: Ledger) -> None:
     """An attempt that is committed twice is admitted twice, though its own hold leaves no room for a second one."""
     row = AttemptRow(**fresh(bound_nano=900_000_000))
     for is_repeated in (False, True):
         with store.writing() as connection:
-            assert apply(connection, Start(row, (LIMIT,)), is_repeated=is_repeated).refused_by is None
+            assert admit(connection, Start(row, (LIMIT,)), is_repeated=is_repeated).refused_by is None
     with store.writing() as connection:
         other = AttemptRow(**fresh(bound_nano=900_000_000))
-        assert apply(connection, Start(other, (LIMIT,))).refused_by is not None
+        assert admit(connection, Start(other, (LIMIT,))).refused_by is not None
         connection.execute(sa.delete(account))
         connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == row.attempt_id))
-        assert apply(connection, Start(other, (LIMIT,)), is_repeated=True).refused_by is None
+        assert admit(connection, Start(other, (LIMIT,)), is_repeated=True).refused_by is None
     assert_exact(store)
 
 
@@ -128,7 +134,7 @@ def test_a_ledger_that_is_gone_is_made_anew(how: str, file: Path, store: Ledger)
     assert [row["agent"] for row in rows(store)] == expected
     write(store, "settle", settled(agent="after"))
     assert [row["agent"] for row in rows(store)] == [*expected, "after"]
-    with sqlite3.connect(file) as connection:
+    with closing(connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM attempt").fetchone() == (len(expected) + 1,)
 
 
@@ -295,6 +301,7 @@ def test_a_network_folder_is_recognised(tmp_path: Path) -> None:
 BUSY_FORK = """
 import os, sys, threading
 from shared.ledger import get_ledger
+from shared.ledger.sqlite_library import connect
 from tests.support.ledger_rows import settled, submit, rows
 url = sys.argv[1]
 stop = threading.Event()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import sqlite3
 import tempfile
 import threading
 import uuid
@@ -24,6 +23,7 @@ from shared.ledger import store as store_module
 from shared.ledger.engine import Patience
 from shared.ledger.schema import event
 from shared.ledger.spool import Spool, SpoolEntry
+from shared.ledger.sqlite_library import open_file
 from shared.ledger.store import Ledger, committed
 from tests.support.ledger_rows import assert_exact, only, rows, settled, started, submit, write
 
@@ -56,7 +56,7 @@ def again(ledger: Ledger) -> None:
 def locked(home: Path) -> Iterator[None]:
     """Another program holds the ledger's write lock."""
     Ledger(f"sqlite:///{home / 'ledger.sqlite3'}").check_writable()
-    with closing(sqlite3.connect(home / "ledger.sqlite3", isolation_level=None)) as other:
+    with closing(open_file(home / "ledger.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
@@ -332,7 +332,7 @@ def test_what_waits_comes_back_as_it_was(home: Path, found: list[Any]) -> None:
     assert [each for batch in spool.take() for each in batch] == entries
 
 
-def release_when(condition: threading.Event, other: sqlite3.Connection) -> threading.Thread:
+def release_when(condition: threading.Event, other: Any) -> threading.Thread:
     """Give the write lock back as soon as the condition holds."""
 
     def wait() -> None:
@@ -366,7 +366,7 @@ def test_a_write_never_blocks_the_event_loop(opened: bool, home: Path) -> None:
         await asyncio.wait_for(asyncio.gather(first, second), 30)
         return len(rows(ledger))
 
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+    with closing(open_file(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
         thread = release_when(seen, other)
         assert asyncio.run(main()) == 2
@@ -392,7 +392,7 @@ def test_a_write_is_seen_through_when_its_task_is_cancelled(home: Path) -> None:
             await task
         assert len(rows(ledger)) == 1
 
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+    with closing(open_file(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
         thread = release_when(cancelled, other)
         asyncio.run(main())

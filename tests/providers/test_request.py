@@ -230,3 +230,21 @@ def test_messages_that_are_none(messages: Any) -> None:
     told = ask(candidate(), messages=messages)
     assert type(told.failure) is errors.InvalidRequest
     assert told.asked == []
+
+
+def test_references_that_stand_for_millions_of_parts_are_refused() -> None:
+    """Schemas that would grow without end when their references are replaced, as Gemini needs, are refused at once."""
+    names = [f"a{number}" for number in range(30)]
+    defs = {
+        name: {"type": "object", "properties": {key: {"$ref": f"#/$defs/{after}"} for key in "xy"}}
+        for name, after in zip(names, [*names[1:], "last"], strict=True)
+    }
+    defs["last"] = {"type": "integer"}
+    schema: dict[str, Any] = {"type": "object", "$defs": defs, "properties": {"r": {"$ref": "#/$defs/a0"}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}]
+    told = ask(candidate("gemini", "gemini-2.5-flash"), tools=tools)
+    assert type(told.failure) is errors.InvalidRequest
+    assert told.asked == []
+    schema["properties"] = {"r": {"$ref": "#/$defs/a25"}}
+    schema["$defs"] = {name: defs[name] for name in [*names[25:], "last"]}
+    assert len(ask(candidate("gemini", "gemini-2.5-flash"), tools=tools).asked) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from shared.budget import Budget
 from shared.errors import StoreError
+from shared.ledger.sqlite_library import open_file
 from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
 from tests.support.asking import HELLO
@@ -35,7 +35,7 @@ def silent(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         url = f"sqlite:///{path}"
         get_ledger(url).check_writable()
         monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        with closing(open_file(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             yield url
         return
