@@ -1,4 +1,4 @@
-"""Durable appends to the ledger: each is on disk before it counts. Run with: python -m benchmarks.appends."""
+"""Durable appends to the ledger: each is on disk before it counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Claim, Measures, contest, is_busy, publish, run
+from benchmarks.contest import Claim, Contestant, Measures, contest, is_busy, publish, run
 
 RATE = "rows/s"
 OURS_64, OURS_1 = "ours, 64 outstanding", "ours, one at a time"
@@ -88,7 +88,7 @@ def _timed(rows: int, outstanding: int, append: Callable[[], Future[Any]]) -> Me
     return {RATE: rows / (time.perf_counter() - began)}
 
 
-CONTESTANTS = {
+CONTESTANTS: dict[str, Contestant] = {
     OURS_64: partial(ours, 64),
     OURS_1: partial(ours, 1),
     "sqlite3, one row a commit": plain,
@@ -100,7 +100,14 @@ def measure(chosen: Namespace) -> None:
     busy = is_busy()
     found = contest(list(CONTESTANTS), {"rows": 100 if chosen.quick else 3000}, 1 if chosen.quick else 3)
     claims = [Claim("Durable appends, 64 outstanding", ">= 2,000", found[OURS_64][RATE], "/s")]
-    publish("appends", found, claims, chosen, busy=busy, note="Attempts with one label, settled in SQLite.")
+    publish(
+        "Durable appends to the ledger",
+        found,
+        claims,
+        chosen,
+        busy=busy,
+        note="Attempts with one label, settled in SQLite.",
+    )
 
 
 if __name__ == "__main__":

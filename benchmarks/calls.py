@@ -1,4 +1,4 @@
-"""One call after the other: our client, LiteLLM's, OpenAI's and plain httpx. Run with: python -m benchmarks.calls."""
+"""One call after the other: our client, LiteLLM's, OpenAI's and plain httpx."""
 
 from __future__ import annotations
 
@@ -45,7 +45,14 @@ def measure(chosen: Namespace) -> None:
         Claim("With a budget", "<= 1.25", against(BUDGETED)),
         Claim("With the ledger off", "<= 0.6", against(OFF)),
     ]
-    publish("calls", found, claims, chosen, busy=busy, note="One synchronous call after the other, SQLite.")
+    publish(
+        "One call after the other",
+        found,
+        claims,
+        chosen,
+        busy=busy,
+        note="One synchronous call after the other, SQLite.",
+    )
 
 
 if __name__ == "__main__":

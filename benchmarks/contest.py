@@ -26,6 +26,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "benchmarks"
+BUILD.mkdir(parents=True, exist_ok=True)
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARIES = ("agentswarm-tools", "litellm", "openai", "httpx", "SQLAlchemy", "pydantic", "agency-swarm")
 
@@ -79,8 +80,9 @@ class Player:
     """A contestant's process, seen from outside."""
 
     def __init__(self, name: str, terms: Mapping[str, Any]) -> None:
+        self._name = name
         # A folder of its own, so that no contestant finds another's ledger.
-        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-", dir=_build())
+        self._folder = tempfile.TemporaryDirectory(prefix="benchmark-", dir=BUILD)
         database = f"sqlite:///{Path(self._folder.name) / 'ledger.sqlite3'}"
         command = [sys.executable, "-m", _module(), "--contestant", name, "--terms", json.dumps(terms)]
         self._process = subprocess.Popen(
@@ -103,7 +105,7 @@ class Player:
         assert self._process.stdout is not None, "it was asked for"  # noqa: S101
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self._process.args} failed")
+            raise SystemExit(f"{self._name} failed")
         measures: Measures = json.loads(line)
         return measures
 
@@ -154,7 +156,7 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of a contestant: without this user's settings, and with compiled modules, as users have them."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTSWARM_", "LITELLM_"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
-    return kept | {"PYTHONPYCACHEPREFIX": str(_build() / "pycache"), "OPENAI_API_KEY": "sk-test-0123456789"} | more
+    return kept | {"PYTHONPYCACHEPREFIX": str(BUILD / "pycache"), "OPENAI_API_KEY": "sk-test-0123456789"} | more
 
 
 def is_busy() -> bool | None:
@@ -172,12 +174,13 @@ def is_busy() -> bool | None:
 
 
 def publish(
-    name: str, found: Found, claims: Sequence[Claim], chosen: argparse.Namespace, *, busy: bool | None, note: str = ""
+    title: str, found: Found, claims: Sequence[Claim], chosen: argparse.Namespace, *, busy: bool | None, note: str = ""
 ) -> None:
     """Print a benchmark's tables, and write the same as JSON, from which docs/PERFORMANCE.md is made."""
-    _print(name, found, claims)
+    _print(title, found, claims)
+    name = _module().rpartition(".")[2]
     document = {
-        "name": name,
+        "title": title,
         "note": note,
         "date": datetime.now(UTC).date().isoformat(),
         "is_quick": chosen.quick,
@@ -193,9 +196,9 @@ def publish(
         "found": found,
     }
     # What was only tried out never replaces what was measured.
-    folder = _build() if chosen.quick else RESULTS
+    folder = BUILD if chosen.quick else RESULTS / f"{platform.system()}-{platform.machine()}".lower()
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.json"
+    file = folder / f"{name}{'-large' * chosen.large}.json"
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     console.print(f"written to {file.relative_to(ROOT)}", style="dim")
 
@@ -206,9 +209,9 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     return middle if len(values) == 1 else f"{middle} ({_short(min(values))} to {_short(max(values))})"
 
 
-def _print(name: str, found: Found, claims: Sequence[Claim]) -> None:
+def _print(title: str, found: Found, claims: Sequence[Claim]) -> None:
     measures = list(dict.fromkeys(measure for each in found.values() for measure in each))
-    table = Table(name, *measures)
+    table = Table("", *measures, title=title, title_justify="left")
     for contestant, each in found.items():
         table.add_row(contestant, *(spread(each[measure]) if measure in each else "" for measure in measures))
     console.print(table)
@@ -233,8 +236,3 @@ def _module() -> str:
     if spec is None:
         raise SystemExit("Run it as a module: python -m benchmarks.NAME")
     return spec.name
-
-
-def _build() -> Path:
-    BUILD.mkdir(parents=True, exist_ok=True)
-    return BUILD

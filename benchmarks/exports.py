@@ -1,11 +1,10 @@
-"""Exports: rows a second, memory, and how long calls wait meanwhile. Run with: python -m benchmarks.exports."""
+"""Exports: rows a second, memory, and how long calls wait meanwhile."""
 
 from __future__ import annotations
 
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.appends import answered
-from benchmarks.contest import ROOT, Claim, Found, Measures, environment, is_busy, players, publish, run
+from benchmarks.contest import ROOT, Claim, Contestant, Found, Measures, is_busy, players, publish, run
 from benchmarks.ledgers import large_ledger
 
 RATE, MEMORY = "rows/s", "MB more than before"
@@ -64,14 +63,13 @@ def _peak_mb() -> float:
 
 
 JSONL, CSV = "JSON lines", "CSV, through Python"
-CONTESTANTS = {JSONL: partial(export, "jsonl"), CSV: partial(export, "csv"), WRITER: writer}
+CONTESTANTS: dict[str, Contestant] = {JSONL: partial(export, "jsonl"), CSV: partial(export, "csv"), WRITER: writer}
 
 
 def measure(chosen: Namespace) -> None:
     """Measure and publish."""
     rows = 10_000 if chosen.quick else 10_000_000 if chosen.large else 1_000_000
-    making = f"from benchmarks.ledgers import large_ledger; large_ledger({rows})"
-    subprocess.run([sys.executable, "-c", making], cwd=ROOT, env=environment(), check=True)
+    large_ledger(rows)
     busy = is_busy()
     found: Found = {}
     terms = {"rows": rows, "seconds": 1 if chosen.quick else 5, "folder": str(ROOT / "build" / "benchmarks")}
@@ -91,7 +89,7 @@ def measure(chosen: Namespace) -> None:
         Claim("p99 of a write during an export, as a multiple of that without", "<= 2", waits),
     ]
     note = f"A SQLite ledger of {rows:,} rows; another process writes during the first seconds of each export."
-    publish("exports", found, claims, chosen, busy=busy, note=note)
+    publish("Exports", found, claims, chosen, busy=busy, note=note)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an import costs, in CPU time of a whole process. Run with: python -m benchmarks.imports."""
+"""What an import costs, in CPU time of a whole process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure(chosen: Namespace) -> None:
         Claim(f"CPU of `{REPORT}` (empty ledger)", "<= 0.8", found[REPORT][CPU], " s"),
         Claim(f"CPU of `{TOOLS}`, as a multiple of `{HOST}`", "<= 1.15", ratios(found, CPU, TOOLS, HOST)),
     ]
-    publish("imports", found, claims, chosen, busy=busy, note="Each in a new process, with compiled modules.")
+    publish("Imports", found, claims, chosen, busy=busy, note="Each in a new process, with compiled modules.")
 
 
 def _run(program: str, variables: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Many calls at once: from 50 threads, and from 500 tasks of one event loop. Run with: python -m benchmarks.load."""
+"""Many calls at once: from 50 threads, and from 500 tasks of one event loop."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def measure(chosen: Namespace) -> None:
             ratios(found, SLOW, RECORDED, "litellm"),
         ),
     ]
-    publish("load", found, claims, chosen, busy=busy, note="All calls start at once; SQLite.")
+    publish("Many calls at once", found, claims, chosen, busy=busy, note="All calls start at once; SQLite.")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from benchmarks.contest import ROOT
 
 MODEL = "gpt-5.4-mini"
 MESSAGES = [{"role": "user", "content": "Hello!"}]
-WORD = "word "
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _CHUNKS = re.compile(rb'"max_(?:completion_)?tokens": *(\d+)')
@@ -46,10 +45,15 @@ def _answer() -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
+def words(chunks: int) -> list[str]:
+    """The text of a stream, chunk by chunk; no word is repeated, because LiteLLM takes that for a fault."""
+    return [f"{number} " for number in range(chunks)]
+
+
 @cache
 def _stream(chunks: int) -> bytes:
     usage = {"prompt_tokens": 9, "completion_tokens": chunks, "total_tokens": 9 + chunks}
-    events = [_event({"content": WORD})] * chunks
+    events = [_event({"content": word}) for word in words(chunks)]
     events += [_event({}, finish_reason="stop"), _event(None, usage=usage), b"data: [DONE]\n\n"]
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     return head + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Streams: how many chunks a second, and how soon the first. Run with: python -m benchmarks.streams."""
+"""Streams: how many chunks a second, and how soon the first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 from benchmarks.clients import OFF, RECORDED, sync_stream
 from benchmarks.contest import Claim, Measures, contest, is_busy, publish, ratios, run
-from benchmarks.provider import WORD, provider
+from benchmarks.provider import provider, words
 
 CHUNKS, SHORT = 5000, 20
 RATE, FIRST = "chunks/s", "ms to the first chunk"
@@ -32,7 +32,7 @@ def _rate(stream: Callable[[int], Iterable[str]]) -> float:
     began = time.perf_counter()
     text = "".join(stream(CHUNKS))
     taken = time.perf_counter() - began
-    if text != WORD * CHUNKS:
+    if text != "".join(words(CHUNKS)):
         raise SystemExit("the stream is incomplete")
     return CHUNKS / taken
 
@@ -68,7 +68,7 @@ def measure(chosen: Namespace) -> None:
             ratios(found, FIRST, RECORDED, "openai"),
         ),
     ]
-    publish("streams", found, claims, chosen, busy=busy, note=f"Synchronous streams of {CHUNKS:,} chunks; SQLite.")
+    publish("Streams", found, claims, chosen, busy=busy, note=f"Synchronous streams of {CHUNKS:,} chunks; SQLite.")
 
 
 if __name__ == "__main__":
