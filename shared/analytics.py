@@ -22,6 +22,8 @@ from shared.internal.fair_pool import FairPool
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
 from shared.ledger import (
+    GRAINS,
+    KINDS,
     Admission,
     Answers,
     AttemptRow,
@@ -30,6 +32,7 @@ from shared.ledger import (
     ImageLineage,
     Ledger,
     Reservation,
+    Window,
     adjustment,
     adjustment_of,
     adjustment_row,
@@ -37,13 +40,14 @@ from shared.ledger import (
     answers_of,
     attempt_of,
     budget_forecasts,
+    call_record,
+    calls_in,
     cost_nano_of,
     cost_row,
     enter,
     event_row,
     forget_budget,
     get_ledger,
-    image_savings,
     lineages_of,
     open_reservations,
     release,
@@ -51,11 +55,27 @@ from shared.ledger import (
     store_budget,
     sum_costs,
     uuid_of,
-    window,
 )
 from shared.models import Catalogue, known_model, resolve
 from shared.prices import price_table
-from shared.reports import Repriced, render, reprice, totals
+from shared.reports import (
+    COLUMNS,
+    Repriced,
+    attempt_dict,
+    call_dict,
+    check_names,
+    dimensions,
+    groups_of,
+    html_page,
+    month_forecast,
+    narrowed,
+    period_before,
+    render,
+    reprice,
+    span_of,
+    totals,
+    totals_of,
+)
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
 
@@ -110,6 +130,8 @@ def get_llm_costs(
     until: datetime | date | str | None = None,
     tz: str | None = None,
     by: str | None = None,
+    where: Mapping[str, str] | None = None,
+    compare: bool = False,
 ) -> dict[str, Any]:
     """
     What was spent, according to the ledger; inside a scope with labels, only what those labels spent.
@@ -117,13 +139,19 @@ def get_llm_costs(
     Args:
         days: Days to look back (periods of 24 hours), when `since` is not given.
 
-        since: First moment or day; text is ISO 8601.
+        since: First moment or period; text is ISO 8601 (a day, a time, 2026-W48, 2026-11 or 2026), today, yesterday,
+            or so long ago: 24h, 7d, 2w.
 
-        until: Last moment, exclusive; a day is inclusive.
+        until: Last moment, exclusive; a day, week, month or year is inclusive.
 
         tz: IANA time zone that defines days. None: AGENTSWARM_TIMEZONE, else the system's.
 
-        by: model, provider, tool, agent, day, or a label such as "customer": adds "groups".
+        by: model, provider, tool, agent, hour, day, week, month, or a label such as "customer"; two with a comma, such
+            as "customer,model". Adds "groups".
+
+        where: Only calls of these values of model, provider, tool, agent or labels: {"customer": "acme"}.
+
+        compare: Whether to add the costs of the period before: as many months, days or hours.
 
     Returns:
         total_cost (US$ known to be spent), total_cost_nano (the same in nano-dollars, exact), total_tokens,
@@ -143,8 +171,12 @@ def get_llm_costs(
         since, until, timezone, store, waiting_records (records that could not be written yet,
         and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
-        groups (with `by`): name, cost (NaN if every cost is unknown), cost_nano (then None), avg_cost_per_call, tokens,
-        calls, failed_calls, unpriced_calls, cost_is_lower_bound and unknown_cost_requests of each.
+        groups (with `by`): name, keys (the value of each dimension), cost (NaN if every cost is unknown), cost_nano
+        (then None), avg_cost_per_call, tokens, input_tokens (cached_tokens among them), output_tokens, calls,
+        failed_calls, unpriced_calls, cost_is_lower_bound, unknown_cost_requests, and share of the total (0 to 1; NaN
+        where the cost is unknown). With `compare`, previous_cost and previous_cost_nano, if they are no periods.
+
+        previous (with `compare`): the total of the period before, with the fields of a group, since and until.
 
         budgets, those that apply here now: limit, left and used in US$. What is used is spent (known costs), reserved
         (for reserved_requests, of which not all of the cost is known) or under_way (the most that running requests can
@@ -153,13 +185,14 @@ def get_llm_costs(
         when nothing was spent.
 
     Raises:
-        InvalidRequest: The window is not a span of time.
+        InvalidRequest: The window is not a span of time, or the ledger has no such dimension.
 
         ConfigurationError: The time zone is unknown, or cost tracking is off.
 
         StoreError: The ledger cannot be read.
     """
-    return costs_of(Filter(labels=current_scope().labels), days, since=since, until=until, tz=tz, by=by)
+    which = Filter(labels=current_scope().labels)
+    return costs_of(which, days, since=since, until=until, tz=tz, by=by, where=where, compare=compare)
 
 
 def costs_of(
@@ -170,19 +203,62 @@ def costs_of(
     until: datetime | date | str | None = None,
     tz: str | None = None,
     by: str | None = None,
+    where: Mapping[str, str] | None = None,
+    compare: bool = False,
 ) -> dict[str, Any]:
     """The same as `get_llm_costs`, for the attempts that match `which`."""
+    span = span_of(days, since=since, until=until, zone=zone(tz))
+    costs = _costs_in(span, which, by=by, where=where or {}, compare=compare)
+    return costs | {"days": days if since is None and until is None else None}
+
+
+def _costs_in(
+    span: Window, which: Filter, *, by: str | None, where: Mapping[str, str], compare: bool
+) -> dict[str, Any]:
     ledger = _required_ledger()
-    span = window(days, since=since, until=until, zone=zone(tz))
+    names = dimensions(by) if by else ()
     ledger.flush()
     ledger.settle_expired()
-    costs = sum_costs(ledger, span, which, by)
-    costs |= image_savings(ledger, span, which)
-    costs["days"] = days if since is None and until is None else None
+    check_names(ledger, names, which, known=(*COLUMNS, *GRAINS))
+    check_names(ledger, tuple(where), which, known=COLUMNS)
+    which = narrowed(which, where)
+    costs = sum_costs(ledger, span, which)
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
+    if where:
+        costs["where"] = dict(where)
+    before = period_before(span) if compare else None
+    if names:
+        is_timed = not set(names).isdisjoint(GRAINS)
+        costs["by"] = ",".join(names)
+        costs["groups"] = groups_of(ledger, span, names, which, None if is_timed else before)
+    if before is not None:
+        costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
+
+
+def costs_page(
+    days: float = 7,
+    *,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    tz: str | None = None,
+    where: Mapping[str, str] | None = None,
+) -> str:
+    """
+    The report as one page of HTML, without scripts, which fetches nothing.
+
+    Args:
+        days, since, until, tz, where: As for `get_llm_costs`.
+
+    Raises:
+        InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
+    """
+    span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
+    costs = _costs_in(span, Filter(labels=inside), by="model", where=where, compare=True)
+    budgets = costs["budgets"] if inside else all_budgets()
+    return html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
 
 
 async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
@@ -251,6 +327,72 @@ def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
     forecasts = budget_forecasts(ledger, limits, here, scope.labels)
     applicable = [each for each in forecasts if any(each.status.whose) or not each.status.limit.dimensions]
     return [_as_dict(each) for each in applicable if scope.may_see(each.status.limit)]
+
+
+def calls_of(
+    kind: str = "latest",
+    *,
+    since: datetime | date | str | None = "7d",
+    until: datetime | date | str | None = None,
+    where: Mapping[str, str] | None = None,
+    limit: int = 20,
+    page: int = 1,
+) -> list[dict[str, Any]]:
+    """
+    Single calls; inside a scope with labels, only those of the labels.
+
+    Args:
+        kind: latest, most-expensive, failed, or unknown (whose cost is unknown, at least in part).
+
+        since, until, where: As for `get_llm_costs`.
+
+        limit: Calls on a page, 1 to 1,000.
+
+        page: Which page, from 1.
+
+    Returns:
+        Of each call_id, time, status, model, provider, attempts, tool, agent, labels, input_tokens, output_tokens,
+        cost_usd (NaN if unknown), cost_nano, cost_is_lower_bound, unknown_cost_requests, reserved_usd and error_type.
+
+    Raises:
+        InvalidRequest: There is no such list, or no such name in the ledger.
+
+        StoreError: The ledger cannot be read.
+    """
+    found = next((each for each in KINDS if each == kind), None)
+    if found is None or not 1 <= limit <= 1000 or page < 1:
+        hint = f"Give {', '.join(KINDS)}, and at most 1,000 on a page."
+        raise InvalidRequest(f"There is no list of calls {kind[:40]!r}", hint=hint)
+    ledger, span = _required_ledger(), span_of(since=since, until=until, zone=zone())
+    ledger.flush()
+    ledger.settle_expired()
+    which = Filter(labels=current_scope().labels)
+    check_names(ledger, tuple(where or ()), which, known=COLUMNS)
+    which = narrowed(which, where or {})
+    return [call_dict(each) for each in calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)]
+
+
+def call_of(call_id: uuid.UUID) -> dict[str, Any]:
+    """
+    One call with its attempts: why each was made, and why it costs what it costs.
+
+    Raises:
+        InvalidRequest: The ledger has no such call.
+
+        StoreError: The ledger cannot be read.
+    """
+    ledger = _required_ledger()
+    ledger.flush()
+    ledger.settle_expired()
+    found = call_record(ledger, call_id)
+    if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
+        raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
+    adjustments = [
+        {"kind": row.adjustment_kind, "cost_nano": row.cost_nano, "cost_usd": to_usd(row.cost_nano)}
+        for row in found.adjustments
+    ]
+    attempts = [attempt_dict(row, found.attempts[0]) for row in found.attempts]
+    return call_dict(found) | {"attempt_count": len(attempts), "attempts": attempts, "adjustments": adjustments}
 
 
 def set_budget(name: str, budget: Budget) -> None:
@@ -341,6 +483,51 @@ def all_budgets() -> list[dict[str, Any]]:
     return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
 
 
+def budgets_of(where: Mapping[str, str]) -> list[dict[str, Any]]:
+    """
+    The budgets of the settings and of the ledger that apply to calls of these labels, agent or tool, as in `budgets`.
+
+    Raises:
+        InvalidRequest: A budget knows no such name.
+    """
+    ledger, settings = _required_ledger(), load_settings()
+    ledger.flush()
+    ledger.settle_expired()
+    named = {name: value for name, value in where.items() if name in ("agent", "tool")}
+    if refused := [name for name in where if name in COLUMNS and name not in named]:
+        hint = "Give an agent, a tool or a label such as customer=acme."
+        raise InvalidRequest(f"No budget is of a {refused[0]}", hint=hint)
+    labels = {name: value for name, value in where.items() if name not in named}
+    limits = [] if settings.budget is None else [Limit(settings.budget)]
+    found = budget_forecasts(ledger, limits, {"ts_us": now_us(), "run": run_of_process(), **named}, labels)
+    return [_as_dict(each) for each in found if any(each.status.whose) or not each.status.limit.dimensions]
+
+
+def forecast_costs(where: Mapping[str, str] | None = None, *, tz: str | None = None) -> dict[str, Any] | None:
+    """
+    What the current month will cost at its end, at the mean rate of the last 14 complete days.
+
+    Args:
+        where, tz: As for `get_llm_costs`.
+
+    Returns:
+        US$: spent so far, expected, and low and high, between which it ends up in 8 cases of 10; the number of days
+        that the rate is of, and until, the month's end. None while fewer than three days are complete. Requests of
+        unknown cost are in none of it.
+
+    Raises:
+        InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
+    """
+    ledger, which = _required_ledger(), Filter(labels=current_scope().labels)
+    ledger.flush()
+    check_names(ledger, tuple(where or ()), which, known=COLUMNS)
+    found = month_forecast(ledger, narrowed(which, where or {}), datetime.now(UTC).astimezone(zone(tz)))
+    if found is None:
+        return None
+    amounts = {name: to_usd(getattr(found, f"{name}_nano")) for name in ("spent", "expected", "low", "high")}
+    return {**amounts, "days": found.days, "until": found.until.isoformat()}
+
+
 def _required_ledger() -> Ledger:
     ledger = _ledger()
     if ledger is None:
@@ -361,6 +548,7 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
         "under_way": to_usd(status.under_way_nano),
         "uncounted_requests": forecast.uncounted_requests,
         "window": terms.window,
+        "warn_at": terms.warn_at,
         **_ends(forecast),
         "lasts_s": forecast.lasts_s,
     }

@@ -22,6 +22,7 @@ MAX_LIMIT_USD = 1_000_000_000
 _NANO = 1_000_000_000
 _HOUR_US = 3_600_000_000
 _COLUMNS = ("agent", "tool", "run")
+_MAX_VALUE = 200
 _LABEL = re.compile(r"[A-Za-z_]\w{0,59}")
 
 
@@ -48,6 +49,9 @@ class Budget:
         on_unknown_price: "refuse" requests whose price or upper bound is unknown, "allow" them without counting their
             cost, or "hold_max": hold the longest request to the provider's most expensive models.
 
+        value: A value of `scope`, such as "acme" of "customer": the limit is for this one only, and replaces one for
+            each that was declared in the same place with the same window; 0 US$ suspends it. None: for each.
+
     Raises:
         ConfigurationError: An argument is invalid.
     """
@@ -59,6 +63,7 @@ class Budget:
     warn_at: float = 0.8
     on_exceed: OnExceed = "refuse"
     on_unknown_price: OnUnknownPrice = "refuse"
+    value: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("window", Window), ("on_exceed", OnExceed), ("on_unknown_price", OnUnknownPrice)):
@@ -70,6 +75,8 @@ class Budget:
             raise ConfigurationError("A budget's warn_at must be above 0 and at most 1")
         if not isinstance(self.scope, str) or not _LABEL.fullmatch(self.scope):
             raise ConfigurationError("A budget's scope must be global, agent, tool, run or the name of a label")
+        if self.value is not None and (self.scope == "global" or not self.value or len(self.value) > _MAX_VALUE):
+            raise ConfigurationError("A budget's value must be one of its scope, which must not be global")
         try:
             ZoneInfo(self.tz or "UTC")
         except (KeyError, ValueError, OSError, TypeError):
@@ -103,6 +110,8 @@ class Budget:
     def __str__(self) -> str:
         per = {"run": "a run", "hour": "an hour", "day": "a day", "month": "a month", "total": "in all"}[self.window]
         group = "" if self.scope == "global" else f" for each {self.scope}"
+        if self.value is not None:
+            group = f" for {self.scope}={self.value}"
         return f"{_amount(self.limit_usd)} {per}{group}"
 
 

@@ -69,6 +69,8 @@ class LLMError(Exception):
     hint: ClassVar[str] = ""
     # Whether more than `cost` may have been charged.
     cost_is_lower_bound: bool = False
+    # The call that it ended, as `agentswarm-tools calls show` takes it; None where there was none.
+    call_id: str | None = None
     # Whether the provider itself answered with this error, in its own format.
     is_providers_answer: bool = False
 

@@ -22,8 +22,8 @@ class CostReport(BaseTool):
     days: float = Field(7, gt=0, le=3660, description="Days to look back (periods of 24 hours).")
     group_by: str = Field(
         "model",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$",
-        description="Grouping: model, provider, tool, agent, day, or the name of a label such as customer.",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}(,[A-Za-z_][A-Za-z0-9_]{0,59})?$",
+        description="Grouping: model, provider, tool, agent, hour, day, week, month, or a label such as customer.",
     )
     output_format: Literal["text", "json", "markdown"] = Field("text", description="text, json or markdown.")
 

@@ -87,6 +87,7 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
         final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
         if not call.is_counted:
             await refuse_call(call, final)
+        final.call_id = str(call.call_id)
         raise final from None
     except BaseException as error:
         # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
@@ -97,6 +98,9 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
         async with aclosing(_answer(call, attempt, first)) as items:
             async for item in items:
                 yield item
+    except LLMError as error:
+        error.call_id = str(call.call_id)
+        raise
     finally:
         attempt.release()
 
@@ -112,6 +116,7 @@ async def _choose(call: Call) -> None:
         call.plan = await anyio.to_thread.run_sync(chosen_plan, call)
     except LLMError as error:
         await refuse_call(call, error)
+        error.call_id = str(call.call_id)
         raise
 
 

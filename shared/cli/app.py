@@ -26,13 +26,14 @@ _COMMANDS = {
         "Ask several models the same, and show answers, costs, tokens and seconds; each answer is paid for.",
         "",
     ),
-    "report": ("Report what was spent, from the whole ledger.", ""),
+    "report": ("Report what was spent, from the whole ledger, and compare it with the period before.", ""),
     "models": ("List the known models, what they can do, and their prices (US$ per million tokens or per image).", ""),
     "doctor": ("Check the keys, extras, store and settings; exit with code 1 if there is a problem.", ""),
     "images": ("Make images, and list those made so far with what they cost.", ""),
+    "calls": ("Single calls, with their attempts, and why each costs what it costs.", ""),
     "budget": ("Budgets stored in the ledger, for every program that uses it.", ""),
     "ledger": ("Look after the ledger: corrections, checks, repair and backup.", ""),
-    "prices": ("What models cost by the price table, and what another table would change.", ""),
+    "prices": ("Prices of models, and what another price table would change.", ""),
     "local": ("The tiny local model, for trials and tests without a key.", ""),
 }
 
@@ -94,6 +95,8 @@ def _errors_as_text() -> Iterator[None]:
         yield
     except LLMError as error:
         err.print(f"Error: {_ARGUMENT.sub(r'--\1 ', printable_lines(str(error)))}")
+        if error.call_id is not None:
+            err.print(f"See: agentswarm-tools calls show {error.call_id}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

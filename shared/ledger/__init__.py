@@ -20,6 +20,12 @@ if TYPE_CHECKING:
         repriced as repriced,
     )
     from shared.ledger.answers import Answers as Answers, answers_of as answers_of
+    from shared.ledger.calls import (
+        KINDS as KINDS,
+        CallRecord as CallRecord,
+        call_record as call_record,
+        calls_in as calls_in,
+    )
     from shared.ledger.engine import may_use_wal as may_use_wal
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
@@ -29,17 +35,32 @@ if TYPE_CHECKING:
         safe_metadata as safe_metadata,
         uuid_of as uuid_of,
     )
-    from shared.ledger.export import write_records as write_records
+    from shared.ledger.export import csv_cell as csv_cell, write_records as write_records
+    from shared.ledger.grouped import (
+        FIGURES as FIGURES,
+        GRAINS as GRAINS,
+        grouped_sums as grouped_sums,
+        is_empty as is_empty,
+        label_names as label_names,
+    )
+    from shared.ledger.health import (
+        SAMPLE as SAMPLE,
+        Outcome as Outcome,
+        Unknown as Unknown,
+        outcomes as outcomes,
+        unknowns as unknowns,
+    )
     from shared.ledger.image_lineage import (
         ImageLineage as ImageLineage,
-        image_savings as image_savings,
         lineages_of as lineages_of,
     )
     from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
     from shared.ledger.query import (
+        UNALLOCATED as UNALLOCATED,
         BudgetForecast as BudgetForecast,
         Filter as Filter,
         RecentPrompt as RecentPrompt,
+        Window as Window,
         all_budget_forecasts as all_budget_forecasts,
         attempt_records as attempt_records,
         average_output as average_output,
@@ -72,13 +93,16 @@ else:
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
+            "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
-            "export": "write_records",
-            "image_lineage": "ImageLineage image_savings lineages_of",
+            "export": "csv_cell write_records",
+            "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
+            "health": "SAMPLE Outcome Unknown outcomes unknowns",
+            "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
-            "RecentPrompt budget_forecasts own_filter recent_prompts sum_costs window",
+            "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "sqlite_library": "connect library_name",

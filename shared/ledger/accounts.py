@@ -67,8 +67,9 @@ class BudgetStatus:
         return self.counted_nano - self.reserved_nano - self.under_way_nano
 
     def __str__(self) -> str:
+        own = {f"label:{self.limit.budget.scope}", self.limit.budget.scope} if self.limit.budget.value else set()
         named = zip(self.limit.dimensions, self.whose, strict=False)  # nothing spent yet: no values
-        group = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named]
+        group = [f"{name.removeprefix('label:')}={value or '(none)'}" for name, value in named if name not in own]
         return f"{self.limit.budget}{f' ({", ".join(group)})' if group else ''}"
 
 
@@ -105,10 +106,10 @@ class Terms:
 
 
 TERMS = (
-    'SELECT name, limit_nano, "window", scope, tz, warn_at, on_exceed, on_unknown_price FROM budget UNION ALL '
-    "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
+    'SELECT name, limit_nano, "window", scope, tz, warn_at, on_exceed, on_unknown_price, value FROM budget UNION ALL '
+    "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
 )
-_TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price")
+_TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price", "value")
 LATEST = "SELECT ts_us, machine FROM attempt WHERE status <> 'reported' ORDER BY ts_us DESC LIMIT 1"
 
 
@@ -141,13 +142,13 @@ class Totals:
         self._counted[key] = counted_nano
         self._windows.setdefault(key[:2], []).append(key)
 
-    def all_limits(self, limits: Sequence[Limit]) -> Iterable[Limit]:
-        """The caller's limits, and those stored in the ledger."""
-        return dict.fromkeys((*limits, *self.terms.limits))
+    def all_limits(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> Iterable[Limit]:
+        """Those of the caller's limits, and of those stored in the ledger, that are about an attempt."""
+        return dict.fromkeys((*applying(limits, row, labels), *applying(self.terms.limits, row, labels)))
 
     def missing(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> list[tuple[Limit, Account]]:
         """The limits that have no running total yet."""
-        keys = [(each, account_of(each, row, labels)) for each in self.all_limits(limits)]
+        keys = [(each, account_of(each, row, labels)) for each in self.all_limits(row, labels, limits)]
         return [(limit, key) for limit, key in keys if key not in self._counted]
 
     def open(self, connection: Connection, limit: Limit, key: Account, row: Row, labels: Labels) -> None:
@@ -163,7 +164,7 @@ class Totals:
     def statuses(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
         """The status of every limit that applies to an attempt."""
         found = []
-        for limit in self.all_limits(limits):
+        for limit in self.all_limits(row, labels, limits):
             key = account_of(limit, row, labels)
             group = group_of(limit.dimensions, row, labels)
             found.append(BudgetStatus(limit, group, self._counted[key], key[2], key[3]))
@@ -210,8 +211,41 @@ def places_of(terms: Terms, row: Row, labels: Labels, limits: Sequence[Limit]) -
 
 def statuses(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
     """The status of every limit that applies to an attempt such as `row`."""
-    all_limits = dict.fromkeys((*limits, *stored(connection)))
+    all_limits = dict.fromkeys((*applying(limits, row, labels), *applying(stored(connection), row, labels)))
     return tuple(_status(connection, each, row, labels) for each in all_limits)
+
+
+def applying(limits: Iterable[Limit], row: Row, labels: Labels) -> list[Limit]:
+    """
+    The limits that are about an attempt, of those declared in one place.
+
+    One for a single value is about no other value, and there replaces those for each value with the same window.
+    """
+    limits = list(limits)
+    if all(limit.budget.value is None for limit in limits):
+        return limits
+    values = [_value_of(each, row, labels) for each in limits]
+    own = {
+        _for_each(limit)
+        for limit, value in zip(limits, values, strict=True)
+        if limit.budget.value is not None and limit.budget.value == value
+    }
+    return [
+        limit
+        for limit, value in zip(limits, values, strict=True)
+        if (limit.budget.value is None and _for_each(limit) not in own)
+        or (limit.budget.value is not None and limit.budget.value == value)
+    ]
+
+
+def _value_of(limit: Limit, row: Row, labels: Labels) -> str:
+    """What an attempt has of that which a budget groups by."""
+    budgeted = limit.budget.scope
+    return (row.get(budgeted) or "") if f"label:{budgeted}" not in limit.dimensions else labels.get(budgeted, "")
+
+
+def _for_each(limit: Limit) -> tuple[object, ...]:
+    return limit.budget.scope, limit.budget.window, limit.budget.tz, limit.labels
 
 
 def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
@@ -265,6 +299,9 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     amount = sa.func.sum(_AMOUNT)
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+    if limit.budget.value is not None:
+        own = f"label:{limit.budget.scope}"
+        query = query.where(_is_of(own if own in limit.dimensions else limit.budget.scope, limit.budget.value))
     found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
     statuses = [BudgetStatus(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
     return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]

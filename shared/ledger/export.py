@@ -77,12 +77,13 @@ def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
         if writer is None:
             writer = csv.DictWriter(file, fieldnames=list(record))
             writer.writeheader()
-        writer.writerow({name: _cell(value) for name, value in record.items()})
+        writer.writerow({name: csv_cell(value) for name, value in record.items()})
         count += 1
     return count
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """A value as a cell that no spreadsheet takes for a formula."""
     plain = jsonable(value)
     if isinstance(plain, dict | list):
         return json.dumps(plain, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Costs as text, tables, JSON and Markdown."""
+"""Costs as text, tables, JSON, CSV, Markdown and HTML, and the periods and groups that they are of."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,10 @@ from shared.reports.formats import (
     footer,
     group_cost,
     known_cost,
+    markdown,
     notes,
     period,
+    period_text,
     prices_line,
     printable,
     provider_costs,
@@ -21,10 +23,45 @@ from shared.reports.formats import (
 )
 
 if TYPE_CHECKING:
+    from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
+    from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
+    from shared.reports.groups import (
+        COLUMNS as COLUMNS,
+        check_names as check_names,
+        dimensions as dimensions,
+        groups_of as groups_of,
+        narrowed as narrowed,
+        totals_of as totals_of,
+    )
+    from shared.reports.page import html_page as html_page
+    from shared.reports.periods import (
+        period_before as period_before,
+        span_of as span_of,
+        window_text as window_text,
+    )
     from shared.reports.repricing import Repriced as Repriced, reprice as reprice, totals as totals
+    from shared.reports.tables import (
+        csv_text as csv_text,
+        lines_of as lines_of,
+        money as money,
+        percent as percent,
+        table_of as table_of,
+        usd_text as usd_text,
+    )
 else:
-    # Reports need neither the catalogue nor the price table.
-    __getattr__ = lazy_exports(__name__, {"repricing": "Repriced reprice totals"})
+    # Texts need no ledger; reports need neither the catalogue nor the price table.
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "calls": "attempt_dict call_dict",
+            "forecast": "month_forecast runs_out",
+            "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
+            "page": "html_page",
+            "periods": "period_before span_of window_text",
+            "repricing": "Repriced reprice totals",
+            "tables": "csv_text lines_of money percent table_of usd_text",
+        },
+    )
 
 __all__ = [
     "budget_line",
@@ -32,8 +69,10 @@ __all__ = [
     "footer",
     "group_cost",
     "known_cost",
+    "markdown",
     "notes",
     "period",
+    "period_text",
     "prices_line",
     "printable",
     "provider_costs",

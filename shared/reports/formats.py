@@ -37,6 +37,14 @@ def period(costs: Mapping[str, Any]) -> str:
     )
 
 
+def period_text(costs: Mapping[str, Any]) -> str:
+    """The same, with days and minutes where they say enough."""
+    if costs.get("days") is not None:
+        return period(costs)
+    ends = (costs[end][:16].replace("T", " ").removesuffix(" 00:00") for end in ("since", "until"))
+    return " until ".join(ends)
+
+
 def usd(amount: float) -> str:
     """US$ to the millionth; "unknown" for NaN."""
     return "unknown" if math.isnan(amount) else f"{'-' if amount < 0 else ''}${abs(amount):.6f}"
@@ -66,7 +74,7 @@ def provider_costs(costs: Mapping[str, Any]) -> dict[str, str]:
 
 def notes(costs: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the totals; nothing where there is nothing to say."""
-    found = [_total_note(costs)]
+    found = [_where_note(costs), _total_note(costs)]
     found += [f"{what} calls: {number:,}" for what, number in _call_counts(costs) if number]
     if costs["adjustments"]:
         found.append(f"Adjustments: {usd(costs['adjustments'])}, part of the total")
@@ -141,6 +149,8 @@ def budget_line(budget: Mapping[str, Any]) -> str:
     """A budget's status in words."""
     lasts = budget["lasts_s"]
     rate = "" if lasts is None else f", lasts {_span(lasts)} at the current rate"
+    if budget["left"] > 0 and budget.get("runs_out"):
+        rate += f", until {budget['runs_out'][:16].replace('T', ' ')}"
     return f"{usd(budget['left'])} left of {budget['budget']}{rate}{_parts(budget)}"
 
 
@@ -178,6 +188,11 @@ def known_cost(costs: Mapping[str, Any]) -> float:
     """The sum of the known costs; NaN if there is none, and something that was charged is unknown."""
     is_part = costs["unknown_cost_requests"] or costs["lower_bound_requests"]
     return math.nan if is_part and not costs["total_cost"] else costs["total_cost"]
+
+
+def _where_note(costs: Mapping[str, Any]) -> str:
+    where = ", ".join(f"{printable(name)}={printable(value)}" for name, value in (costs.get("where") or {}).items())
+    return where and f"Only of {where}"
 
 
 def _total_note(costs: Mapping[str, Any]) -> str:
@@ -236,8 +251,8 @@ def _calls(calls: int, average: float, unknown: int) -> str:
     return f"{calls:,} calls{each}{requests}"
 
 
-def _markdown(costs: Mapping[str, Any]) -> str:
-    by = costs.get("by") or "model"
+def markdown(costs: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A report as Markdown: the summary, and a table of its groups."""
     summary = [
         ("Total cost", total_cost(costs)),
         ("Total tokens", f"{costs['total_tokens']:,}"),
@@ -258,12 +273,17 @@ def _markdown(costs: Mapping[str, Any]) -> str:
         summary.append(("Saved by scaling images", _saved(costs)))
     if costs.get("savings"):
         summary.append(("Estimate, not in the totals", savings_text(costs["savings"])))
+    parts = [f"## LLM costs ({period(costs)})", _table(("", ""), summary), _table(head, rows), footer(costs)]
+    return "\n\n".join(parts)
+
+
+def _markdown(costs: Mapping[str, Any]) -> str:
+    by = costs.get("by") or "model"
     rows = [
         (group["name"], group_cost(group), f"{group['calls']:,}", *_unknown(costs, group)) for group in _groups(costs)
     ]
     head = (by.capitalize(), "Cost", "Calls", *(["Unknown cost"] if costs["unknown_cost_requests"] else []))
-    parts = [f"## LLM costs ({period(costs)})", _table(("", ""), summary), _table(head, rows), footer(costs)]
-    return "\n\n".join(parts)
+    return markdown(costs, head, rows)
 
 
 def _groups(costs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -11,11 +12,14 @@ from typer.testing import CliRunner
 from shared.analytics import get_llm_costs
 from shared.budget import Budget
 from shared.cli import app
+from shared.errors import BudgetExceeded, ConfigurationError
+from shared.internal.clock import now_us
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.reports.formats import budget_line, render
 from shared.scope import scope
 from tests.support.asking import HELLO, MINI
+from tests.support.ledger_rows import settled, write
 from tests.support.provider_double import Double, Usage
 from tools import CostReport, TextGeneration
 
@@ -114,3 +118,75 @@ def test_estimates(hosted: Double, ledger: Ledger) -> None:
     [unknown] = client.estimate(HELLO, model="openai/brand-new")
     assert math.isnan(unknown.upper_bound)
     assert get_llm_costs()["total_calls"] == 2
+
+
+def spend(customer: str) -> None:
+    """One call of a customer, which costs $0.0004575."""
+    with scope(customer=customer):
+        LLMClient().chat_completion(HELLO, model=MINI, max_tokens=100)
+
+
+def test_a_customer_has_a_limit_of_its_own(hosted: Double, ledger: Ledger) -> None:
+    """A budget --where customer=acme holds for acme at once, in place of the one for each, and for nobody else."""
+    hosted.always("openai", text="Yes.", usage=Usage(10, 100))
+    cli("budget", "set", "0.0008", "--scope", "customer", "--name", "each")
+    assert cli("budget", "set", "0.01", "--where", "customer=acme") == (
+        "Budget customer=acme: $0.01 a month for customer=acme.\n"
+    )
+    for _ in range(3):
+        spend("acme")
+    spend("bolt")
+    with pytest.raises(BudgetExceeded):
+        spend("bolt")
+    assert [line.partition(", lasts")[0] for line in cli("budget", "show").splitlines()] == [
+        "customer=acme: $0.008627 left of $0.01 a month for customer=acme",
+        "each: $0.000342 left of $0.0008 a month for each customer (customer=bolt)",
+    ]
+    [own] = json.loads(cli("budget", "show", "--where", "customer=acme", "--json"))
+    assert (own["budget"], own["limit"]) == ("$0.01 a month for customer=acme", 0.01)
+    cli("budget", "set", "0", "--where", "customer=acme")
+    with pytest.raises(BudgetExceeded):
+        spend("acme")
+    with pytest.raises(BudgetExceeded):
+        spend("bolt")
+    spend("new")
+    cli("budget", "remove", "customer=acme")
+    with pytest.raises(BudgetExceeded):
+        spend("acme")  # who has spent more than each may
+
+
+def test_a_check_fails_for_cron(hosted: Double, ledger: Ledger) -> None:
+    """`budget check` exits with 1 above a limit, and for a budget that warns; unknown costs are said beside it."""
+    hosted.always("openai", text="Yes.", usage=Usage(10, 100))
+    spend("acme")
+    assert cli("budget", "check", "--limit", "1", "--since", "1d").startswith("$0.000458 since ")
+    cli("budget", "check", "--limit", "0.0001", code=1)
+    cli("budget", "check", "--limit", "0.0001", "--where", "customer=acme", code=1)
+    assert json.loads(cli("budget", "check", "--limit", "0.0001", "--json", code=1))["ok"] is False
+    assert cli("budget", "check") == "Every budget has enough left.\n"
+    cli("budget", "set", "0.0005")
+    assert "$0.000043 left of $0.0005 a month" in cli("budget", "check", code=1)
+    write(ledger, "settle", settled(ts_us=now_us(), cost_nano=None))
+    assert "at least $0.000458, plus 1 request of unknown cost since" in cli("budget", "check", "--limit", "1")
+
+
+def test_a_budget_of_one_value_is_of_a_scope() -> None:
+    """A value without a scope, an empty one, and two ways to say what a budget is for are refused."""
+    faults: list[dict[str, Any]] = [
+        {"value": "acme"}, {"scope": "customer", "value": ""}, {"scope": "customer", "value": "x" * 201},
+    ]  # fmt: skip
+    for wrong in faults:
+        with pytest.raises(ConfigurationError, match="value"):
+            Budget(1, **wrong)
+    assert CliRunner().invoke(app, ["budget", "set", "1", "--where", "customer"]).exit_code == 1
+    assert CliRunner().invoke(app, ["budget", "set", "1", "--where", "a=b", "--scope", "a"]).exit_code == 1
+
+
+def test_a_forecast_needs_days(ledger: Ledger) -> None:
+    """Without three complete days there is no forecast, and none is made up; with them it has its range."""
+    assert "There is no forecast yet" in cli("budget", "forecast")
+    for days in range(6):
+        write(ledger, "settle", settled(ts_us=now_us() - days * 86_400 * 10**6, cost_nano=10**9), customer="acme")
+    found = json.loads(cli("budget", "forecast", "--json", "--where", "customer=acme"))
+    assert found["days"] == 5
+    assert found["spent"] <= found["low"] <= found["expected"] <= found["high"]

@@ -1,0 +1,220 @@
+"""Sums by any dimensions: provider, model, tool and agent, a grain of time, and labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
+from itertools import chain
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from shared.ledger import sums as stored_sums
+from shared.ledger.query import Filter, Window, conditions, paged
+from shared.ledger.schema import BUCKET_S, DIMENSIONS, VALUES, attempt, label
+from shared.ledger.store import Ledger
+from shared.ledger.sums import Owner, Plan, Range
+
+GRAINS = ("hour", "day", "week", "month")
+FIGURES = VALUES
+_HOUR_S = 3600
+
+Key = tuple[str, ...]
+Sums = dict[str, int]
+
+
+def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
+    """
+    What was spent in a window, by `keys`.
+
+    Args:
+        keys: Any of provider, model, tool, agent, names of labels, and hour, day, week or month in the window's zone.
+
+    Returns:
+        By the values of the keys ("" where an attempt has none; times as 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48
+        and 2026-11), the sums of FIGURES: whole counts, nano-dollars and microseconds.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    which = which or Filter()
+    stored_sums.catch_up(ledger)
+    found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
+    with ledger.reading() as connection:
+        how = _plan(connection, span, keys, which)
+        if how.summed:
+            _add_stored(connection, found, how, span.zone, keys, which)
+        rest = _add_rows(connection, found, how.rows, span.zone, keys, which)
+    while rest:
+        with ledger.reading() as connection:
+            rest = _add_rows(connection, found, rest, span.zone, keys, which)
+    return {key: sums for key, sums in found.items() if any(sums.values())}
+
+
+def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
+    """
+    The names of the labels that attempts have.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    which = which or Filter()
+    with ledger.reading() as connection:
+        if which != Filter():
+            inside = sa.select(attempt.c.attempt_id).where(*conditions(which))
+            query = sa.select(label.c.name).where(label.c.attempt_id.in_(inside)).distinct().order_by(label.c.name)
+            return list(connection.scalars(query))
+        found: list[str] = []
+        # One look into the index for each name, instead of one at each label.
+        query = sa.select(sa.func.min(label.c.name))
+        while name := connection.scalar(query.where(label.c.name > found[-1]) if found else query):
+            found.append(name)
+        return found
+
+
+def is_empty(ledger: Ledger) -> bool:
+    """Whether the ledger has no attempt."""
+    with ledger.reading() as connection:
+        return connection.scalar(sa.select(attempt.c.attempt_id).limit(1)) is None
+
+
+def _labels_in(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key not in (*DIMENSIONS, *GRAINS)]
+
+
+def _owners(keys: Sequence[str], which: Filter) -> list[tuple[Owner, int]]:
+    """
+    Whose sums answer the question, each with the sign with which it counts; none if only rows do.
+
+    What has no value of a label is everything without what has one.
+    """
+    labels, own = _labels_in(keys), which.owner
+    if own is None or len(labels) > 1 or (own.owner and labels not in ([], list(which.labels))):
+        return []
+    if not labels or own.owner:
+        return [(own, 1)]
+    return [(Owner.of_label(labels[0]), 1), (Owner(), 1), (Owner.of_label(labels[0]), -1)]
+
+
+def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filter) -> Plan:
+    owners = [owner for owner, _ in _owners(keys, which)]
+    from_rows = Plan((), ((span.since_us, span.until_us),))
+    if not owners:
+        return from_rows
+    is_timed = not set(keys).isdisjoint(GRAINS)
+    how = stored_sums.plan(connection, span.since_us, span.until_us, owners, span.zone if is_timed else None)
+    if "hour" not in keys:
+        return how
+    offsets = (datetime.fromtimestamp(ts_us / 1e6, span.zone).utcoffset() for ts_us in (span.since_us, span.until_us))
+    seconds = (*how.midnights, *(offset.total_seconds() for offset in offsets if offset is not None))
+    step = _HOUR_S if not any(second % _HOUR_S for second in seconds) else BUCKET_S
+    if step < max(owner.grains[0] for owner in owners):
+        return from_rows  # labels have no sums of less than an hour, as counted from UTC
+    first = max(how.known[0], span.since_us // 10**6 // step * step)
+    return replace(how, midnights=tuple(range(first, how.known[1], step)))
+
+
+def _add_stored(
+    connection: Connection, found: dict[Key, Sums], how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
+) -> None:
+    """Add what the sums have, and what is left to fold into them."""
+    columns = DIMENSIONS if which.columns or not set(keys).isdisjoint(DIMENSIONS) else ()
+    time = ("start",) if not set(keys).isdisjoint(GRAINS) else ()
+    for place, (owner, sign) in enumerate(_owners(keys, which)):
+        # The first of three has the label's values; the two others together have what is left without one.
+        names = (*columns, *(("value",) if _labels_in(keys) and place == 0 else ()))
+        stored = stored_sums.read(connection, how, owner, (*names, *time), split=int(bool(columns)))
+        left = stored_sums.left(connection, how, owner, (*names, "bucket"))
+        for values, numbers in chain(stored, ((_in_seconds(values), numbers) for values, numbers in left)):
+            named = dict(zip((*names, "second"), values, strict=False))
+            if all(named[name] == value for name, value in which.columns.items()):
+                _add(found[tuple(_value(key, named, zone) for key in keys)], numbers, sign)
+
+
+def _in_seconds(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*values[:-1], values[-1] * BUCKET_S)
+
+
+def _add_rows(
+    connection: Connection,
+    found: dict[Key, Sums],
+    ranges: Sequence[Range],
+    zone: ZoneInfo,
+    keys: Sequence[str],
+    which: Filter,
+) -> list[Range]:
+    """Add attempts from their rows, at most a page of them; returns what is left to read."""
+    now, rest = paged(connection, ranges)
+    expressions = stored_sums.expressions(connection.dialect.name)
+    columns = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
+    figures: list[Any] = [sa.func.sum(sa.literal_column(expressions[name])).label(f"sum_{name}") for name in VALUES]
+    for since_us, until_us in now:
+        query = (
+            sa.select(*columns, *figures)
+            .select_from(_with_labels(keys))
+            .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
+            .where(*conditions(which))
+            .group_by(*columns)
+        )
+        for row in connection.execute(query):
+            values = (
+                _period(key, row[place] * BUCKET_S, zone) if key in GRAINS else str(row[place] or "")
+                for place, key in enumerate(keys)
+            )
+            key = tuple(values)
+            _add(found[key], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
+    return rest
+
+
+def _columns(keys: Sequence[str]) -> Iterator[sa.ColumnElement[Any]]:
+    for place, key in enumerate(keys):
+        if key in GRAINS:
+            yield attempt.c.bucket
+        else:
+            yield sa.func.coalesce(attempt.c[key] if key in DIMENSIONS else _label(place).c.value, "")
+
+
+def _with_labels(keys: Sequence[str]) -> sa.FromClause:
+    """The attempts, each with its value of every label among the keys."""
+    source: sa.FromClause = attempt
+    for place, key in enumerate(keys):
+        if key not in (*DIMENSIONS, *GRAINS):
+            own = _label(place)
+            source = source.outerjoin(own, sa.and_(own.c.attempt_id == attempt.c.attempt_id, own.c.name == key))
+    return source
+
+
+@cache
+def _label(place: int) -> sa.FromClause:
+    return label.alias(f"l{place}")
+
+
+def _add(into: Sums, numbers: dict[str, Any], sign: int) -> None:
+    for name, number in numbers.items():
+        into[name] += sign * int(number or 0)
+
+
+def _value(key: str, named: dict[str, Any], zone: ZoneInfo) -> str:
+    """The value of a key, from a row of the sums."""
+    if key in GRAINS:
+        return _period(key, named["second"], zone)
+    return str(named[key] if key in DIMENSIONS else named.get("value", ""))
+
+
+def _period(grain: str, second: int, zone: ZoneInfo) -> str:
+    """The local period that a second lies in."""
+    local = datetime.fromtimestamp(second, zone)
+    match grain:
+        case "hour":  # with its offset, because the clock may show an hour twice
+            return local.replace(minute=0, second=0).isoformat(timespec="minutes")
+        case "week":
+            year, week, _ = local.isocalendar()
+            return f"{year}-W{week:02}"
+        case "month":
+            return f"{local:%Y-%m}"
+    return local.date().isoformat()
