@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test record record-live check soak bench savings docs prices lock clean
+.PHONY: help demo test record record-live check soak bench bench-large savings docs prices lock clean
 
 PY := .venv/bin/python
 PYTHON_VERSION := $(shell cat .python-version)
@@ -46,8 +46,15 @@ soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 tests/soak $(addprefix --ignore=,$(ALONE))
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 $(ALONE)
 
-bench: .venv/.ready ## Measure the overhead of a call on top of the provider's own time
-	$(PY) benchmarks/overhead.py
+BENCHMARKS := calls load streams appends imports reports exports
+
+bench: .venv/.ready ## Measure what docs/PERFORMANCE.md claims, and write its tables; about 10 minutes on a quiet machine
+	@for each in $(BENCHMARKS); do $(PY) -m benchmarks.$$each || exit 1; done
+	$(PY) docs/generate.py
+
+bench-large: .venv/.ready ## The same for reports and exports with ledgers of 10 million rows
+	@for each in reports exports; do $(PY) -m benchmarks.$$each --large || exit 1; done
+	$(PY) docs/generate.py
 
 savings: .venv/.ready ## Compare what strategies cost, and how many of their answers are right
 	$(PY) benchmarks/savings.py

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
+from benchmarks.contest import spread
 from shared import cli, errors
 from shared.calls import flow, retry_schedule
 from shared.config import Settings
@@ -437,6 +439,36 @@ def _fenced(text: str) -> str:
     return f"```text\n{text}\n```"
 
 
+# What the benchmarks found
+
+
+def performance_tables() -> str:
+    """Every benchmark's claims and figures, a section for each platform that it ran on."""
+    parts = []
+    for folder in sorted(path for path in (ROOT / "benchmarks" / "results").glob("*") if path.is_dir()):
+        parts.append(f"## On {folder.name.replace('-', ' ').capitalize()}")
+        parts += [_performance(json.loads(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("*.json"))]
+    return "\n\n".join(parts) or "Nothing was measured yet."
+
+
+def _performance(result: Mapping[str, Any]) -> str:
+    on = result["platform"]
+    about = f"{result['note']} Measured on {result['date']}: {on['cores']} cores, Python {on['python']}"
+    about += f", {', '.join(f'{name} {version}' for name, version in result['versions'].items() if version)}."
+    if result["beside_other_work"]:
+        about += " **Other work ran on the machine at the same time**, so that only the ratios mean something."
+    claims = [
+        (each["what"], each["goal"] + each["unit"], spread(each["values"], each["unit"])) for each in result["claims"]
+    ]
+    measures = list(dict.fromkeys(measure for each in result["found"].values() for measure in each))
+    figures = [
+        (name, *(spread(each[measure]) if measure in each else "" for measure in measures))
+        for name, each in result["found"].items()
+    ]
+    tables = _table(("What", "Goal", "Measured"), claims), _table(("", *(f">{name}" for name in measures)), figures)
+    return "\n\n".join((f"### {result['title']}", about, *tables))
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; a head that begins with ">" aligns its column to the right."""
     rule = ["---:" if name.startswith(">") else "---" for name in head]
@@ -456,6 +488,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "wire": wire_table,
     "faults": fault_tables,
     "prices": prices_table,
+    "performance": performance_tables,
 }
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ from agents import ToolOutputFileContent, ToolOutputImage, ToolOutputText
 from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from shared.analytics import record_event
+from shared import ledger
 from shared.errors import AllModelsFailed, LLMError
 from shared.internal.aio import wait_shielded
 from shared.internal.serialize import to_json
-from shared.ledger import STOPPED_PATIENCE_S
 from shared.redaction import redact
 from shared.runs import Watch, caller_of, watch_of
 from shared.scope import Scope, scope
@@ -88,7 +87,7 @@ class BaseTool(AgencySwarmTool):
 
     async def _run(self, inside: Scope, watch: Watch | None = None) -> Any:
         began = time.monotonic()
-        record_event(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name=self.tool_name))
+        _record(AnalyticsEvent(event_type=EventType.TOOL_START, tool_name=self.tool_name))
         failed: BaseException | None = None
         try:
             if watch is not None:
@@ -112,7 +111,7 @@ class BaseTool(AgencySwarmTool):
             failed = error
             raise
         finally:
-            record_event(_ended(self.tool_name, began, failed))
+            _record(_ended(self.tool_name, began, failed))
             await _settle_writes(inside, is_stopped=failed is not None and not isinstance(failed, Exception))
 
     async def _work(self, inside: Scope) -> Any:
@@ -244,6 +243,12 @@ def _without_retry(error: LLMError) -> str:
     return f"{error.message}. {error.charged} {_DO_NOT_RETRY}"
 
 
+def _record(event: AnalyticsEvent) -> None:
+    from shared.analytics import record_event  # with the ledger, which takes time to import
+
+    record_event(event)
+
+
 def _ended(tool: str, began: float, failed: BaseException | None) -> AnalyticsEvent:
     metadata: dict[str, Any] = {"duration_ms": round((time.monotonic() - began) * 1000, 3)}
     if failed is not None:
@@ -257,6 +262,6 @@ async def _settle_writes(inside: Scope, *, is_stopped: bool) -> None:
     writes = [asyncio.wrap_future(write) for write in inside.pending.take_writes()]
     if writes:
         all_done = asyncio.gather(*writes, return_exceptions=True)
-        patience = STOPPED_PATIENCE_S if is_stopped else math.inf
-        if await wait_shielded(all_done, patience, STOPPED_PATIENCE_S):
+        patience = ledger.STOPPED_PATIENCE_S if is_stopped else math.inf
+        if await wait_shielded(all_done, patience, ledger.STOPPED_PATIENCE_S):
             raise asyncio.CancelledError

@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.analytics import costs_of, report_off_loop
+from shared import ledger
 from shared.base_tool import BaseTool
-from shared.ledger import own_filter
 from shared.reports import render
 from shared.scope import current_scope
 
@@ -30,12 +29,16 @@ class CostReport(BaseTool):
 
     async def _process(self) -> str:
         """The report, made off the event loop."""
+        from shared.analytics import report_off_loop  # with the ledger, which takes time to import
+
         return await report_off_loop(self._report)
 
     def _report(self) -> str:
         """The costs of this scope: those with its labels if it has any, else those of this conversation."""
+        from shared.analytics import costs_of
+
         inside = current_scope()
-        costs = costs_of(own_filter(inside), self.days, by=self.group_by)
+        costs = costs_of(ledger.own_filter(inside), self.days, by=self.group_by)
         if inside.labels and inside.from_agent:
             costs["store"] = "(the operator's)"  # a customer need not know the name of a server or a folder
         return render(costs, self.output_format)

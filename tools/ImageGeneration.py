@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from shared import runs
 from shared.base_tool import BaseTool, as_outputs
 from shared.llm_client import get_llm_client
-from shared.runs import is_source, lineage_cost, previews, total_cost
 from shared.types import LLMResponse
 
 _FILE_NAME = re.compile(r"[^\W_][\w-]*(\.[A-Za-z0-9]{1,5})?")
@@ -70,7 +70,7 @@ class ImageGeneration(BaseTool):
     @classmethod
     def _are_sources(cls, value: list[str] | str | None) -> list[str] | str | None:
         sources = [value] if isinstance(value, str) else value or []
-        if not all(len(source) <= _MAX_SOURCE_CHARS and is_source(source) for source in sources):
+        if not all(len(source) <= _MAX_SOURCE_CHARS and runs.is_source(source) for source in sources):
             raise ValueError("reference_images and mask must be paths or https URLs, without control characters")
         return value
 
@@ -100,9 +100,9 @@ class ImageGeneration(BaseTool):
         )
         result = _result(response, self.prompt)
         if self.reference_images:
-            result["cost_with_originals"] = await lineage_cost(response.images[0]["path"])
-        result["total_cost"] = await total_cost()
-        small = await previews([image["path"] for image in response.images]) if self.shows_images else None
+            result["cost_with_originals"] = await runs.lineage_cost(response.images[0]["path"])
+        result["total_cost"] = await runs.total_cost()
+        small = await runs.previews([image["path"] for image in response.images]) if self.shows_images else None
         return result if small is None else as_outputs(result, small)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from shared import runs
 from shared.base_tool import BaseTool
 from shared.llm_client import get_llm_client
 from shared.runs import (
@@ -13,9 +14,7 @@ from shared.runs import (
     Mismatch,
     ask_until_match,
     check_schema,
-    is_source,
     schema_instruction,
-    total_cost,
 )
 from shared.types import FallbackOn, LLMResponse, WantedSchema
 
@@ -65,7 +64,7 @@ class UnderstandImages(BaseTool):
         sources: list[Any] = value if several else [value]
         if not all(isinstance(source, str) for source in sources):
             raise ValueError("media_url must be one image as text, or a list of 2 to 16 images, each as text")
-        if not all(map(is_source, sources)):
+        if not all(map(runs.is_source, sources)):
             raise ValueError("media_url must be a path, an https URL or a data URI, without control characters")
         return value
 
@@ -89,7 +88,7 @@ class UnderstandImages(BaseTool):
         else:
             matched = await ask_until_match(self._ask, self.response_schema)
             result = _result(matched.response) | {"data": matched.data, "cost": matched.cost}
-        return result | {"total_cost": await total_cost()}
+        return result | {"total_cost": await runs.total_cost()}
 
     async def _ask(
         self,

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from shared import cli
-from shared.cli import tables
+from shared.cli import models as models_command, prices as prices_command, tables
 from shared.internal.clock import now_us
 from shared.ledger.store import Ledger
 from shared.prices import price_table
@@ -221,7 +221,7 @@ def test_names_stay_whole(
     used(ledger, long_name, "openai/never-heard-of")
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=columns, highlight=False, soft_wrap=True, markup=False)
-    for module in (tables, cli.models, cli.prices):
+    for module in (tables, models_command, prices_command):
         monkeypatch.setattr(module, "out", terminal)
     assert run(*arguments).exit_code == 0
     lines: list[Any] = stream.getvalue().splitlines()
