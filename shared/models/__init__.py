@@ -1,6 +1,6 @@
 """Which models may answer a call."""
 
-from shared.models.abilities import makes_images, suggested
+from shared.models.abilities import makes_images, sees, suggested
 from shared.models.auto import (
     Choice,
     UsualOutput,
@@ -99,6 +99,7 @@ __all__ = [
     "retired_models",
     "retirement_of",
     "retiring",
+    "sees",
     "similar_models",
     "suggested",
     "usable_models",
