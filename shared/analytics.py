@@ -48,7 +48,6 @@ from shared.ledger import (
     event_row,
     forget_budget,
     get_ledger,
-    image_savings,
     lineages_of,
     open_reservations,
     release,
@@ -224,7 +223,6 @@ def _costs_in(
     check_names(ledger, tuple(where), which, known=COLUMNS)
     which = narrowed(which, where)
     costs = sum_costs(ledger, span, which)
-    costs |= image_savings(ledger, span, which)
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.cli.completion import complete_model
 from shared.cli.console import AsJson, err, out, print_json, printable_lines
-from shared.cli.models import complete_model
 from shared.cli.tables import print_names, print_wrapped
 from shared.cli.text import MaxTokens, Prompt, System, cost_text, messages_of
-from shared.errors import LLMError
+from shared.errors import AllModelsFailed, AuthenticationError, LLMError
 from shared.types import Estimate, LLMResponse
 
 _AT_ONCE = 8
@@ -27,28 +27,46 @@ Models = Annotated[
 def estimate(
     prompt: Prompt, model: Models = None, system: System = None, max_tokens: MaxTokens = None, as_json: AsJson = False
 ) -> None:
-    """Estimate what a prompt would cost, at most and as a rule, without sending it."""
-    from shared.llm_client import get_llm_client
+    """
+    Estimate what a prompt would cost.
 
-    client, messages = get_llm_client(), messages_of(prompt, system)
+    Nothing is sent, and no key is needed.
+    """
+    messages = messages_of(prompt, system)
     found: list[Estimate] = []
     failures: list[LLMError] = []
     names: Sequence[str | None] = model or [None]
     for name in names:
         try:
-            found += client.estimate(messages, name, None if name is None else [], max_tokens)
+            found += _estimates(messages, name, max_tokens)
         except LLMError as error:
             if len(names) == 1:
                 raise
             failures.append(error)
     if as_json:
         print_json(found)
-        return
-    rows = [(each.model, _count(each.prompt_tokens), _usd(each.expected), _usd(each.upper_bound)) for each in found]
-    print_names(("Model", "Input tokens", "Expected", "At most"), rows)
+    elif found:
+        rows = [(each.model, _count(each.prompt_tokens), _usd(each.expected), _usd(each.upper_bound)) for each in found]
+        print_names(("Model", "Input tokens", "Expected", "At most"), rows)
+        print_wrapped(
+            "Expected: an answer as long as this model's were on average in the last 30 days; unknown if it gave none."
+        )
     for failure in failures:
-        print_wrapped(f"Error: {failure}")
-    print_wrapped("Expected: for an answer of the model's average length over the last 30 days, where there were any.")
+        err.print(f"Error: {printable_lines(str(failure))}")
+    if not found:
+        raise typer.Exit(1)
+
+
+def _estimates(messages: list[dict[str, Any]], name: str | None, max_tokens: int | None) -> list[Estimate]:
+    """What a model and its fallbacks would cost, with their keys or without."""
+    from shared.llm_client import get_llm_client
+
+    client, fallback_models = get_llm_client(), None if name is None else ()
+    try:
+        return client.estimate(messages, name, fallback_models, max_tokens)
+    except (AuthenticationError, AllModelsFailed):
+        # A key is looked for, but nothing is sent with it.
+        return client.estimate(messages, name, fallback_models, max_tokens, api_key="none")
 
 
 def compare(
@@ -60,7 +78,11 @@ def compare(
     max_tokens: MaxTokens = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask several models the same, and show answers, costs, tokens and seconds; each answer is paid for."""
+    """
+    Ask several models, and compare answers.
+
+    Costs, tokens and seconds stand below them. Each answer is paid for.
+    """
     names = list(dict.fromkeys(model))
     answers = asyncio.run(_ask_all(messages_of(prompt, system), names, max_tokens))
     rows = [_row(name, answers[name]) for name in names]

@@ -15,8 +15,9 @@ from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
 from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
-from shared.config import Settings, database_url, environment, load_settings
+from shared.config import Settings, database_url, load_settings
 from shared.errors import LLMError
+from shared.internal.extras import EXTRAS, has_extra, install_command
 from shared.ledger import Ledger, get_ledger, library_name, may_use_wal
 from shared.models import (
     Catalogue,
@@ -25,6 +26,7 @@ from shared.models import (
     default_model,
     default_variable,
     is_auto,
+    key_variables,
     known_model,
     missing_key,
     misspelt_names,
@@ -40,7 +42,6 @@ from shared.scope import Scope
 from shared.types import TaskType
 
 _SOON_DAYS = 60
-_EXTRAS = {"local": "xllamacpp", "postgres": "psycopg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,8 @@ def _keys() -> Iterator[Finding]:
     if names:
         yield Finding("keys", "ok", f"usable with the keys that are set: {', '.join(names)}")
     else:
-        yield Finding("keys", "note", "no provider key is set; local/smollm2-135m works without one")
-    drawing = usable_models(TaskType.IMAGE_GENERATION)
-    if names and not drawing and default_variable(TaskType.IMAGE_GENERATION) not in environment():
-        makers = ", ".join(suggested(TaskType.IMAGE_GENERATION).values())
-        yield Finding("images", "note", f"no key is set of a provider that makes images, such as those of {makers}")
+        some = " or ".join(key_variables(provider)[0] for provider in list(suggested(TaskType.CHAT_COMPLETION))[:3])
+        yield Finding("keys", "note", f"no provider key is set: set {some}; local/smollm2-135m works without one")
 
 
 def _fallback(settings: Settings) -> Iterator[Finding]:
@@ -130,7 +128,6 @@ def _prices(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
 
 def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
     """Whether each default model exists, does its task, is alive and has a price."""
-    keys = usable_models()
     for task in (TaskType.CHAT_COMPLETION, TaskType.VISION, TaskType.IMAGE_GENERATION):
         variable, stand_in = default_variable(task), default_by_key(task, settings)
         name = stand_in or default_model(task, settings)
@@ -152,14 +149,21 @@ def _defaults(settings: Settings, catalogue: Catalogue) -> Iterator[Finding]:
             yield Finding(subject, "note", f"{name} is not in the price table{hint} ({variable})")
         elif found.rates.source == "unknown":
             yield Finding(subject, "note", f"{name} has no known price, so budgets refuse it ({variable})")
-        elif keys and (variables := missing_key(found)) is not None:
-            others = usable_models(task)
-            line = f"; set that, or {variable}={others[0]}" if others else f" ({variable})"
-            yield Finding(subject, "note", f"{name} needs {variables}, which is not set{line}")
+        elif (variables := missing_key(found)) is not None:
+            yield Finding(subject, "note", f"{name} needs {variables}, which is not set{_instead(task, variable)}")
         elif stand_in:
             yield Finding(subject, "ok", f"{name}, as no other provider's key is set; choose one with {variable}")
         else:
             yield Finding(subject, "ok", name)
+
+
+def _instead(task: TaskType, variable: str) -> str:
+    """What else can be the default where its key is not set."""
+    if others := usable_models(task):
+        return f"; set that, or {variable}={others[0]}"
+    if task is TaskType.IMAGE_GENERATION and usable_models():
+        return f"; set that, or {variable} to a model of another provider: {', '.join(suggested(task).values())}"
+    return f" ({variable})"
 
 
 def _retiring(settings: Settings) -> Iterator[Finding]:
@@ -190,20 +194,13 @@ def _write_ahead_log(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, module in _EXTRAS.items():
-        if _installed(module):
+    for extra in EXTRAS:
+        if has_extra(extra):
             yield Finding(f"extra {extra}", "ok", "installed")
         else:
-            yield Finding(f"extra {extra}", "note", f'not installed (pip install "agentswarm-tools[{extra}]")')
-    if _installed("xllamacpp") and local_model_file() is None:
+            yield Finding(f"extra {extra}", "note", f"not installed ({install_command(extra)})")
+    if has_extra("local") and local_model_file() is None:
         yield Finding("local model", "note", f"no model file yet (run {INSTALL_MODEL})")
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _names() -> Iterator[Finding]:
@@ -237,7 +234,11 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the keys, extras, store and settings; exit with code 1 if there is a problem."""
+    """
+    Check keys, extras, store and settings.
+
+    The exit code is 1 if there is a problem.
+    """
     if settings:
         show_settings(as_json)
         return

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from shared.analytics import image_lineages
+from shared.cli.completion import complete_image_model
 from shared.cli.console import AsJson, err, out, print_json
-from shared.cli.models import complete_model
 from shared.cli.tables import print_wrapped
 from shared.cli.text import summary
 from shared.ledger import ImageLineage
@@ -29,10 +29,15 @@ def create(
     prompt: Annotated[str, typer.Argument(help="Description of the image.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="By default the one from the settings.", autocompletion=complete_model),
+        typer.Option(
+            "--model", "-m", help="By default the one from the settings.", autocompletion=complete_image_model
+        ),
     ] = None,
     fallback: Annotated[
-        list[str] | None, typer.Option("--fallback", "-f", help="Model to try next; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--fallback", "-f", help="Model to try next; may be repeated.", autocompletion=complete_image_model
+        ),
     ] = None,
     size: Annotated[str | None, typer.Option(help="Such as 1024x1024, or a ratio such as 16:9.")] = None,
     quality: Annotated[str | None, typer.Option(help="low, medium or high, where the model has it.")] = None,
@@ -45,7 +50,11 @@ def create(
     name: Annotated[str | None, typer.Option(help="Name of the file, without an ending.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make images, and print where they are saved; the cost goes to standard error."""
+    """
+    Make images, and print their paths.
+
+    The cost goes to standard error.
+    """
     from shared.llm_client import get_llm_client
 
     given = {"reference_images": reference, "mask": mask, "output_format": output_format, "file_name": name}
@@ -74,7 +83,11 @@ def list_command(
     name: Annotated[str | None, typer.Argument(help="Show only families of an image with this in its name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the images made so far, with the total cost of each original and its edits."""
+    """
+    List the images made so far.
+
+    Each original stands with its edits, and what they cost together.
+    """
     found = [family for family in image_lineages() if name is None or any(name in each for each in family.images)]
     if as_json:
         rows = (

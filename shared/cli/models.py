@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from shared.cli.completion import complete_model, complete_provider
 from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.prices import models_of_ledger, retirement_text, written
 from shared.cli.tables import print_names, print_wrapped
@@ -31,18 +33,24 @@ from shared.types import Rates, Unit
 
 _SPAN = re.compile(r"(\d{1,5})d?")
 _ROWS = 40
+_GONE = 5
 # What the table says of a model that people choose by; `images` is ours: it makes them.
 _ABILITIES = ("tools", "vision", "images", "reasoning", "schema", "caching", "pdf", "search", "audio_input")
 
 
 def models(
-    words: Annotated[list[str] | None, typer.Argument(help="Show only names that contain all these words.")] = None,
-    provider: Annotated[str | None, typer.Option(help="Only models of this provider.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Show only names that contain all these words.", autocompletion=complete_model),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Only models of this provider.", autocompletion=complete_provider)
+    ] = None,
     supports: Annotated[
         str | None, typer.Option(help=f"Only models that can do all of these: {', '.join(_ABILITIES)}.")
     ] = None,
     max_input_price: Annotated[
-        float | None, typer.Option(min=0, help="Only models with a known price of at most this for input.")
+        float | None, typer.Option(min=0, help="Only models whose input costs at most US$ this per million tokens.")
     ] = None,
     usable: Annotated[bool, typer.Option("--usable", help="Only models whose provider's key is set.")] = False,
     retiring_within: Annotated[
@@ -56,16 +64,22 @@ def models(
     show_all: Annotated[bool, typer.Option("--all", help=f"List all of them, not only the first {_ROWS}.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the known models, what they can do, and their prices (US$ per million tokens or per image)."""
+    """
+    List models, abilities and prices.
+
+    Prices are US$ per million tokens, or per image. Models of providers whose key is set come first, then those of
+    the providers that this package suggests.
+    """
     wanted = [word.lower() for word in words or ()]
     if retiring_within is not None:
         _show_retiring(_days(retiring_within), wanted, as_json)
         return
     abilities = _abilities(supports)
-    catalogue = Catalogue.load(load_settings())
+    known_models = listed_models(Catalogue.load(load_settings()))
+    _check_provider(provider, known_models)
     found = [
         row
-        for known in listed_models(catalogue)
+        for known in known_models
         if _matches(wanted, known.name)
         and provider in (None, known.provider)
         and abilities <= set((row := _row(known))["supports"])
@@ -75,13 +89,30 @@ def models(
     if as_json:
         print_json([{key: value for key, value in row.items() if key != "rates"} for row in found])
         return
-    gone = [said for name, said in retired_models().items() if wanted and _matches(wanted, name)]
+    filtered = bool(abilities or usable or max_input_price is not None)
+    gone = [] if filtered or not wanted else list(_gone(wanted, provider, {row["model"] for row in found}))
     if not found and not gone:
-        raise _nothing(words or [provider or supports or "these filters"])
-    _print(found if show_all else found[:_ROWS], len(found), gone)
+        raise _nothing(words or (), filtered=filtered or provider is not None)
+    _print(found if show_all else found[:_ROWS], len(found))
+    shown = gone if show_all else gone[:_GONE]
+    for line in shown:
+        print_wrapped(line)
+    if len(shown) < len(gone):
+        print_wrapped(f"{len(gone) - len(shown):,} more retired names match: add words, or --all.")
 
 
-def _print(rows: Sequence[dict[str, Any]], count: int, gone: Sequence[str]) -> None:
+def _gone(wanted: Sequence[str], provider: str | None, listed: Collection[str]) -> Iterator[str]:
+    """What to say of each model that was asked for by name and is shut down."""
+
+    def is_part(item: tuple[str, str]) -> bool:
+        return {item[0], item[0].partition("/")[2]}.isdisjoint(wanted)
+
+    for name, said in sorted(retired_models().items(), key=is_part):  # what was asked for by its whole name first
+        if name not in listed and _matches(wanted, name) and provider in (None, name.partition("/")[0]):
+            yield said
+
+
+def _print(rows: Sequence[dict[str, Any]], count: int) -> None:
     width = out.width if out.is_terminal else 200
     columns = [name for name, least in _COLUMNS.items() if width >= least]
     cells = [(row["model"], *(_cells(row)[name] for name in columns)) for row in rows]
@@ -90,8 +121,9 @@ def _print(rows: Sequence[dict[str, Any]], count: int, gone: Sequence[str]) -> N
         print_wrapped(f"The first {len(rows)} of {count:,} models: add words, --provider or --supports, or --all.")
     else:
         print_wrapped("1 model." if count == 1 else f"{count:,} models.")
-    for line in gone:
-        print_wrapped(line)
+    if len(columns) < len(_COLUMNS):
+        hidden = [name for name in _COLUMNS if name not in columns]
+        print_wrapped(f"A wider terminal, or --json, also has: {', '.join(hidden)}.")
 
 
 # The columns, and how wide a terminal has room for each.
@@ -101,13 +133,19 @@ _COLUMNS = {"Input": 0, "Cached": 100, "Output": 0, "Window": 80, "Can": 80, "Re
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     rates: Rates = row["rates"]
     shown = [name for name in ("tools", "vision", "images") if name in row["supports"]]
-    window = row["window"]
     return {
         **_prices(row["provider"], rates),
-        "Window": "" if window is None else f"{window // 1000:,}k" if window >= 1000 else str(window),
+        "Window": _short(row["window"]),
         "Can": " ".join(shown),
         "Retires": row["retires"] or "",
     }
+
+
+def _short(tokens: int | None) -> str:
+    """Tokens as people say them: 272k, 1M, 1.05M."""
+    if tokens is None or tokens < 1000:
+        return "" if tokens is None else str(tokens)
+    return f"{tokens // 1000}k" if tokens < 1_000_000 else f"{tokens // 10_000 / 100:g}M"
 
 
 def _row(known: KnownModel) -> dict[str, Any]:
@@ -152,7 +190,7 @@ def _prices(provider: str, rates: Rates) -> dict[str, str]:
         return {"Input": "free", "Cached": "free", "Output": "free"}
     if "input" not in rates.prices and "image" in rates.prices:
         each = written("image", rates.prices["image"]).removesuffix("/1")
-        return {"Input": "", "Cached": "", "Output": f"{each} an image"}
+        return {"Input": "", "Cached": "", "Output": f"{each}/image"}
     if "input" not in rates.prices and rates.sizes:
         return {"Input": "", "Cached": "", "Output": "by size"}
     output: Unit = "output" if "output" in rates.prices else "output_image"
@@ -164,21 +202,25 @@ def _prices(provider: str, rates: Rates) -> dict[str, str]:
     return {**shown, "Cached": "" if "cached" not in rates.prices else shown["Cached"]}
 
 
-def complete_model(incomplete: str) -> Iterator[str]:
-    """The models whose name begins with what was typed, for the shell."""
-    for known in listed_models(Catalogue.load(load_settings())):
-        if known.name.startswith(incomplete):
-            yield known.name
-
-
 def _per_million(rates: Rates, unit: Unit) -> float | None:
     return float(rates.prices[unit] * 1_000_000) if unit in rates.prices else None
 
 
-def _nothing(words: Sequence[str]) -> typer.Exit:
-    similar = similar_models(" ".join(words), Catalogue.load(load_settings()))
+def _check_provider(name: str | None, known_models: Sequence[KnownModel]) -> None:
+    providers = {known.provider for known in known_models}
+    if name is not None and name not in providers:
+        close = difflib.get_close_matches(name, sorted(providers), n=3)
+        hint = f" Similar: {', '.join(close)}." if close else ""
+        err.print(f"Error: no provider is called {printable(name)}.{hint}")
+        raise typer.Exit(1)
+
+
+def _nothing(words: Sequence[str], *, filtered: bool) -> typer.Exit:
+    named = f" whose name contains {printable(' and '.join(words))}" if words else ""
+    similar = [] if filtered else similar_models(" ".join(words), Catalogue.load(load_settings()))
     hint = f" Similar: {', '.join(similar)}." if similar else ""
-    err.print(f"Error: no model's name contains {printable(' and '.join(words))}.{printable(hint)}")
+    also = " passes these filters" if filtered else " is known"
+    err.print(f"Error: no model{named}{also}.{printable(hint)}")
     return typer.Exit(1)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shared.analytics import get_llm_costs
+from shared.cli.completion import complete_model
 from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.tables import print_listing, print_wrapped
 from shared.config import load_settings
@@ -36,7 +37,10 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @prices.command()
-def show(model: Annotated[str, typer.Argument(help="The model's name.")], as_json: AsJson = False) -> None:
+def show(
+    model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)],
+    as_json: AsJson = False,
+) -> None:
     """Show every price of a model, with its source, limits, abilities and retirement."""
     catalogue = Catalogue.load(load_settings())
     retirement = retirement_of(model, catalogue)

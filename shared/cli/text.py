@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.cli.completion import complete_model
 from shared.cli.console import AsJson, err, print_json, write
-from shared.cli.models import complete_model
 from shared.errors import InvalidRequest
 from shared.reports import counted, printable
 from shared.types import LLMResponse
@@ -43,7 +43,11 @@ def text(
     max_tokens: MaxTokens = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate text, streamed to the terminal, or about images; the cost goes to standard error."""
+    """
+    Generate text, also about images.
+
+    It is streamed to the terminal; the cost goes to standard error.
+    """
     messages = messages_of(prompt, system)
     if attach:
         response: LLMResponse | None = _look(messages, attach, model, fallback, temperature, max_tokens)

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     )
     from shared.ledger.image_lineage import (
         ImageLineage as ImageLineage,
-        image_savings as image_savings,
         lineages_of as lineages_of,
     )
     from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
@@ -100,7 +99,7 @@ else:
             "export": "csv_cell write_records",
             "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
             "health": "SAMPLE Outcome Unknown outcomes unknowns",
-            "image_lineage": "ImageLineage image_savings lineages_of",
+            "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
             "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import random
@@ -23,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from shared.config import load_settings
 from shared.errors import ConfigurationError
+from shared.internal.extras import has_extra, install_command
 from shared.ledger.deadline import progressed, seconds_left
 from shared.ledger.sqlite_library import (
     FileIdentity,
@@ -91,10 +91,8 @@ def parse_url(url: str) -> URL:
         raise ConfigurationError(
             f"AGENTSWARM_DATABASE_URL names {backend}, which is not supported", hint="Use SQLite or PostgreSQL."
         )
-    if importlib.util.find_spec("psycopg") is None:
-        raise ConfigurationError(
-            "PostgreSQL needs psycopg", hint='Install it with: pip install "agentswarm-tools[postgres]"'
-        )
+    if not has_extra("postgres"):
+        raise ConfigurationError("PostgreSQL needs psycopg", hint=f"Install it with: {install_command('postgres')}")
     return parsed.set(drivername="postgresql+psycopg")
 
 

@@ -1,10 +1,10 @@
-"""Sums by any dimensions: the columns of the running sums, a grain of time, and labels."""
+"""Sums by any dimensions: provider, model, tool and agent, a grain of time, and labels."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,21 +12,15 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from shared.ledger import sums as stored_sums
 from shared.ledger.query import Filter, Window, conditions
-from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, UNKNOWN_COST, attempt, label, rollup
+from shared.ledger.schema import BUCKET_S, DIMENSIONS, VALUES, attempt, label
 from shared.ledger.store import Ledger
 
 GRAINS = ("hour", "day", "week", "month")
-_BUCKET_US = BUCKET_S * 1_000_000
-_STEP = timedelta(hours=6)  # no zone changes its offset twice in this time
-# Attempts that a sum must tell from others, as their indexes have them, and what is counted of each kind.
-_NOTABLE = {
-    "unknown": UNKNOWN_COST,
-    "lower_bound": "cost_is_lower_bound",
-    "adjustment": "adjustment_kind IS NOT NULL",
-}
-_NOTED = ("requests", "calls", "nano")
-FIGURES = (*SUMS, *(f"{kind}_{what}" for kind in _NOTABLE for what in _NOTED))
+FIGURES = VALUES
+# Attempts read in one transaction, so that no writer waits for long.
+_PAGE = 20_000
 
 Key = tuple[str, ...]
 Sums = dict[str, int]
@@ -35,6 +29,8 @@ Sums = dict[str, int]
 def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
     """
     What was spent in a window, by `keys`.
+
+    From the stored sums where there are any: not by hour, not of two labels together, and not within a conversation.
 
     Args:
         keys: Any of provider, model, tool, agent, names of labels, and hour, day, week or month in the window's zone.
@@ -47,14 +43,19 @@ def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filte
         StoreError: The ledger cannot be read.
     """
     which = which or Filter()
+    stored_sums.catch_up(ledger)
     found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
     with ledger.reading() as connection:
-        for start_us, end_us, offset_s in _parts(connection, span, timed=any(key in GRAINS for key in keys)):
-            for values, sums in _part(connection, start_us, end_us, offset_s, keys, which):
-                into = found[tuple(_value(key, value, offset_s) for key, value in zip(keys, values, strict=True))]
-                for name, number in sums.items():
-                    into[name] += int(number or 0)
-    return dict(found)
+        how, owners = _plan(connection, span, keys, which)
+        if owners:
+            for sign, owner in owners:
+                _add_stored(connection, found, how, owner, keys, which, span.zone, sign)
+        ranges = list(how.rows)
+    while ranges:
+        with ledger.reading() as connection:
+            ranges = _add_page(connection, found, ranges, keys, which, span.zone)
+    # What was taken back, as a correction to another model, leaves nothing where it was.
+    return {key: sums for key, sums in found.items() if any(sums.values())}
 
 
 def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
@@ -84,83 +85,111 @@ def is_empty(ledger: Ledger) -> bool:
         return connection.scalar(sa.select(attempt.c.attempt_id).limit(1)) is None
 
 
-def _parts(connection: Connection, span: Window, *, timed: bool) -> Iterator[tuple[int, int, int]]:
-    """The window, cut where its zone changes its offset: start, end and offset in seconds."""
-    inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
-    ends = (sa.select(end(attempt.c.ts_us)).where(*inside) for end in (sa.func.min, sa.func.max))
-    first, last = map(connection.scalar, ends)
-    if first is None or last is None:
-        return
-    if not timed:
-        yield span.since_us, span.until_us, 0
-        return
-    start_us = max(span.since_us, first - first % _BUCKET_US)
-    end_us = min(span.until_us, last - last % _BUCKET_US + _BUCKET_US)
-    for cut_us in [*_changes(start_us, end_us, span.zone), end_us]:
-        yield start_us, cut_us, _offset_s(start_us, span.zone)
-        start_us = cut_us
+def _is_label(key: str) -> bool:
+    return key not in (*DIMENSIONS, *GRAINS)
 
 
-def _changes(start_us: int, end_us: int, zone: ZoneInfo) -> Iterator[int]:
-    """The buckets at which the zone's offset changes."""
-    step = int(_STEP.total_seconds()) * 1_000_000
-    for low in range(start_us, end_us, step):
-        high = min(low + step, end_us)
-        if _offset_s(low, zone) != _offset_s(high - 1, zone):
-            starts = range((low // _BUCKET_US + 1) * _BUCKET_US, high + _BUCKET_US, _BUCKET_US)
-            yield next(each for each in starts if _offset_s(each, zone) != _offset_s(low, zone))
+def _plan(
+    connection: Connection, span: Window, keys: Sequence[str], which: Filter
+) -> tuple[stored_sums.Plan, list[tuple[int, stored_sums.Owner]]]:
+    """How to answer, and whose sums to add: attempts without a label are all of them, less those that have it."""
+    labels = [key for key in keys if _is_label(key)]
+    whole = Filter(which.labels, which.conversation, which.any_conversation).owner
+    if whole is None or "hour" in keys or len(labels) + len(which.labels) > 1 or (labels and whole.owner):
+        return stored_sums.Plan((), ((span.since_us, span.until_us),)), []
+    owners = [(1, whole)]
+    if labels:
+        each = stored_sums.Owner.of_label(labels[0])
+        owners += [(1, each), (-1, each)]
+    zone = span.zone if any(key in GRAINS for key in keys) else None
+    return stored_sums.plan(connection, span.since_us, span.until_us, [owner for _, owner in owners], zone), owners
 
 
-def _offset_s(ts_us: int, zone: ZoneInfo) -> int:
-    offset = datetime.fromtimestamp(ts_us // 1_000_000, zone).utcoffset()
-    return int((offset or timedelta()).total_seconds())
+def _add_stored(
+    connection: Connection,
+    found: dict[Key, Sums],
+    how: stored_sums.Plan,
+    owner: stored_sums.Owner,
+    keys: Sequence[str],
+    which: Filter,
+    zone: ZoneInfo,
+    sign: int,
+) -> None:
+    """Add the stored sums of an owner, and what is left to fold into them; with a `sign` of -1 to what has no label."""
+    timed = any(key in GRAINS for key in keys)
+    names = list(dict.fromkeys([*(key for key in keys if key in DIMENSIONS), *which.columns]))
+    if by_value := owner.value is None:
+        names.append("value")
+    split = 0 if not names or names == ["value"] else 1
+
+    def add(values: Sequence[Any], numbers: Mapping[str, int], second: int) -> None:
+        named = dict(zip(names, values, strict=False))
+        if any((named[name] or "") != value for name, value in which.columns.items()):
+            return
+        label_value = named["value"] if by_value and sign > 0 else ""
+        key = tuple(
+            _period(each, second, zone)
+            if each in GRAINS
+            else (named[each] or "")
+            if each in DIMENSIONS
+            else label_value
+            for each in keys
+        )
+        into = found[key]
+        for name, number in numbers.items():
+            into[name] += sign * number
+
+    for values, numbers in stored_sums.read(connection, how, owner, [*names, *["start"] * timed], split=split):
+        add(values, numbers, values[-1] if timed else 0)
+    # Grouped by something in any case, as that statement needs.
+    for values, numbers in stored_sums.left(connection, how, owner, [*names, "bucket"]):
+        add(values, numbers, values[-1] * BUCKET_S)
 
 
-def _part(
-    connection: Connection, start_us: int, end_us: int, offset_s: int, keys: Sequence[str], which: Filter
-) -> Iterator[tuple[Sequence[Any], Sums]]:
-    """The sums of a part: whole buckets from the rollup where it can answer, the rest from the rows."""
-    first, last = -(-start_us // _BUCKET_US), end_us // _BUCKET_US
-    rows = [(start_us, end_us)]
-    if which.in_rollup and first < last and all(key in (*DIMENSIONS, *GRAINS) for key in keys):
-        columns = _columns(rollup, keys, offset_s)
-        query = sa.select(*columns, *(sa.func.sum(rollup.c[name]) for name in SUMS))
-        own = [rollup.c[name] == value for name, value in which.columns.items()]
-        query = query.where(rollup.c.bucket >= first, rollup.c.bucket < last, *own).group_by(*columns)
-        yield from _read(connection, query, keys, SUMS)
-        rows = [(start_us, first * _BUCKET_US), (last * _BUCKET_US, end_us)]
-    columns = _columns(attempt, keys, offset_s)
-    source = _with_labels(keys)
-    for since_us, until_us in rows:
-        if since_us < until_us:
-            inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
-            query = sa.select(*columns, *(sa.func.sum(attempt.c[name]) for name in SUMS)).select_from(source)
-            yield from _read(connection, query.where(*inside, *conditions(which)).group_by(*columns), keys, SUMS)
-    noted = (sa.func.count(), sa.func.sum(attempt.c.calls), sa.func.sum(attempt.c.cost_nano))
-    inside = (attempt.c.ts_us >= start_us, attempt.c.ts_us < end_us, attempt.c.status != "started")
-    query = sa.select(*columns, *noted).select_from(source).where(*inside, *conditions(which)).group_by(*columns)
-    for kind, condition in _NOTABLE.items():
-        names = [f"{kind}_{what}" for what in _NOTED]
-        yield from _read(connection, query.where(sa.text(condition)), keys, names)
+def _add_page(
+    connection: Connection,
+    found: dict[Key, Sums],
+    ranges: Sequence[stored_sums.Range],
+    keys: Sequence[str],
+    which: Filter,
+    zone: ZoneInfo,
+) -> list[stored_sums.Range]:
+    """Add attempts of the first range from their rows, at most a page of them; returns what is left to read."""
+    (since_us, until_us), *rest = ranges
+    times = sa.select(attempt.c.ts_us).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+    end = connection.scalar(times.order_by(attempt.c.ts_us).offset(_PAGE).limit(1))
+    end_us = until_us if end is None else max(end, since_us + 1)
+    columns = [_column(place, key).label(f"k{place}") for place, key in enumerate(keys)]
+    numbers = stored_sums.expressions(connection.dialect.name)
+    values = [sa.func.sum(sa.literal_column(numbers[name])).label(f"sum_{name}") for name in VALUES]
+    query = (
+        sa.select(*columns, *values)
+        .select_from(_with_labels(keys))
+        .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < end_us, attempt.c.status != "started", *conditions(which))
+    )
+    for row in connection.execute(query.group_by(*columns)):
+        if all(each is None for each in row):
+            continue  # the one row of a sum over nothing
+        key = tuple(
+            _period(each, value * BUCKET_S, zone) if each in GRAINS else value
+            for each, value in zip(keys, row, strict=False)
+        )
+        for name, number in zip(VALUES, row[len(keys) :], strict=True):
+            found[key][name] += int(number or 0)
+    return rest if end_us >= until_us else [(end_us, until_us), *rest]
 
 
-def _columns(table: sa.Table, keys: Sequence[str], offset_s: int) -> list[sa.Label[Any]]:
-    """The keys as columns with names, which the grouping refers to."""
-    found: list[sa.ColumnElement[Any]] = []
-    for place, key in enumerate(keys):
-        if key in GRAINS:
-            local_s = sa.cast(table.c.bucket, sa.BigInteger) * BUCKET_S + offset_s
-            found.append(local_s // _slot_s(key))
-        else:
-            found.append(sa.func.coalesce(table.c[key] if key in DIMENSIONS else _label(place).c.value, ""))
-    return [column.label(f"k{place}") for place, column in enumerate(found)]
+def _column(place: int, key: str) -> sa.ColumnElement[Any]:
+    if key in GRAINS:
+        return attempt.c.bucket
+    return sa.func.coalesce(attempt.c[key] if key in DIMENSIONS else _label(place).c.value, "")
 
 
 def _with_labels(keys: Sequence[str]) -> sa.FromClause:
     """The attempts, each with its value of every label among the keys."""
     source: sa.FromClause = attempt
     for place, key in enumerate(keys):
-        if key not in (*DIMENSIONS, *GRAINS):
+        if _is_label(key):
             own = _label(place)
             source = source.outerjoin(own, sa.and_(own.c.attempt_id == attempt.c.attempt_id, own.c.name == key))
     return source
@@ -171,25 +200,12 @@ def _label(place: int) -> sa.FromClause:
     return label.alias(f"l{place}")
 
 
-def _read(
-    connection: Connection, query: sa.Select[Any], keys: Sequence[str], names: Sequence[str]
-) -> Iterator[tuple[Sequence[Any], Sums]]:
-    for row in connection.execute(query):
-        yield row[: len(keys)], dict(zip(names, row[len(keys) :], strict=True))
-
-
-def _slot_s(grain: str) -> int:
-    return 3600 if grain == "hour" else 86_400
-
-
-def _value(key: str, value: Any, offset_s: int) -> str:
-    """The value of a key as text; of a grain of time, the local period that a slot lies in."""
-    if key not in GRAINS:
-        return str(value)
-    local = datetime.fromtimestamp(int(value) * _slot_s(key), UTC)
-    match key:
-        case "hour":  # with its offset, because the clock may show an hour twice
-            return local.replace(tzinfo=timezone(timedelta(seconds=offset_s))).isoformat(timespec="minutes")
+def _period(grain: str, second: int, zone: ZoneInfo) -> str:
+    """The local hour, day, week or month that a moment lies in; an hour with its offset, because one comes twice."""
+    local = datetime.fromtimestamp(second, UTC).astimezone(zone)
+    match grain:
+        case "hour":
+            return local.replace(minute=0, second=0).isoformat(timespec="minutes")
         case "week":
             year, week, _ = local.isocalendar()
             return f"{year}-W{week:02}"

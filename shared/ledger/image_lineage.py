@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shared.internal.money import to_usd
-from shared.ledger.query import Filter, Window, conditions
+from shared.ledger.query import Filter, conditions
 from shared.ledger.schema import attempt
 from shared.ledger.store import Ledger
 
@@ -72,18 +72,6 @@ def image_lineage(ledger: Ledger, image: str, which: Filter | None = None) -> Im
     return next((found for found in lineages_of(ledger, which) if image in found.images), None)
 
 
-def image_savings(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
-    """Tokens, and US$ for them, that downscaling images for vision models saved in a window."""
-    inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
-    query = sa.select(attempt.c.metadata).where(attempt.c.operation == "vision", *inside, *conditions(which))
-    with ledger.reading() as connection:
-        found = [metadata for metadata in connection.scalars(query) if isinstance(metadata, dict)]
-    return {
-        "image_tokens_saved": sum(_count(metadata, "image_tokens_saved") for metadata in found),
-        "image_cost_saved": to_usd(sum(_count(metadata, "image_nano_saved") for metadata in found)),
-    }
-
-
 def _calls(ledger: Ledger, which: Filter) -> Mapping[Any, _ImageCall]:
     columns = (attempt.c.call_id, attempt.c.metadata, attempt.c.cost_nano)
     query = sa.select(*columns).where(attempt.c.operation == "image_generation", *conditions(which))
@@ -107,8 +95,3 @@ def _summed(calls: Iterable[_ImageCall]) -> ImageLineage:
 
 def _names(found: Any) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
-
-
-def _count(metadata: Mapping[str, Any], name: str) -> int:
-    value = metadata.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0

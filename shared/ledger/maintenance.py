@@ -13,8 +13,9 @@ from sqlalchemy.engine import Connection
 
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
+from shared.ledger import sums
 from shared.ledger.accounts import CLOCK_TOLERANCE_US
-from shared.ledger.schema import DIMENSIONS, SUMS, account, attempt, bucket_of, rollup
+from shared.ledger.schema import account, attempt, bucket_of
 from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
 
@@ -37,11 +38,11 @@ def problems(ledger: Ledger) -> Iterator[str]:
             found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(5)")]
             yield from (f"the file is damaged: {each}" for each in found if each != "ok")
         ahead = connection.scalar(sa.select(sa.func.count()).where(_is_ahead(now_us()))) or 0
-        buckets = len(_wrong_buckets(connection))
+        wrong = sums.wrong(connection)
     if ahead:
         yield f"{ahead:,} records are from a clock that was ahead"
-    if buckets:
-        yield f"the sums of {buckets:,} quarters of an hour differ from their records"
+    if wrong:
+        yield f"{wrong:,} sums differ from their records"
     if ledger.waiting:
         yield f"{ledger.waiting:,} records wait to be written, in {ledger.waiting_in}"
     for file in ledger.dead_letters():
@@ -62,8 +63,13 @@ def repair(ledger: Ledger) -> list[str]:
     done = []
     if mended := _mend_times(ledger):
         done.append(f"dated {mended:,} records from a clock that was ahead to now")
-    if buckets := _mend_sums(ledger):
-        done.append(f"computed the sums of {buckets:,} quarters of an hour anew")
+    while sums.fold(ledger):
+        pass
+    with ledger.reading() as connection:
+        wrong = sums.wrong(connection)
+    if wrong:
+        sums.rebuild(ledger)
+        done.append(f"computed all sums anew, of which {wrong:,} differed from their records")
     with ledger.changing() as connection:
         # They are computed from the records when they are next needed.
         connection.execute(sa.delete(account))
@@ -118,7 +124,8 @@ def _mend_times(ledger: Ledger) -> int:
     while True:
         at_us = now_us()
         with ledger.changing() as connection:
-            found = connection.execute(sa.select(attempt).where(_is_ahead(at_us)).limit(_ROWS)).mappings().all()
+            page = sa.select(attempt).where(_is_ahead(at_us)).limit(_ROWS).with_for_update()
+            found = connection.execute(page).mappings().all()
             for row in found:
                 _date_to(connection, dict(row), at_us)
         mended += len(found)
@@ -130,29 +137,6 @@ def _date_to(connection: Connection, row: Mapping[str, Any], at_us: int) -> None
     changed: dict[str, Any] = {"ts_us": at_us, "bucket": bucket_of(at_us)}
     if row["status"] == "started":
         changed["lease_us"] = at_us + _LEASE_US
+    else:
+        sums.before_change(connection, row["attempt_id"])
     connection.execute(sa.update(attempt).where(attempt.c.attempt_id == row["attempt_id"]).values(**changed))
-
-
-def _by_bucket(table: sa.Table, sign: int) -> sa.Select[Any]:
-    keys = [table.c.bucket, *(sa.func.coalesce(table.c[name], "").label(name) for name in DIMENSIONS)]
-    values = [(sign * sa.func.coalesce(sa.func.sum(table.c[name]), 0)).label(name) for name in SUMS]
-    return sa.select(*keys, *values).group_by(*keys)
-
-
-def _wrong_buckets(connection: Connection) -> list[int]:
-    """The buckets whose sums are not those of their rows."""
-    both = sa.union_all(_by_bucket(rollup, 1), _by_bucket(attempt, -1).where(attempt.c.status != "started")).subquery()
-    differs = sa.or_(*(sa.func.sum(both.c[name]) != 0 for name in SUMS))
-    groups = sa.select(both.c.bucket).group_by(both.c.bucket, *(both.c[name] for name in DIMENSIONS)).having(differs)
-    return sorted(set(connection.scalars(groups)))
-
-
-def _mend_sums(ledger: Ledger) -> int:
-    with ledger.reading() as connection:
-        wrong = _wrong_buckets(connection)
-    for bucket in wrong:
-        with ledger.changing() as connection:
-            connection.execute(sa.delete(rollup).where(rollup.c.bucket == bucket))
-            rows = _by_bucket(attempt, 1).where(attempt.c.status != "started", attempt.c.bucket == bucket)
-            connection.execute(sa.insert(rollup).from_select(["bucket", *DIMENSIONS, *SUMS], rows))
-    return len(wrong)

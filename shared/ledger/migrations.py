@@ -17,7 +17,11 @@ _ONE_MIGRATION = sa.text("SELECT pg_advisory_xact_lock(7231990415)")
 
 
 class Step(NamedTuple):
-    """SQL for SQLite and PostgreSQL alike that turns the version before into `version`."""
+    """
+    SQL for SQLite and PostgreSQL that turns the version before into `version`.
+
+    `$UUID` and `$WITHOUT_ROWID` stand for what each of them calls that.
+    """
 
     version: Version
     statements: tuple[str, ...]
@@ -76,6 +80,91 @@ STEPS = (
             "CREATE INDEX ix_attempt_adjustment ON attempt (ts_us) WHERE adjustment_kind IS NOT NULL",
         ),
     ),
+    Step(
+        (2, 0),
+        (
+            """
+            CREATE TABLE sums (
+                split SMALLINT NOT NULL,
+                grain INTEGER NOT NULL,
+                start BIGINT NOT NULL,
+                owner VARCHAR(70) NOT NULL,
+                value VARCHAR(200) NOT NULL,
+                provider VARCHAR(250) NOT NULL,
+                model VARCHAR(250) NOT NULL,
+                operation VARCHAR(250) NOT NULL,
+                tool VARCHAR(250) NOT NULL,
+                agent VARCHAR(250) NOT NULL,
+                requests BIGINT, calls BIGINT, failed_calls BIGINT, unpriced_calls BIGINT, cost_nano BIGINT,
+                prompt_tokens BIGINT, completion_tokens BIGINT, cached_tokens BIGINT, reasoning_tokens BIGINT,
+                duration_us BIGINT, cache_write_tokens BIGINT, unknown_requests BIGINT, unknown_calls BIGINT,
+                lower_bound_requests BIGINT, lower_bound_nano BIGINT, adjustment_requests BIGINT,
+                adjustment_nano BIGINT, failed_requests BIGINT, retried_calls BIGINT,
+                image_tokens_saved BIGINT, image_nano_saved BIGINT,
+                PRIMARY KEY (split, grain, start, owner, value, provider, model, operation, tool, agent)
+            ) $WITHOUT_ROWID
+            """,
+            """
+            CREATE TABLE latency (
+                grain INTEGER NOT NULL,
+                start BIGINT NOT NULL,
+                owner VARCHAR(70) NOT NULL,
+                value VARCHAR(200) NOT NULL,
+                provider VARCHAR(250) NOT NULL,
+                model VARCHAR(250) NOT NULL,
+                place SMALLINT NOT NULL,
+                answers BIGINT NOT NULL,
+                PRIMARY KEY (grain, start, owner, value, provider, model, place)
+            ) $WITHOUT_ROWID
+            """,
+            "CREATE TABLE unsummed (attempt_id $UUID NOT NULL PRIMARY KEY) $WITHOUT_ROWID",
+            """
+            CREATE TABLE taken_back (
+                taken_id $UUID NOT NULL PRIMARY KEY,
+                ts_us BIGINT NOT NULL,
+                bucket INTEGER NOT NULL,
+                status VARCHAR(20) NOT NULL,
+                operation VARCHAR(40) NOT NULL,
+                provider VARCHAR(80) NOT NULL,
+                model VARCHAR(250) NOT NULL,
+                tool VARCHAR(120),
+                agent VARCHAR(200),
+                conversation VARCHAR(200),
+                attempt_number INTEGER NOT NULL,
+                calls INTEGER NOT NULL,
+                failed_calls INTEGER NOT NULL,
+                unpriced_calls INTEGER NOT NULL,
+                cost_nano BIGINT,
+                prompt_tokens BIGINT,
+                completion_tokens BIGINT,
+                cached_tokens BIGINT,
+                reasoning_tokens BIGINT,
+                duration_us BIGINT,
+                cache_write_tokens BIGINT,
+                cost_is_lower_bound BOOLEAN NOT NULL,
+                adjustment_kind VARCHAR(20),
+                metadata JSON
+            )
+            """,
+            """
+            CREATE TABLE taken_back_label (
+                taken_id $UUID NOT NULL,
+                name VARCHAR(60) NOT NULL,
+                value VARCHAR(200) NOT NULL,
+                PRIMARY KEY (taken_id, name)
+            )
+            """,
+            "CREATE TABLE unsummed_label (owner VARCHAR(70) NOT NULL, day BIGINT NOT NULL, PRIMARY KEY (owner, day))",
+            "CREATE TABLE sums_state (since_us BIGINT NOT NULL PRIMARY KEY)",
+            # The attempts there are get into the sums in pages, later: see shared/ledger/sums.py.
+            """
+            INSERT INTO sums_state (since_us)
+            SELECT latest.ts_us + 1 FROM (SELECT max(ts_us) AS ts_us FROM attempt) AS latest WHERE ts_us IS NOT NULL
+            """,
+            # Without it an older program that still runs fails to settle, and keeps what it has for later.
+            "DROP TABLE rollup",
+        ),
+    ),
 )
 
 
@@ -112,7 +201,7 @@ def migrate(connection: Connection) -> None:
     for step in STEPS:
         if step.version > found:
             for statement in step.statements:
-                connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(_in_words_of(connection.dialect.name, statement))
             _set_version(connection, step.version)
     for addition in _missing(connection):
         connection.exec_driver_sql(addition)
@@ -130,6 +219,18 @@ def _missing(connection: Connection) -> list[str]:
     return [
         f"ALTER TABLE {table} ADD COLUMN {name} {kind}" for table, name, kind in _ADDED if name not in columns[table]
     ]
+
+
+_WORDS = {
+    "sqlite": {"$UUID": "CHAR(32)", "$WITHOUT_ROWID": "WITHOUT ROWID"},
+    "postgresql": {"$UUID": "UUID", "$WITHOUT_ROWID": ""},
+}
+
+
+def _in_words_of(dialect: str, statement: str) -> str:
+    for name, word in _WORDS[dialect].items():
+        statement = statement.replace(name, word)
+    return statement
 
 
 def _version(connection: Connection) -> Version | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from shared.budget import Limit
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
+from shared.ledger import sums as stored_sums
 from shared.ledger.accounts import (
     BudgetStatus,
     applying,
@@ -26,29 +27,22 @@ from shared.ledger.accounts import (
     uncounted,
     with_parts,
 )
-from shared.ledger.schema import BUCKET_S, DIMENSIONS, SUMS, UNKNOWN_COST, attempt, event, label, rollup
+from shared.ledger.schema import BUCKET_S, DIMENSIONS, VALUES, attempt, event, label
 from shared.ledger.store import Ledger
 from shared.scope import Scope
 
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
+_FUTURE_US = 2**52 // _BUCKET_US * _BUCKET_US
 _MAX_PROMPTS = 100
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 _HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine"})
 
+# Attempts read in one transaction, so that no writer waits for long.
+_PAGE = 5000
+
 Sums = dict[str, int]
-# Attempts that make a sum something else than what calls cost. They are few, and an index finds each kind by this text.
-_NOTABLE = {
-    "unknown": UNKNOWN_COST,
-    "lower_bound": "cost_is_lower_bound",
-    "adjustment": "adjustment_kind IS NOT NULL",
-}
-# What is summed of each kind, beside the sums of the rollup: as `unknown_requests`, `unknown_calls` and `unknown_nano`.
-_NOTED = {
-    "requests": sa.func.count(),
-    "calls": sa.func.coalesce(sa.func.sum(attempt.c.calls), 0),
-    "nano": sa.func.coalesce(sa.func.sum(attempt.c.cost_nano), 0),
-}
+Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ class Filter:
     """
     Which attempts to include: those with all `labels`, and those of `conversation` unless any will do.
 
-    `columns` are values of the rollup's dimensions: provider, model, tool and agent.
+    `columns` are values of the dimensions: provider, model, tool and agent.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -82,12 +76,17 @@ class Filter:
     @property
     def everything(self) -> bool:
         """Whether every attempt is included."""
-        return self.in_rollup and not self.columns
+        return not self.labels and not self.columns and self.any_conversation
 
     @property
-    def in_rollup(self) -> bool:
-        """Whether the rollup can tell which attempts are included."""
-        return not self.labels and self.any_conversation
+    def owner(self) -> stored_sums.Owner | None:
+        """Whose sums these are; None when there are no sums of them."""
+        if self.columns:
+            return None
+        if self.any_conversation and len(self.labels) <= 1:
+            return next((stored_sums.Owner.of_label(*pair) for pair in self.labels.items()), stored_sums.Owner())
+        is_of_nobody = not self.labels and not self.any_conversation and self.conversation is None
+        return stored_sums.UNLABELLED if is_of_nobody else None
 
 
 def own_filter(inside: Scope) -> Filter:
@@ -157,15 +156,23 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
         StoreError: The ledger cannot be read.
     """
     which = which or Filter()
+    stored_sums.catch_up(ledger)
+    found = _Found()
     with ledger.reading() as connection:
-        rows = _sums_by(connection, span, which, DIMENSIONS)
-        days = _days(_sums_by(connection, span, which, ("bucket",)), span.zone)
-        labelled = _sums_by_label(connection, span, which, by) if by and by not in (*DIMENSIONS, "day") else {}
-        turns = _agent_turns(connection, span, which, rows)
-        notes = list(_notes(connection, span, which, by))
-    groups = _groups(rows, days, by, labelled)
-    _add_notes(groups, notes)
-    return _as_dict(ledger, span, groups, by) | {"agent_turns": turns}
+        how = _plan(connection, span, which, by)
+        if how.summed and (owner := which.owner) is not None:
+            _add_sums(connection, found, how, owner, by)
+        rest = _read_rows(connection, found, how.rows, which, by)
+        events = _agents_used_tools(connection, span, which)
+    while rest:
+        with ledger.reading() as connection:
+            rest = _read_rows(connection, found, rest, which, by)
+    groups = _groups(found, span.zone, by)
+    more = {
+        "agent_turns": _agent_turns(found.by_dimensions, which, agents_used_tools=events),
+        "rows_read": _rows_read(how, which, by),
+    }
+    return _as_dict(ledger, span, groups, by) | more
 
 
 def attempt_records(
@@ -263,11 +270,15 @@ def average_outputs(ledger: Ledger, since_us: int) -> list[tuple[str, str, int, 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    calls, tokens = sa.func.sum(rollup.c.calls), sa.func.sum(rollup.c.completion_tokens)
-    query = sa.select(rollup.c.tool, rollup.c.model, calls, tokens).where(rollup.c.bucket >= since_us // _BUCKET_US)
+    since_us = since_us // _BUCKET_US * _BUCKET_US
+    found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(VALUES, 0))
     with ledger.reading() as connection:
-        rows = connection.execute(query.group_by(rollup.c.tool, rollup.c.model)).all()
-    return [(tool, model, int(count), int(total) / int(count)) for tool, model, count, total in rows if count]
+        how = stored_sums.plan(connection, since_us, _FUTURE_US, [everything := stored_sums.Owner()])
+        for read in (stored_sums.read, stored_sums.left):
+            for key, numbers in read(connection, how, everything, ("tool", "model")):
+                _add(found[key], numbers)
+    answered = ((tool, model, sums["calls"], sums["completion_tokens"]) for (tool, model), sums in found.items())
+    return [(tool, model, calls, tokens / calls) for tool, model, calls, tokens in answered if calls]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,69 +331,108 @@ def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]
     return record
 
 
-def _sums_by(connection: Connection, span: Window, which: Filter, keys: tuple[str, ...]) -> dict[tuple[Any, ...], Sums]:
+@dataclass(slots=True)
+class _Found:
+    """Sums by dimensions, by the second that a quarter or a longer time begins, and by the value of a label."""
+
+    by_dimensions: dict[Key, Sums] = field(default_factory=lambda: defaultdict(_no_sums))
+    by_start: dict[int, Sums] = field(default_factory=lambda: defaultdict(_no_sums))
+    by_value: dict[str, Sums] = field(default_factory=lambda: defaultdict(_no_sums))
+
+
+def _is_label(by: str | None) -> bool:
+    return bool(by) and by not in (*DIMENSIONS, "day")
+
+
+def _plan(connection: Connection, span: Window, which: Filter, by: str | None) -> stored_sums.Plan:
+    """How to answer: from sums where there are any, else from rows."""
+    owners = [] if which.owner is None else [which.owner]
+    if by and _is_label(by) and list(which.labels) != [by]:
+        if owners != [stored_sums.Owner()]:  # there are no sums of pairs of labels
+            owners = []
+        else:
+            owners.append(stored_sums.Owner.of_label(by))
+    if not owners:
+        return stored_sums.Plan((), ((span.since_us, span.until_us),))
+    return stored_sums.plan(connection, span.since_us, span.until_us, owners, span.zone)
+
+
+def _rows_read(how: stored_sums.Plan, which: Filter, by: str | None) -> str | None:
+    """Why a report has read all rows of a time, and not only those of the window's ends; None if it has not."""
+    if how.reason or how.summed:
+        return how.reason
+    is_pair = len(which.labels) + (_is_label(by) and by not in which.labels) > 1
+    return "there are no sums of pairs of labels" if is_pair else None
+
+
+def _add_sums(
+    connection: Connection, found: _Found, how: stored_sums.Plan, owner: stored_sums.Owner, by: str | None
+) -> None:
+    """What the sums have, and what is left to fold into them."""
+    for key, numbers in stored_sums.read(connection, how, owner, DIMENSIONS):
+        _add(found.by_dimensions[key], numbers)
+    for (start,), numbers in stored_sums.read(connection, how, owner, ("start",), split=0):
+        _add(found.by_start[start], numbers)
+    for left, numbers in stored_sums.left(connection, how, owner, (*DIMENSIONS, "bucket")):
+        _add(found.by_dimensions[left[:-1]], numbers)
+        _add(found.by_start[left[-1] * BUCKET_S], numbers)
+    if by and _is_label(by):
+        values = stored_sums.Owner.of_label(by, owner.value if owner.owner else None)
+        for value, numbers in stored_sums.read(connection, how, values, ("value",), split=0):
+            _add(found.by_value[value[0]], numbers)
+        for value, numbers in stored_sums.left(connection, how, values, ("value",)):
+            _add(found.by_value[value[0]], numbers)
+
+
+def _read_rows(
+    connection: Connection, found: _Found, ranges: Sequence[stored_sums.Range], which: Filter, by: str | None
+) -> list[stored_sums.Range]:
     """
-    Sums by `keys`.
+    Add attempts from their rows, at most a page of them.
 
-    Whole buckets come from the rollup; partial buckets at the window's edges, and anything filtered, from the rows.
+    Returns:
+        What is left to read.
     """
-    first, last = -(-span.since_us // _BUCKET_US), span.until_us // _BUCKET_US
-    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
-    if which.everything and first < last:
-        columns = [rollup.c[key] for key in keys]
-        query = sa.select(*columns, *(sa.func.sum(rollup.c[name]).label(name) for name in SUMS))
-        inside = (rollup.c.bucket >= first, rollup.c.bucket < last)
-        _collect(found, connection, query.where(*inside).group_by(*columns), keys)
-        edges = [(span.since_us, first * _BUCKET_US), (last * _BUCKET_US, span.until_us)]
-    else:
-        edges = [(span.since_us, span.until_us)]
-    for start, end in edges:
-        if start < end:
-            raw: list[sa.ColumnElement[Any]] = [
-                attempt.c.bucket if key == "bucket" else sa.func.coalesce(attempt.c[key], "") for key in keys
-            ]
-            query = _raw_sums([column.label(key) for column, key in zip(raw, keys, strict=True)], which, start, end)
-            _collect(found, connection, query.group_by(*raw), keys)
-    return found
+    rest, room = list(ranges), _PAGE
+    while rest and room:
+        since_us, until_us = rest[0]
+        inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
+        end = connection.scalar(
+            sa.select(attempt.c.ts_us).where(*inside).order_by(attempt.c.ts_us).offset(room).limit(1)
+        )
+        if end is None:
+            rest.pop(0)
+            end = until_us
+        else:
+            room = 0
+            end = max(end, since_us + 1)
+            rest[0] = (end, until_us)
+        _add_rows(connection, found, (since_us, end), which, by)
+    return [each for each in rest if each[0] < each[1]]
 
 
-def _sums_by_label(connection: Connection, span: Window, which: Filter, name: str) -> dict[tuple[Any, ...], Sums]:
-    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
-    value = sa.func.coalesce(label.c.value, "")
-    query = _raw_sums([value.label("value")], which, span.since_us, span.until_us)
-    own = sa.and_(label.c.attempt_id == attempt.c.attempt_id, label.c.name == name)
-    query = query.select_from(attempt.outerjoin(label, own)).group_by(value)
-    _collect(found, connection, query, ("value",))
-    return found
-
-
-def _notes(
-    connection: Connection, span: Window, which: Filter, by: str | None
-) -> Iterator[tuple[Mapping[str, str], Sums]]:
-    """The notable attempts that the rollup does not tell from others: the groups they belong to, and their sums."""
-    keys = [sa.func.coalesce(attempt.c[name], "").label(name) for name in DIMENSIONS]
-    keys.append(attempt.c.bucket.label("day"))
+def _add_rows(connection: Connection, found: _Found, inside: stored_sums.Range, which: Filter, by: str | None) -> None:
+    keys: list[Any] = [sa.func.coalesce(attempt.c[name], "").label(name) for name in DIMENSIONS]
+    keys.append(attempt.c.bucket.label("bucket"))
     source: sa.FromClause = attempt
-    if by and by not in (*DIMENSIONS, "day"):
-        keys.append(sa.func.coalesce(label.c.value, "").label(by))
+    if by and _is_label(by):
+        keys.append(sa.func.coalesce(label.c.value, "").label("by_value"))
         source = attempt.outerjoin(label, sa.and_(label.c.attempt_id == attempt.c.attempt_id, label.c.name == by))
-    names = [*DIMENSIONS, "day", by or ""]
-    inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us, *conditions(which))
-    query = sa.select(*keys, *_NOTED.values()).select_from(source).where(*inside).group_by(*keys)
-    for kind, condition in _NOTABLE.items():
-        for row in connection.execute(query.where(sa.text(condition))):
-            groups = {
-                name: _day(value, span.zone) if name == "day" else value or UNALLOCATED
-                for name, value in zip(names, row[: len(keys)], strict=False)
-            }
-            sums = zip(_NOTED, row[len(keys) :], strict=True)
-            yield groups, {f"{kind}_{what}": int(value) for what, value in sums}
-
-
-def _raw_sums(columns: list[Any], which: Filter, start_us: int, end_us: int) -> sa.Select[Any]:
-    sums = (sa.func.coalesce(sa.func.sum(attempt.c[name]), 0).label(name) for name in SUMS)
-    inside = (attempt.c.ts_us >= start_us, attempt.c.ts_us < end_us, attempt.c.status != "started")
-    return sa.select(*columns, *sums).where(*inside, *conditions(which))
+    sums = stored_sums.expressions(connection.dialect.name)
+    values: list[Any] = [sa.func.sum(sa.literal_column(sums[name])).label(f"sum_{name}") for name in VALUES]
+    query = (
+        sa.select(*keys, *values)
+        .select_from(source)
+        .where(attempt.c.ts_us >= inside[0], attempt.c.ts_us < inside[1], attempt.c.status != "started")
+        .where(*conditions(which))
+        .group_by(*keys)
+    )
+    for row in connection.execute(query):
+        numbers = {name: int(value) for name, value in zip(VALUES, row[len(keys) :], strict=True) if value}
+        _add(found.by_dimensions[tuple(row[: len(DIMENSIONS)])], numbers)
+        _add(found.by_start[row[len(DIMENSIONS)] * BUCKET_S], numbers)
+        if len(keys) > len(DIMENSIONS) + 1 and row[len(keys) - 1]:
+            _add(found.by_value[row[len(keys) - 1]], numbers)
 
 
 def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
@@ -400,19 +450,15 @@ def conditions(which: Filter) -> list[sa.ColumnElement[bool]]:
     return conditions
 
 
-def _agent_turns(
-    connection: Connection, span: Window, which: Filter, rows: Mapping[tuple[Any, ...], Sums]
-) -> int | None:
+def _agent_turns(found: Mapping[Key, Sums], which: Filter, *, agents_used_tools: bool) -> int | None:
     """Number of agents' own answered turns; None when only their tools' calls were recorded, not the turns."""
-    by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in rows.items() if agent]
-    turns = [sums["calls"] + sums["failed_calls"] for by_tool, sums in by_agents if not by_tool]
-    if any(turns):
-        return sum(sums["calls"] for by_tool, sums in by_agents if not by_tool)
+    by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in found.items() if agent and sums["requests"]]
+    turns = [sums for by_tool, sums in by_agents if not by_tool]
+    if any(sums["calls"] + sums["failed_calls"] for sums in turns):
+        return sum(sums["calls"] for sums in turns)
     if which.columns:
         return 0  # the filter has left the turns out, or there are none
-    if by_agents or _agents_used_tools(connection, span, which):
-        return None
-    return 0
+    return None if by_agents or agents_used_tools else 0
 
 
 def _agents_used_tools(connection: Connection, span: Window, which: Filter) -> bool:
@@ -423,24 +469,8 @@ def _agents_used_tools(connection: Connection, span: Window, which: Filter) -> b
     return connection.execute(sa.select(event.c.event_id).where(*inside).limit(1)).first() is not None
 
 
-def _collect(
-    found: dict[tuple[Any, ...], Sums], connection: Connection, query: sa.Select[Any], keys: tuple[str, ...]
-) -> None:
-    for row in connection.execute(query):
-        sums = found[tuple(row[: len(keys)])]
-        for name, value in zip(SUMS, row[len(keys) :], strict=True):
-            sums[name] += int(value)
-
-
-def _days(by_bucket: Mapping[tuple[Any, ...], Sums], zone: ZoneInfo) -> dict[tuple[Any, ...], Sums]:
-    found: dict[tuple[Any, ...], Sums] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
-    for (bucket,), sums in sorted(by_bucket.items()):
-        _add(found[(_day(bucket, zone),)], sums)
-    return found
-
-
-def _day(bucket: int, zone: ZoneInfo) -> str:
-    return datetime.fromtimestamp(bucket * BUCKET_S, zone).date().isoformat()
+def _day(start_s: int, zone: ZoneInfo) -> str:
+    return datetime.fromtimestamp(start_s, zone).date().isoformat()
 
 
 def _add(into: Sums, sums: Sums) -> None:
@@ -449,36 +479,31 @@ def _add(into: Sums, sums: Sums) -> None:
 
 
 def _no_sums() -> Sums:
-    return dict.fromkeys((*SUMS, *(f"{kind}_{what}" for kind in _NOTABLE for what in _NOTED)), 0)
+    return dict.fromkeys(VALUES, 0)
 
 
-def _groups(
-    rows: Mapping[tuple[Any, ...], Sums],
-    days: Mapping[tuple[Any, ...], Sums],
-    by: str | None,
-    labelled: Mapping[tuple[Any, ...], Sums],
-) -> dict[str, dict[str, Sums]]:
+def _groups(found: _Found, zone: ZoneInfo, by: str | None) -> dict[str, dict[str, Sums]]:
     """The sums by every dimension, by day and by the label that was asked for; "" has the total."""
     groups: dict[str, dict[str, Sums]] = {name: defaultdict(_no_sums) for name in ("", *DIMENSIONS, "day")}
-    for key, sums in rows.items():
-        _add(groups[""][""], sums)
+    total = groups[""][""]
+    for key, sums in found.by_dimensions.items():
+        _add(total, sums)
         for dimension, value in zip(DIMENSIONS, key, strict=True):
             _add(groups[dimension][value or UNALLOCATED], sums)
-    for (day,), sums in days.items():
-        _add(groups["day"][day], sums)
-    if by and by not in groups:
+    for start, sums in sorted(found.by_start.items()):
+        _add(groups["day"][_day(start, zone)], sums)
+    if by and _is_label(by):
         groups[by] = defaultdict(_no_sums)
-        for (value,), sums in labelled.items():
+        rest = dict(total)
+        for value, sums in found.by_value.items():
             _add(groups[by][value or UNALLOCATED], sums)
-    return groups
-
-
-def _add_notes(groups: Mapping[str, dict[str, Sums]], notes: Iterable[tuple[Mapping[str, str], Sums]]) -> None:
-    """Add what the notable attempts say to the groups they belong to, and to the total."""
-    for named, noted in notes:
-        _add(groups[""][""], noted)
-        for dimension, value in named.items():
-            _add(groups[dimension][value], noted)
+            rest = {name: rest[name] - sums[name] for name in VALUES}
+        _add(groups[by][UNALLOCATED], rest)
+    # What was taken back, as a correction to another model, leaves nothing where it was.
+    return {
+        name: {value: sums for value, sums in group.items() if sums["requests"] or not name}
+        for name, group in groups.items()
+    }
 
 
 def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sums]], by: str | None) -> dict[str, Any]:
@@ -506,6 +531,8 @@ def _as_dict(ledger: Ledger, span: Window, groups: Mapping[str, Mapping[str, Sum
         "cost_by_tool": _most_expensive_first(groups["tool"]),
         "cost_by_agent": _most_expensive_first(groups["agent"]),
         "cost_by_day": {day: _cost(sums) for day, sums in groups["day"].items()},
+        "image_tokens_saved": total["image_tokens_saved"],
+        "image_cost_saved": to_usd(total["image_nano_saved"]),
         **dict(zip(("since", "until"), span.ends, strict=True)),
         "timezone": str(span.zone),
         "store": ledger.name,

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 BUCKET_S = 900  # Since 2015 all time zones have offsets in multiples of 15 minutes, so local days are whole buckets.
 # Programs refuse a ledger with a newer major version. A newer minor version only adds columns and tables that older
 # programs do not need: new columns are nullable or have a default in the database.
-MAJOR = 1
-MINOR = 2
+MAJOR = 2
+MINOR = 0
 
 
 def bucket_of(ts_us: int) -> int:
@@ -137,12 +137,84 @@ SUMS = (
 )
 DIMENSIONS = ("provider", "model", "tool", "agent")
 
-rollup = sa.Table(
-    "rollup",
+# Answers are counted by how long they took: in place 0 below LATENCY_MS[0], in the last place LATENCY_MS[-1] or more.
+# Each limit is half as much again as the one before.
+LATENCY_MS = tuple(round(100 * 1.5**step) for step in range(19))
+# What is summed; shared/ledger/sums.py says what each means.
+VALUES = (
+    "requests", *SUMS, "cache_write_tokens", "unknown_requests", "unknown_calls", "lower_bound_requests",
+    "lower_bound_nano", "adjustment_requests", "adjustment_nano", "failed_requests", "retried_calls",
+    "image_tokens_saved", "image_nano_saved",
+)  # fmt: skip
+# A sum of a quarter of an hour, an hour or a UTC day, by its first second.
+GRAINS = (BUCKET_S, 3600, 86400)
+# `split` is 0 for the sums of an owner, and 1 for those by what follows; see shared/ledger/sums.py.
+SUM_KEY = ("split", "grain", "start", "owner", "value", "provider", "model", "operation", "tool", "agent")
+
+sums = sa.Table(
+    "sums",
     metadata,
-    sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
-    *(sa.Column(name, sa.String(250), primary_key=True) for name in DIMENSIONS),
-    *(sa.Column(name, sa.BigInteger, nullable=False) for name in SUMS),
+    sa.Column("split", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("grain", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(70), primary_key=True),
+    sa.Column("value", sa.String(200), primary_key=True),
+    *(sa.Column(name, sa.String(250), primary_key=True) for name in SUM_KEY[5:]),
+    *(sa.Column(name, sa.BigInteger) for name in VALUES),
+    sqlite_with_rowid=False,
+)
+
+LATENCY_KEY = ("grain", "start", "owner", "value", "provider", "model", "place")
+
+# How many answers took how long, by the same owners and times as the sums, without quarters of an hour.
+latency = sa.Table(
+    "latency",
+    metadata,
+    sa.Column("grain", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(70), primary_key=True),
+    sa.Column("value", sa.String(200), primary_key=True),
+    sa.Column("provider", sa.String(250), primary_key=True),
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("place", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("answers", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Settled attempts that are in no sum yet.
+unsummed = sa.Table("unsummed", metadata, sa.Column("attempt_id", sa.Uuid, primary_key=True), sqlite_with_rowid=False)
+
+# Attempts as they were when they were added to the sums, to be taken out of them because they have changed since.
+TAKEN_BACK = (
+    "ts_us", "bucket", "status", "operation", "provider", "model", "tool", "agent", "conversation", "attempt_number",
+    *SUMS, "cache_write_tokens", "cost_is_lower_bound", "adjustment_kind", "metadata",
+)  # fmt: skip
+taken_back = sa.Table(
+    "taken_back",
+    metadata,
+    sa.Column("taken_id", sa.Uuid, primary_key=True),
+    *(sa.Column(name, attempt.c[name].type, nullable=attempt.c[name].nullable) for name in TAKEN_BACK),
+)
+
+taken_back_label = sa.Table(
+    "taken_back_label",
+    metadata,
+    sa.Column("taken_id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("value", sa.String(200), nullable=False),
+)
+
+# Labels that had so many values on a UTC day that there are no sums of them; `day` is its first second.
+unsummed_label = sa.Table(
+    "unsummed_label",
+    metadata,
+    sa.Column("owner", sa.String(70), primary_key=True),
+    sa.Column("day", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
+# Attempts that started before `since_us` are in no sum yet, because the ledger is of an older version; no row: all are.
+sums_state = sa.Table(
+    "sums_state", metadata, sa.Column("since_us", sa.BigInteger, primary_key=True, autoincrement=False)
 )
 
 budget = sa.Table(

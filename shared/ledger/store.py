@@ -54,6 +54,7 @@ from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, event
 from shared.ledger.spool import Spool, SpoolEntry
 from shared.ledger.sqlite_library import FileIdentity, file_identity
+from shared.ledger.sums import PAGE, fold
 from shared.ledger.writer import Item, Writer, short
 from shared.ledger.writes import (
     Annotation,
@@ -124,6 +125,7 @@ class Ledger:
         # Another program held the lock all the time: until then readers, which may not need it, wait only a moment.
         self._locked_until = 0.0
         self._has_budgets = False
+        self._unfolded = PAGE
         self._latest: Latest | None = None
         self._clock_was_behind = False
 
@@ -204,6 +206,14 @@ class Ledger:
         self._open_first()
         with within(self._patience.call_s):
             self._write(items, self._writer.keep_rejected)
+        self._fold_sometimes(sum(isinstance(item.entry, Settled) for item in items))
+
+    def _fold_sometimes(self, settled: int) -> None:
+        """Fold what was settled into the sums: once a page is full, and after the first write of a process."""
+        self._unfolded += settled
+        if settled and self._unfolded >= PAGE:
+            self._unfolded = 0
+            fold(self, if_many=True)
 
     def _replay(self, spooled: list[SpoolEntry]) -> None:
         """Write entries from the spool; those that no ledger can take become dead letters. Called by the writer."""
@@ -388,6 +398,8 @@ class Ledger:
         is_locked_out = time.monotonic() < self._locked_until
         with within(_LOCKED_PATIENCE_S if is_locked_out else self._patience.call_s):
             connection = self._open().connect()
+            if connection.dialect.name == "postgresql":  # every statement sees the same moment, as in SQLite
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             transaction = _begun(connection)
         with connection, transaction:
             limit_on_server(connection, self._patience.read_s, self._patience.call_s)

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
-from shared.ledger import accounts
+from shared.ledger import accounts, sums
 from shared.ledger.accounts import Admission, Latest
 from shared.ledger.driver import Driver, Query, from_json, marks, names_of
 from shared.ledger.row import AttemptRow, Status
-from shared.ledger.schema import DIMENSIONS, SUMS, account, attempt, bucket_of, event, label, rollup
+from shared.ledger.schema import account, attempt, bucket_of, event, label, unsummed
 
 Row = dict[str, Any]
 Labels = Mapping[str, str]
@@ -85,7 +85,7 @@ _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(
 _MAX_LABEL = 200
 _MAX_LABEL_NAME = 60
 # What is known of an attempt before it changes.
-_BEFORE = ("attempt_id", "status", "bucket", "bound_nano", "reserved_nano", "metadata", *DIMENSIONS, *SUMS)
+_BEFORE = ("attempt_id", "status", "cost_nano", "bound_nano", "reserved_nano", "metadata")
 _ALL = tuple(attempt.c.keys())
 _DEFAULTS: Row = {c.name: c.default.arg for c in attempt.c if isinstance(c.default, sa.ColumnDefault)}
 _DEFAULTS["cost_is_lower_bound"] = False
@@ -129,10 +129,10 @@ def apply(
 
 class _Batch:
     """
-    Some entries, and what they change: rows, labels, sums and running totals.
+    Some entries, and what they change: rows, labels, running totals, and which attempts the sums do not have yet.
 
     Locks are taken in one order, so that batches of different programs do not wait for each other in a circle: first
-    the attempts by id, then the running totals by key, last the sums by key.
+    the attempts by id, then the running totals by key. Whoever folds attempts into the sums waits for no batch.
     """
 
     def __init__(
@@ -153,7 +153,10 @@ class _Batch:
         self._updated: dict[uuid.UUID, Row] = {}
         self._labels: list[Row] = []
         self._events: list[Row] = []
-        self._sums: dict[tuple[Any, ...], list[int]] = {}
+        # Attempts for the sums to have; those that were settled before, and may be in them; and those that now change.
+        self._unsummed: set[uuid.UUID] = set()
+        self._were_settled: set[uuid.UUID] = set()
+        self._changing: set[uuid.UUID] = set()
         self._stored: dict[int, tuple[Row, Labels]] = {
             id(each): (stored(each.row), storable(each.row.labels)) for each in entries if isinstance(each, Start)
         }
@@ -197,7 +200,10 @@ class _Batch:
         before = dict(zip(_BEFORE, row, strict=True))
         before["metadata"] = from_json(before["metadata"])
         found = before["attempt_id"]
-        self._known[found if isinstance(found, uuid.UUID) else uuid.UUID(found)] = before
+        attempt_id = found if isinstance(found, uuid.UUID) else uuid.UUID(found)
+        self._known[attempt_id] = before
+        if before["status"] != "started":
+            self._were_settled.add(attempt_id)
 
     def _before(self, ids: Sequence[uuid.UUID]) -> Query:
         if self._is_sqlite:
@@ -255,6 +261,8 @@ class _Batch:
                 before = self._known.get(attempt_id)
                 if before is not None:
                     self._update(attempt_id, {"metadata": {**(before["metadata"] or {}), **metadata}})
+                    if not sums.IN_METADATA.isdisjoint(metadata):
+                        self._changing |= {attempt_id} & self._were_settled
             case Event(row):
                 self._events.append(row)
         return Admission()
@@ -299,7 +307,8 @@ class _Batch:
     def _forget_refusal(self, attempt_id: uuid.UUID) -> None:
         """Take back the record of a refusal that the caller was never told of, because there is room now."""
         self._flush()
-        self._add_to_sums(self._known.pop(attempt_id), sign=-1)
+        self._known.pop(attempt_id)
+        sums.before_change(self._connection, attempt_id)
         self._connection.execute(sa.delete(label).where(label.c.attempt_id == attempt_id))
         self._connection.execute(sa.delete(attempt).where(attempt.c.attempt_id == attempt_id))
 
@@ -307,10 +316,12 @@ class _Batch:
         if row["attempt_id"] not in self._known:
             self._insert(row, labels)
             self._totals.move(None, row, labels)
+            if row["status"] != "started":  # in a spool file that was edited
+                self._unsummed.add(row["attempt_id"])
 
     def _settle(self, row: Row, labels: Labels) -> None:
         """
-        Replace the row, and change the sums and running totals by the difference to the row before.
+        Replace the row, change the running totals by the difference to the row before, and note it for the sums.
 
         So they stay exact if an attempt is settled late, twice, or without its start.
         """
@@ -325,9 +336,8 @@ class _Batch:
                 # What an operator has released stays released.
                 row["reserved_nano"] = min(before["reserved_nano"], row["reserved_nano"])
             self._update(row["attempt_id"], row)
-            if before["status"] != "started":
-                self._add_to_sums(before, sign=-1)
-        self._add_to_sums(row, sign=1)
+            self._changing |= {row["attempt_id"]} & self._were_settled
+        self._unsummed.add(row["attempt_id"])
         self._totals.move(before, row, labels)
 
     def _insert(self, row: Row, labels: Labels) -> None:
@@ -341,21 +351,18 @@ class _Batch:
         changed[attempt_id] = changed.get(attempt_id, {"attempt_id": attempt_id}) | values
         self._known[attempt_id] = self._known[attempt_id] | values
 
-    def _add_to_sums(self, row: Mapping[str, Any], *, sign: int) -> None:
-        key = (row["bucket"], *(row.get(name) or "" for name in DIMENSIONS))
-        sums = self._sums.setdefault(key, [0] * len(SUMS))
-        for place, name in enumerate(SUMS):
-            sums[place] += sign * (row.get(name) or 0)
-
     def _flush(self) -> None:
         """Write what has changed so far, in the order of the locks."""
         inserted, self._inserted = list(self._inserted.values()), {}
         updated, self._updated = self._updated, {}
         labels, self._labels = self._labels, []
         events, self._events = self._events, []
-        sums, self._sums = self._sums, {}
+        changing, self._changing = self._changing, set()
+        noted, self._unsummed = self._unsummed, set()
         if inserted and self._driver.insert(attempt, inserted, _ALL) != len(inserted):
             raise NeedsWholeLedger  # another program has inserted one of them meanwhile
+        for attempt_id in sorted(changing):
+            sums.before_change(self._connection, attempt_id)
         with self._driver.together():
             for names, rows in _by_names(updated):
                 self._driver.change(attempt, rows, names)
@@ -365,12 +372,8 @@ class _Batch:
                 self._driver.insert(event, events, tuple(event.c.keys()))
             if changes := self._totals.taken_changes():
                 self._driver.change(account, changes, ("counted_nano",), add=True)
-            if sums:
-                rows = [dict(zip((*_SUM_KEYS, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
-                self._driver.add(rollup, rows, SUMS)
-
-
-_SUM_KEYS = ("bucket", *DIMENSIONS)
+            if noted:
+                self._driver.insert(unsummed, [{"attempt_id": each} for each in sorted(noted)], ("attempt_id",))
 
 
 def _id_of(entry: Entry) -> uuid.UUID:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import InvalidRequest, LLMError
-from shared.models.image_options import IMAGE_PROVIDERS
+from shared.models.image_options import IMAGE_PROVIDERS, OPENAI_SHAPED
 from shared.models.names import model_facts
 from shared.types import Candidate, TaskType
 
@@ -24,8 +24,9 @@ def makes_images(provider: str, wire_model: str, entry: Entry | None) -> bool | 
     if entry is None:
         return None
     gemini = provider == "gemini" and "-image" in wire_model
-    draws = "image" in entry.get("makes", ())
-    return entry.get("mode", "chat") in _IMAGE_MODES or gemini or (draws and provider in IMAGE_PROVIDERS)
+    # OpenAI's endpoint for images takes none of its chat models, whatever these can do by a tool of the provider's.
+    draws = "image" in entry.get("makes", ()) and provider in IMAGE_PROVIDERS - OPENAI_SHAPED
+    return entry.get("mode", "chat") in _IMAGE_MODES or gemini or draws
 
 
 def sees(wire_model: str, entry: Entry | None) -> bool | None:
@@ -61,7 +62,7 @@ def check_task(task: TaskType, candidate: Candidate, entry: Entry | None, *, own
     """
     if task is TaskType.CHAT_COMPLETION:
         return
-    if task is TaskType.IMAGE_GENERATION and candidate.provider not in IMAGE_PROVIDERS:
+    if task is TaskType.IMAGE_GENERATION and candidate.provider not in IMAGE_PROVIDERS | {"local"}:
         raise _cannot(
             candidate,
             f"{candidate.requested} cannot be asked for images: {candidate.provider} needs a cloud login, answers "

@@ -431,7 +431,9 @@ def usable_models(task: TaskType = TaskType.CHAT_COMPLETION) -> list[str]:
 
 
 def _similar(name: str) -> str:
-    close = difflib.get_close_matches(name, _chat_names(), n=3, cutoff=0.75)
+    names = _chat_names()
+    close = difflib.get_close_matches(name, names, n=9, cutoff=0.75)
+    close = [each for each in close if retirement(*split(names[each])) is None][:3]
     return f"; similar: {', '.join(close)}" if close else ""
 
 

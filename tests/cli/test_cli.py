@@ -101,6 +101,29 @@ def test_errors_are_one_sentence(
     assert "Traceback" not in printed[1].getvalue()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("text",),
+        ("text", "Hello", "--temprature", "1"),
+        ("text", "Hello", "--max-tokens", "0"),
+        ("compare", "Hello"),
+        ("models", "--supports", "flying"),
+        ("models", "--max-input-price", "cheap"),
+        ("models", "--retiring", "soon"),
+        ("images", "create", "A fox", "-n", "99"),
+        ("doctor", "everything"),
+    ],
+)
+def test_a_wrong_argument(arguments: tuple[str, ...]) -> None:
+    """A command that is not understood shows how it is used, with the error last, and exits with 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith("Usage: ")
+    assert "\nError: " in result.output
+
+
 def test_broken_stream_keeps_what_came(
     hosted: Double, monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.StringIO]
 ) -> None:
@@ -229,6 +252,45 @@ def test_models_leave_out_what_is_not_wanted(printed: tuple[io.StringIO, io.Stri
     assert run("models", "--provider", "nobody").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--provider", "opnai"), "no provider is called opnai. Similar: openai"),
+        (("claude", "--max-input-price", "0.000001"), "no model whose name contains claude passes these filters."),
+        (("claude", "--provider", "groq"), "no model whose name contains claude passes these filters."),
+        (("gtp-5.4-mini",), "no model whose name contains gtp-5.4-mini is known. Similar: gpt-5.4-mini"),
+    ],
+)
+def test_what_no_model_matches_is_named(
+    arguments: tuple[str, ...], sentence: str, printed: tuple[io.StringIO, io.StringIO]
+) -> None:
+    """An empty list says which word or filter emptied it, and never suggests a model that is shut down."""
+    assert run("models", *arguments).exit_code == 1
+    assert printed[0].getvalue() == ""
+    assert printed[1].getvalue().startswith(f"Error: {sentence}")
+
+
+def test_retired_names_do_not_bury_the_list(printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """A few retired names stand below the list, the one that was asked for first, and only those of the provider."""
+    assert run("models", "gpt-4").exit_code == 0
+    lines = printed[0].getvalue().splitlines()
+    below = lines[lines.index(next(line for line in lines if " models" in line)) + 1 :]
+    assert below[0].startswith("openai/gpt-4: shut down 2026-10-23, use openai/gpt-5.5")
+    assert len(below) == 6
+    assert "more retired names match" in below[-1]
+    printed[0].truncate(0)
+    printed[0].seek(0)
+    assert run("models", "gpt", "--provider", "groq").exit_code == 0
+    assert "openai/gpt-4" not in printed[0].getvalue()
+
+
+def test_chat_models_do_not_make_images(printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """A chat model of OpenAI's is not listed as one that makes images: its endpoint for images takes none of them."""
+    assert run("models", "--provider", "openai", "--supports", "images", "--json").exit_code == 0
+    modes = {row["mode"] for row in json.loads(printed[0].getvalue())}
+    assert modes <= {"image_generation", "image_edit"}
+
+
 def test_bare_models_are_the_first_forty(printed: tuple[io.StringIO, io.StringIO]) -> None:
     """Without a word the list is a page long, and says how to see more; --all is all."""
     assert run("models").exit_code == 0
@@ -265,6 +327,15 @@ def test_estimate(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> N
     assert [row["model"] for row in rows] == [MINI, HAIKU]
     assert all(row["upper_bound"] > 0 for row in rows)
     assert not hosted.requests
+
+
+def test_estimate_needs_no_key(printed: tuple[io.StringIO, io.StringIO]) -> None:
+    """What a prompt would cost is known before there is a key; a name that is none is an error beside the others."""
+    assert run("estimate", "Hi").exit_code == 0
+    assert printed[0].getvalue().splitlines()[1].startswith(f"{MINI} ")
+    assert run("estimate", "Hi", "-m", MINI, "-m", "no-such-model").exit_code == 0
+    assert printed[1].getvalue().startswith("Error: No model is called no-such-model")
+    assert run("estimate", "Hi", "-m", "no-such-model", "-m", "nor-this").exit_code == 1
 
 
 def test_compare(hosted: Double, printed: tuple[io.StringIO, io.StringIO]) -> None:

@@ -23,7 +23,7 @@ from shared.internal.clock import new_id
 from shared.ledger import query
 from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
-from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, event, label, meta, rollup
+from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, SUMS, event, label, meta
 from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
 from shared.ledger.writer import _MAX_DELAY_S, Item
@@ -31,13 +31,13 @@ from shared.ledger.writes import Event
 from tests.support.ledger_rows import (
     NOON_US,
     assert_exact,
+    folded,
     held_nano,
     only,
     rows,
     settled,
     started,
     submit,
-    sums,
     write,
 )
 from tests.support.processes import race, run
@@ -67,7 +67,7 @@ def test_an_attempt_is_started_and_then_settled(store: Ledger) -> None:
     write(store, "start", row, customer="acme")
     assert only(store)["status"] == "started"
     assert held_nano(store) == 9000
-    assert rows(store, rollup) == []
+    assert folded(store) == {}
     write(store, "settle", settled(row), customer="acme")
     final = only(store)
     assert {name: final[name] for name in ("attempt_id", "status", "cost_nano", "tool", "agent", "run")} == {
@@ -93,7 +93,7 @@ def test_settling_twice_counts_once_and_the_last_figures_hold(store: Ledger) -> 
         write(store, "settle", final)
         assert_exact(store)
     assert (only(store)["cost_nano"], only(store)["model"]) == (9, "other")
-    assert sums(rows(store, rollup)) == {(row["bucket"], "else", "other", "", ""): (0, 0, 0, 9, 10, 20, 0, 0, 5)}
+    assert folded(store) == {(row["bucket"], "else", "other", "", ""): (0, 0, 0, 9, 10, 20, 0, 0, 5)}
 
 
 def test_order_does_not_matter(store: Ledger) -> None:
@@ -110,7 +110,7 @@ def test_an_unknown_cost_stays_unknown(store: Ledger) -> None:
     """No price is NULL in the row and 0 in the sums, beside the count of what is unpriced."""
     write(store, "settle", settled(cost_nano=None, prompt_tokens=None, unpriced_calls=1))
     assert (only(store)["cost_nano"], only(store)["prompt_tokens"]) == (None, None)
-    (total,) = rows(store, rollup)
+    (total,) = (dict(zip(SUMS, values, strict=True)) for values in folded(store).values())
     assert (total["cost_nano"], total["prompt_tokens"], total["unpriced_calls"]) == (0, 0, 1)
 
 
@@ -284,7 +284,7 @@ def test_two_who_settle_the_same_attempt_at_once_count_it_once(url: str, store: 
         assert_exact(store)
     for other in others:
         other.close()
-    assert sum(row["calls"] for row in rows(store, rollup)) == 9
+    assert sum(values[SUMS.index("calls")] for values in folded(store).values()) == 9
 
 
 WRITER = """

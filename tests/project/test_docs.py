@@ -24,6 +24,7 @@ from docs import generate
 from shared import cli
 from shared.base_tool import BaseTool
 from shared.config import Settings
+from shared.internal.extras import EXTRAS
 from shared.types import CostSource
 from tests.support.paths import BESIDE, ROOT
 from tests.support.pictures import image
@@ -145,6 +146,12 @@ def extras() -> set[str]:
     """The package's extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return set(project["optional-dependencies"])
+
+
+def test_install_commands_name_what_the_extras_are() -> None:
+    """What errors and doctor say to install is what pyproject.toml has for the extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name: [needed] for name, (_, needed) in EXTRAS.items()} == project["optional-dependencies"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

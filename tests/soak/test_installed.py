@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,13 +10,13 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.wheels import BIN, TIMEOUT_S
+from tests.support.wheels import BIN, TIMEOUT_S, Project
 
 # A user's web app, with names of its own; one path plays the provider.
 APP = """
@@ -67,54 +66,6 @@ print(json.dumps({"own": [tools.OWN, shared.OWN], "files": {name: file for name,
 """
 
 
-class Project(NamedTuple):
-    """A user's project: its folder, and the one that the wheel is installed in."""
-
-    folder: Path
-    site: Path
-
-    def environment(self) -> dict[str, str]:
-        """The wheel stands before the checkout that this virtual environment may have."""
-        return {**os.environ, "PYTHONPATH": str(self.site)}
-
-    def run(self, *command: str | Path) -> str:
-        """What a program that ends well prints."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The wheel beside a project that has taken both names, and has a tool of the same name too."""
-    project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("site"))
-    (project.folder / "tools").mkdir()
-    (project.folder / "tools" / "__init__.py").write_text("OWN = 'tools'\n")
-    (project.folder / "tools" / "TextGeneration.py").write_text("class TextGeneration: ...\n")
-    (project.folder / "shared.py").write_text("OWN = 'shared'\n")
-    (project.folder / "app.py").write_text(APP)
-    install: list[str | Path] = [
-        BIN / "uv",
-        "pip",
-        "install",
-        "--offline",
-        "--no-cache",
-        "--no-deps",
-        "--python",
-        sys.executable,
-    ]
-    subprocess.run([*install, "--target", project.site, wheel], check=True, capture_output=True, timeout=TIMEOUT_S)
-    return project
-
-
 def test_both_are_used(project: Project) -> None:
     """A project's own `tools` and `shared` stay its own, and no module of ours is loaded twice or from elsewhere."""
     seen = json.loads(project.run(sys.executable, "-c", LOADED))
@@ -148,6 +99,7 @@ def test_pytest_plugin(project: Project) -> None:
 @pytest.fixture
 def served(project: Project) -> Iterator[str]:
     """The URL of the project's web app, served by a real uvicorn."""
+    (project.folder / "app.py").write_text(APP)
     command: list[str | Path] = [BIN / "uvicorn", "app:app", "--port", "0", "--lifespan", "off", "--no-access-log"]
     with subprocess.Popen(
         command, cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True

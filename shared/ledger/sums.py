@@ -1,0 +1,720 @@
+"""
+Sums that answer reports, kept exact without a statement that writers would wait for.
+
+A settling transaction only notes the attempt in `unsummed`. Whoever comes by later (a writer after a commit, or a
+report) folds such attempts into the sums, some hundred in a short transaction of its own. A settled attempt that
+changes (a correction, a clock that is set right) is first copied to `taken_back` as it was, if it is in the sums
+already. So at any moment
+
+    sums + attempts in `unsummed` - attempts in `taken_back` = all settled attempts
+
+and a report that reads all three in one transaction is exact, however much is left to fold.
+
+In a ledger of an older version the attempts before `sums_state.since_us` are in no sum. They are added in pages from
+the newest to the oldest, each with the new `since_us` in one transaction; until then reports read their rows.
+
+Sums are of an owner: "" for everything, "label:customer" with its value, or "label:" for attempts that have neither
+label nor conversation. `split` 0 has one row of an owner and time, `split` 1 one for each provider, model, operation,
+tool and agent. Labels have no sums of quarters of an hour, which would be about as many as attempts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.errors import StoreError
+from shared.internal.clock import new_id
+from shared.ledger.deadline import within
+from shared.ledger.schema import (
+    BUCKET_S,
+    GRAINS,
+    LATENCY_KEY,
+    LATENCY_MS,
+    SUM_KEY,
+    SUMS,
+    TAKEN_BACK,
+    VALUES,
+    sums_state,
+    unsummed,
+    unsummed_label,
+)
+
+if TYPE_CHECKING:
+    from shared.ledger.store import Ledger
+
+logger = logging.getLogger("agentswarm_tools")
+
+# Attempts folded in one transaction, so that no writer waits for long; and how many may be left for reports to add.
+PAGE = 200
+# Attempts of an older ledger that are added in one transaction.
+_BUILD_PAGE = 1000
+# A label that has more values on a day (UTC) has no sums of it: they would be no fewer than the rows.
+MAX_VALUES = 10_000
+# How long a report folds what is left, and waits for a lock for that, before it adds the rest itself.
+_CATCHING_UP_S = 1.0
+_LOCK_S = 0.2
+_LABEL = "label:"
+# Entries of an attempt's metadata that are summed.
+IN_METADATA = frozenset({"image_tokens_saved", "image_nano_saved"})
+_LABEL_GRAINS = GRAINS[1:]
+_DAY_S = GRAINS[-1]
+_ALWAYS = -(2**62)
+
+
+def note(connection: Connection, attempt_id: uuid.UUID) -> None:
+    """An attempt was settled; to be called in the same transaction."""
+    connection.execute(_NOTE, {"attempt_id": attempt_id})
+
+
+def before_change(connection: Connection, attempt_id: uuid.UUID) -> None:
+    """
+    A settled attempt is about to change, or to be deleted; to be called before that, in the same transaction.
+
+    The caller must have locked the attempt's row, where rows can be locked.
+    """
+    known = {"attempt_id": attempt_id}
+    if connection.execute(_IS_NOTED, known).one_or_none() is None:
+        taken = known | {"taken_id": new_id()}
+        connection.execute(_TAKE_BACK, taken)
+        connection.execute(_TAKE_BACK_LABELS, taken)
+        connection.execute(_NOTE, known)
+
+
+_id = sa.bindparam("attempt_id", type_=sa.Uuid())
+_taken_id = sa.bindparam("taken_id", type_=sa.Uuid())
+_NOTE = sa.text("INSERT INTO unsummed (attempt_id) VALUES (:attempt_id) ON CONFLICT DO NOTHING").bindparams(_id)
+# FOR UPDATE only affects PostgreSQL: nobody may fold the attempt now.
+_IS_NOTED = sa.select(unsummed.c.attempt_id).where(unsummed.c.attempt_id == _id).with_for_update()
+_TAKE_BACK = sa.text(
+    f"INSERT INTO taken_back (taken_id, {', '.join(TAKEN_BACK)}) "  # noqa: S608 - our own names
+    f"SELECT :taken_id, {', '.join(TAKEN_BACK)} FROM attempt WHERE attempt_id = :attempt_id"
+).bindparams(_id, _taken_id)
+_TAKE_BACK_LABELS = sa.text(
+    "INSERT INTO taken_back_label (taken_id, name, value) "
+    "SELECT :taken_id, name, value FROM label WHERE attempt_id = :attempt_id"
+).bindparams(_id, _taken_id)
+
+
+# Folding
+
+
+def fold(ledger: Ledger, *, if_many: bool = False) -> bool:
+    """
+    Fold some of what is left into the sums, unless another process does; a failure leaves it for later.
+
+    Args:
+        if_many: Only if there is a page of it, or an older version has left something.
+
+    Returns:
+        Whether there may be more to fold.
+    """
+    try:
+        with within(_LOCK_S), ledger.writing() as connection:
+            if not _may_fold(connection) or (if_many and connection.scalar(_IS_BEHIND) is None):
+                return False
+            return _fold_page(connection) or _build_page(connection)
+    except (SQLAlchemyError, OSError, StoreError) as error:
+        logger.debug("The sums of %s were not updated now (%s).", ledger.name, type(error).__name__)
+        return False
+
+
+def catch_up(ledger: Ledger) -> None:
+    """
+    Fold what is left before a report, as far as that takes a moment; the report adds the rest.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        is_behind = connection.scalar(_IS_BEHIND) is not None
+    until = time.monotonic() + _CATCHING_UP_S
+    while is_behind and time.monotonic() < until:
+        is_behind = fold(ledger)
+
+
+def rebuild(ledger: Ledger) -> None:
+    """
+    Compute all sums anew, in pages; reports read rows meanwhile.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    _forget(ledger)
+    is_more = True
+    while is_more:
+        with ledger.changing() as connection:
+            _lock_sums(connection)
+            is_more = _build_page(connection)
+
+
+def _forget(ledger: Ledger) -> None:
+    """Delete all sums, so that the ledger is as one of an older version."""
+    with ledger.changing() as connection:
+        _lock_sums(connection)
+        _set_since(connection, -_ALWAYS)
+        for table in ("taken_back_label", "taken_back"):
+            connection.execute(sa.text(f"DELETE FROM {table}"))  # noqa: S608 - our own names
+    _delete_sums(ledger)
+    with ledger.changing() as connection:
+        _lock_sums(connection)
+        connection.execute(sa.delete(unsummed_label))
+        latest = connection.scalar(sa.text("SELECT max(ts_us) FROM attempt"))
+        _set_since(connection, None if latest is None else latest + 1)
+
+
+def _delete_sums(ledger: Ledger) -> None:
+    """Delete all sums, those of a grain and day at a time."""
+    for table, keys in (("sums", ("split", "grain")), ("latency", ("grain",))):
+        while _delete_some(ledger, table, keys):
+            pass
+
+
+def _delete_some(ledger: Ledger, table: str, keys: tuple[str, ...]) -> bool:
+    inside = " AND ".join((*(f"{key} = :{key}" for key in keys), "start >= :start AND start < :end"))
+    with ledger.changing() as connection:
+        _lock_sums(connection)
+        query = f"SELECT {', '.join(keys)}, start FROM {table} LIMIT 1"  # noqa: S608 - our own names
+        first = connection.execute(sa.text(query)).mappings().one_or_none()
+        if first is not None:
+            given = {**first, "end": first["start"] + _DAY_S}
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE {inside}"), given)  # noqa: S608 - our own names
+    return first is not None
+
+
+def _may_fold(connection: Connection) -> bool:
+    """Whether this transaction is the only one that changes the sums; SQLite has one writer anyway."""
+    return connection.dialect.name == "sqlite" or bool(connection.scalar(_TRY_LOCK))
+
+
+def _lock_sums(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK)
+
+
+_TRY_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(7231990417)")
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(7231990417)")
+_IS_BEHIND = sa.text(
+    "SELECT 1 FROM sums_state UNION ALL SELECT * FROM (SELECT 1 FROM unsummed LIMIT 1 OFFSET :page) AS many "
+    "UNION ALL SELECT * FROM (SELECT 1 FROM taken_back LIMIT 1 OFFSET :page) AS more LIMIT 1"
+).bindparams(page=PAGE)
+
+
+def _fold_page(connection: Connection) -> bool:
+    """Fold the oldest of what is left; returns whether there may be more."""
+    since_us = _since(connection)
+    found = {"ids": _claimed(connection, since_us), "taken": _taken(connection, since_us)}
+    if not any(found.values()):
+        return False
+    given = {name: _array(connection, ids) for name, ids in found.items()}
+    for statement in (*_statements(connection.dialect.name, "page"), *_DONE[connection.dialect.name]):
+        connection.execute(statement, given)
+    low, high = connection.execute(_DAYS[connection.dialect.name], given).one()
+    _leave_out_full_labels(connection, low, high)
+    return max(map(len, found.values())) >= PAGE
+
+
+def _build_page(connection: Connection) -> bool:
+    """Add the newest attempts that an older version left; returns whether there were any, so that there may be more."""
+    high_us = _since(connection)
+    if high_us is None:
+        return False
+    query = "SELECT ts_us FROM attempt WHERE ts_us < :high ORDER BY ts_us DESC LIMIT 1 OFFSET :page"
+    low_us = connection.scalar(sa.text(query), {"high": high_us, "page": _BUILD_PAGE})
+    span = {"low": _ALWAYS if low_us is None else low_us, "high": high_us}
+    for statement in _statements(connection.dialect.name, "build"):
+        connection.execute(statement, span)
+    buckets = connection.execute(_BUILT, span).one()
+    _leave_out_full_labels(connection, *buckets)
+    _set_since(connection, low_us)
+    return True
+
+
+def _since(connection: Connection) -> int | None:
+    """From when on attempts are in the sums, in microseconds since 1970; None: all are."""
+    return connection.scalar(sa.select(sums_state.c.since_us))
+
+
+def _set_since(connection: Connection, since_us: int | None) -> None:
+    connection.execute(sa.delete(sums_state))
+    if since_us is not None:
+        connection.execute(sa.insert(sums_state), {"since_us": since_us})
+
+
+def _claimed(connection: Connection, since_us: int | None) -> list[Any]:
+    """The ids of a page of attempts to fold, as the database has them."""
+    joined = (
+        "" if since_us is None else "CROSS JOIN attempt WHERE attempt.attempt_id = u.attempt_id AND ts_us >= :since"
+    )
+    # Whoever is changing an attempt right now keeps it.
+    lock = "" if connection.dialect.name == "sqlite" else "FOR UPDATE OF u SKIP LOCKED"
+    query = f"SELECT u.attempt_id FROM unsummed u {joined} ORDER BY u.attempt_id LIMIT {PAGE} {lock}"  # noqa: S608
+    return list(connection.scalars(sa.text(query), {"since": since_us} if joined else {}))
+
+
+def _taken(connection: Connection, since_us: int | None) -> list[Any]:
+    query = f"SELECT taken_id FROM taken_back WHERE ts_us >= :since ORDER BY taken_id LIMIT {PAGE}"  # noqa: S608
+    return list(connection.scalars(sa.text(query), {"since": _ALWAYS if since_us is None else since_us}))
+
+
+def _array(connection: Connection, values: Sequence[Any]) -> Any:
+    """Values as one parameter."""
+    return json.dumps(values) if connection.dialect.name == "sqlite" else list(values)
+
+
+# How a list of values is given in one parameter, by dialect.
+_IN = {
+    "sqlite": {"uuid": "IN (SELECT value FROM json_each(:{0}))", "bigint": "IN (SELECT value FROM json_each(:{0}))"},
+    "postgresql": {"uuid": "= ANY(CAST(:{0} AS uuid[]))", "bigint": "= ANY(CAST(:{0} AS bigint[]))"},
+}
+
+
+def _any_of(dialect: str, kind: str, name: str) -> str:
+    return _IN[dialect][kind].format(name)
+
+
+_DONE = {
+    dialect: [
+        sa.text(f"DELETE FROM {table} WHERE {column} {_any_of(dialect, 'uuid', name)}")  # noqa: S608 - our own names
+        for table, column, name in (
+            ("unsummed", "attempt_id", "ids"),
+            ("taken_back_label", "taken_id", "taken"),
+            ("taken_back", "taken_id", "taken"),
+        )
+    ]
+    for dialect in _IN
+}
+_DAYS = {
+    dialect: sa.text(
+        f"SELECT min(bucket), max(bucket) FROM attempt WHERE attempt_id {_any_of(dialect, 'uuid', 'ids')}"  # noqa: S608
+    )
+    for dialect in _IN
+}
+_BUILT = sa.text("SELECT min(bucket), max(bucket) FROM attempt WHERE ts_us >= :low AND ts_us < :high")
+
+
+def _leave_out_full_labels(connection: Connection, first: int | None, last: int | None) -> None:
+    """Delete the sums of labels that have too many values on a day of these buckets, and note that there are none."""
+    if first is None or last is None:
+        return
+    days = {"first": first * BUCKET_S // _DAY_S * _DAY_S, "last": last * BUCKET_S, "most": MAX_VALUES}
+    for owner, day in connection.execute(_FULL, days).all():
+        connection.execute(sa.insert(unsummed_label), {"owner": owner, "day": day})
+        for statement in _DELETE_OWNER:
+            connection.execute(statement, {"owner": owner, "day": day, "end": day + _DAY_S})
+
+
+_FULL = sa.text(
+    f"SELECT owner, start FROM sums WHERE split = 0 AND grain = {_DAY_S} AND start >= :first AND start <= :last "  # noqa: S608
+    "AND owner <> '' GROUP BY owner, start HAVING count(*) > :most"
+)
+_DELETE_OWNER = [
+    sa.text(f"DELETE FROM {table} WHERE {key} grain = {grain} AND start >= :day AND start < :end AND owner = :owner")  # noqa: S608
+    for grain in _LABEL_GRAINS
+    for table, key in (("sums", "split = 0 AND"), ("sums", "split = 1 AND"), ("latency", ""))
+]
+
+
+# What is summed of an attempt, in SQL on its columns. NULL is 0, and takes no room.
+
+_SAVED = {
+    "sqlite": (
+        "CASE WHEN operation = 'vision' THEN CASE WHEN json_valid(metadata) THEN "
+        "CASE WHEN json_type(metadata, '$.{0}') = 'integer' THEN json_extract(metadata, '$.{0}') END END END"
+    ),
+    "postgresql": (
+        "CASE WHEN operation = 'vision' THEN CASE WHEN json_typeof(metadata -> '{0}') = 'number' THEN "
+        "CASE WHEN metadata ->> '{0}' ~ '^-?[0-9]{{1,18}}$' THEN CAST(metadata ->> '{0}' AS bigint) END END END"
+    ),
+}
+
+
+@lru_cache(maxsize=2)
+def expressions(dialect: str) -> Mapping[str, str]:
+    """What each of VALUES adds up, as SQL on the columns of an attempt that is settled."""
+    found = {
+        "requests": "1",
+        **{name: f"coalesce({name}, 0)" for name in (*SUMS, "cache_write_tokens")},
+        "unknown_requests": "CASE WHEN cost_nano IS NULL THEN 1 END",
+        "unknown_calls": "CASE WHEN cost_nano IS NULL THEN calls END",
+        "lower_bound_requests": "CASE WHEN cost_is_lower_bound THEN 1 END",
+        "lower_bound_nano": "CASE WHEN cost_is_lower_bound THEN cost_nano END",
+        "adjustment_requests": "CASE WHEN adjustment_kind IS NOT NULL THEN 1 END",
+        "adjustment_nano": "CASE WHEN adjustment_kind IS NOT NULL THEN cost_nano END",
+        # Sent, and not answered to the end.
+        "failed_requests": "CASE WHEN status IN ('failed', 'interrupted', 'unsettled') THEN 1 END",
+        # Answered by the second attempt or a later one: a retry, or another model.
+        "retried_calls": "CASE WHEN attempt_number > 1 THEN calls END",
+        **{name: _SAVED[dialect].format(name) for name in IN_METADATA},
+    }
+    return {name: found[name] for name in VALUES}
+
+
+_SHORTER = " ".join(f"WHEN duration_us < {ms * 1000} THEN {place}" for place, ms in enumerate(LATENCY_MS))
+# In which place of the latencies an attempt counts; NULL for one that was not answered.
+PLACE = f"CASE WHEN status <> 'ok' OR duration_us IS NULL THEN NULL {_SHORTER} ELSE {len(LATENCY_MS)} END"
+
+
+def _rows(dialect: str, sign: int, identity: str, source: str) -> str:
+    """Settled attempts, or what they were, with what each adds to the sums."""
+    numbers = (f"{sign} * ({what}) AS {name}" for name, what in expressions(dialect).items())
+    return (
+        f"SELECT {identity} AS id, CAST(bucket AS bigint) AS bucket, conversation, provider, model, operation, "
+        f"coalesce(tool, '') AS tool, coalesce(agent, '') AS agent, {PLACE} AS place, {', '.join(numbers)} {source}"
+    )
+
+
+def _not_noted(inside: str) -> str:
+    """The settled attempts that are not left to fold."""
+    noted = "SELECT 1 FROM unsummed WHERE unsummed.attempt_id = attempt.attempt_id"
+    return f"FROM attempt WHERE {inside} AND status <> 'started' AND NOT EXISTS ({noted})"
+
+
+_NOT_LABELLED = " AND ".join(
+    f"NOT EXISTS (SELECT 1 FROM {table} l WHERE l.{column} = p.id)"  # noqa: S608 - our own names
+    for table, column in (("label", "attempt_id"), ("taken_back_label", "taken_id"))
+)
+_LABELLED = "\nUNION ALL\n".join(
+    (
+        *(
+            f"SELECT '{_LABEL}' || l.name AS owner, l.value AS value, p.* FROM page p CROSS JOIN {table} l "  # noqa: S608
+            f"WHERE l.{column} = p.id"
+            for table, column in (("label", "attempt_id"), ("taken_back_label", "taken_id"))
+        ),
+        f"SELECT '{_LABEL}', '', p.* FROM page p WHERE p.conversation IS NULL AND {_NOT_LABELLED}",  # noqa: S608
+    )
+)
+
+
+def _with(*rows: str, before: str = "") -> str:
+    """The attempts in `page`, and in `labelled` once for each of their labels that has sums of that day."""
+    # MATERIALIZED: worked out once, not for every sum.
+    return (
+        f"WITH {before} page AS MATERIALIZED ({' UNION ALL '.join(rows)}), all_labelled AS ({_LABELLED}), "  # noqa: S608
+        "labelled AS MATERIALIZED (SELECT * FROM all_labelled WHERE NOT EXISTS (SELECT 1 FROM unsummed_label u "
+        f"WHERE u.owner = all_labelled.owner AND u.day = {_start(_DAY_S)}))"
+    )
+
+
+def _start(grain: int) -> str:
+    """The first second of the quarter, hour or day of a bucket; a remainder may be negative."""
+    buckets = grain // BUCKET_S
+    return f"(bucket - ((bucket % {buckets}) + {buckets}) % {buckets}) * {BUCKET_S}"
+
+
+def _grouped(split: int, grain: int, source: str, owner: str, value: str) -> str:
+    keys = SUM_KEY[5:]
+    dimensions = ", ".join(keys if split else ("''" for _ in keys))
+    numbers = ", ".join(f"sum({name})" for name in VALUES)
+    groups = [_start(grain), *((owner, value) if owner != "''" else ()), *(keys if split else ())]
+    return (
+        f"SELECT {split}, {grain}, {_start(grain)}, {owner}, {value}, {dimensions}, {numbers} "  # noqa: S608
+        f"FROM {source} GROUP BY {', '.join(groups)}"
+    )
+
+
+def _all_groups() -> str:
+    selects = [_grouped(split, grain, "page", "''", "''") for split in (0, 1) for grain in GRAINS]
+    selects += [_grouped(split, grain, "labelled", "owner", "value") for split in (0, 1) for grain in _LABEL_GRAINS]
+    return "\nUNION ALL\n".join(selects)
+
+
+def _all_latencies() -> str:
+    return "\nUNION ALL\n".join(
+        f"SELECT {grain}, {_start(grain)}, {owner}, provider, model, place, sum(requests) FROM {source} "  # noqa: S608
+        f"WHERE place IS NOT NULL GROUP BY {', '.join((_start(grain), *groups, 'provider', 'model', 'place'))}"
+        for grain in _LABEL_GRAINS
+        for source, owner, groups in (("page", "'', ''", ()), ("labelled", "owner, value", ("owner", "value")))
+    )
+
+
+def _added(name: str) -> str:
+    return f"{name} = coalesce(sums.{name} + excluded.{name}, sums.{name}, excluded.{name})"
+
+
+def _into_sums() -> str:
+    return (
+        f"INSERT INTO sums ({', '.join((*SUM_KEY, *VALUES))})\n{_all_groups()}\n"
+        f"ON CONFLICT ({', '.join(SUM_KEY)}) DO UPDATE SET {', '.join(map(_added, VALUES))}"
+    )
+
+
+def _into_latency() -> str:
+    return (
+        f"INSERT INTO latency ({', '.join(LATENCY_KEY)}, answers)\n{_all_latencies()}\n"
+        f"ON CONFLICT ({', '.join(LATENCY_KEY)}) DO UPDATE SET answers = latency.answers + excluded.answers"
+    )
+
+
+@lru_cache(maxsize=8)
+def _statements(dialect: str, kind: str) -> tuple[sa.TextClause, ...]:
+    """What adds attempts to the sums: a page that was claimed, or those of a time that are in none."""
+    if kind == "page":
+        taken = f"FROM taken_back WHERE taken_id {_any_of(dialect, 'uuid', 'taken')}"
+        ids = f"FROM attempt WHERE attempt_id {_any_of(dialect, 'uuid', 'ids')} AND status <> 'started'"
+        rows: tuple[str, ...] = (_rows(dialect, 1, "attempt_id", ids), _rows(dialect, -1, "taken_id", taken))
+    else:
+        rows = (_rows(dialect, 1, "attempt_id", _not_noted(_INSIDE)),)
+    if dialect == "sqlite":  # the transaction is the only one that writes
+        forget = () if kind == "page" else tuple(map(sa.text, _FORGET_TAKEN))
+        return *forget, *(sa.text(f"{_with(*rows)}\n{into}") for into in (_into_sums(), _into_latency()))
+    # One statement, so that all of it sees the same moment. What was taken back of attempts in no sum is forgotten.
+    before = "" if kind == "page" else _FORGET_TAKEN_AT_ONCE
+    return (sa.text(f"{_with(*rows, before=before)},\ninto_sums AS ({_into_sums()})\n{_into_latency()}"),)
+
+
+_INSIDE = "ts_us >= :low AND ts_us < :high"
+_FORGET_TAKEN = [
+    f"DELETE FROM {table} WHERE taken_id IN (SELECT taken_id FROM taken_back WHERE {_INSIDE})"  # noqa: S608
+    for table in ("taken_back_label", "taken_back")
+]
+_FORGET_TAKEN_AT_ONCE = (
+    f"gone AS (DELETE FROM taken_back WHERE {_INSIDE} RETURNING taken_id), "  # noqa: S608 - our own names
+    "gone_labels AS (DELETE FROM taken_back_label WHERE taken_id IN (SELECT taken_id FROM gone)),"
+)
+
+
+# Checking
+
+
+def wrong(connection: Connection) -> int:
+    """The number of sums that are not what their attempts add up to."""
+    return _wrong(connection, "sums", _all_groups(), SUM_KEY, VALUES) + _wrong(
+        connection, "latency", _all_latencies(), LATENCY_KEY, ("answers",)
+    )
+
+
+def _wrong(connection: Connection, table: str, expected: str, keys: tuple[str, ...], numbers: tuple[str, ...]) -> int:
+    dialect, since_us = connection.dialect.name, _since(connection)
+    inside = "ts_us >= :since"
+    rows = (
+        _rows(dialect, 1, "attempt_id", _not_noted(inside)),
+        _rows(dialect, 1, "taken_id", f"FROM taken_back WHERE {inside}"),
+    )
+    key, names = ", ".join(keys), ", ".join((*keys, *numbers))
+    negative = ", ".join(f"-{name}" for name in numbers)
+    differs = " OR ".join(f"coalesce(sum({name}), 0) <> 0" for name in numbers)
+    query = (
+        f"{_with(*rows)}, expected ({names}) AS ({expected}), "  # noqa: S608 - our own names
+        f"both_ AS (SELECT {names} FROM expected UNION ALL SELECT {key}, {negative} FROM {table}) "
+        f"SELECT count(*) FROM (SELECT 1 FROM both_ GROUP BY {key} HAVING {differs}) AS different"
+    )
+    return connection.scalar(sa.text(query), {"since": _ALWAYS if since_us is None else since_us}) or 0
+
+
+# Reading
+
+Range = tuple[int, int]
+Numbers = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose sums: everything's, those of a label's value, or of a label's values, each by itself."""
+
+    owner: str = ""
+    value: str | None = ""
+
+    @classmethod
+    def of_label(cls, name: str, value: str | None = None) -> Owner:
+        return cls(f"{_LABEL}{name}", value)
+
+    @property
+    def grains(self) -> tuple[int, ...]:
+        return _LABEL_GRAINS if self.owner else GRAINS
+
+
+UNLABELLED = Owner(_LABEL, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    How a window is answered: `summed` from sums, in seconds since 1970, and `rows` from rows, in microseconds.
+
+    `known` is where there are sums at all. `midnights` are the seconds at which its days begin. `reason` says why more
+    is read from rows than the ends of the window.
+    """
+
+    summed: tuple[Range, ...]
+    rows: tuple[Range, ...]
+    known: Range = (0, 0)
+    midnights: tuple[int, ...] = ()
+    reason: str | None = None
+
+
+def plan(
+    connection: Connection, since_us: int, until_us: int, owners: Sequence[Owner], zone: ZoneInfo | None = None
+) -> Plan:
+    """
+    How to answer a window from the sums of these owners.
+
+    Args:
+        zone: Whose days are reported each by itself.
+    """
+    finest = max(owner.grains[0] for owner in owners)
+    built_us = _since(connection)
+    low_us = since_us if built_us is None else min(max(since_us, built_us), until_us)
+    reason = _BUILDING if low_us > since_us else None
+    first, last = -(-low_us // (finest * 10**6)) * finest, until_us // (finest * 10**6) * finest
+    if first >= last:
+        return Plan((), ((since_us, until_us),), reason=reason)
+    known = _known(connection)
+    midnights = _midnights(zone, max(first, known[0]), min(last, known[1])) if zone is not None else ()
+    holes = [(second // finest * finest, second // finest * finest + finest) for second in midnights if second % finest]
+    if full := _full_days(connection, owners, first, last):
+        reason = reason or _FULL_LABEL
+        holes += full
+    summed = []
+    rows = [(since_us, first * 10**6), (last * 10**6, until_us)]
+    at = first
+    for hole in sorted(holes):
+        begin, end = max(hole[0], at), min(hole[1], last)
+        if begin < end:
+            summed.append((at, begin))
+            rows.append((begin * 10**6, end * 10**6))
+            at = end
+    summed.append((at, last))
+    return Plan(_not_empty(summed), _not_empty(sorted(rows)), known, midnights, reason)
+
+
+def _midnights(zone: ZoneInfo, first: int, last: int) -> tuple[int, ...]:
+    """The seconds between at which days begin."""
+    if first >= last:
+        return ()
+    day, end = (datetime.fromtimestamp(second, zone).date() for second in (first, last))
+    found = []
+    while day < end:
+        day += timedelta(days=1)
+        found.append(int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()))
+    return tuple(second for second in found if first < second < last)
+
+
+_BUILDING = "the sums of an older ledger are still being computed"
+_FULL_LABEL = f"a label has more than {MAX_VALUES:,} values on a day"
+
+
+def _not_empty(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    return tuple((begin, end) for begin, end in ranges if begin < end)
+
+
+def _full_days(connection: Connection, owners: Sequence[Owner], first: int, last: int) -> list[Range]:
+    names = [owner.owner for owner in owners if owner.owner]
+    if not names:
+        return []
+    query = sa.select(unsummed_label.c.day).where(
+        unsummed_label.c.owner.in_(names), unsummed_label.c.day > first - _DAY_S, unsummed_label.c.day < last
+    )
+    return [(day, day + _DAY_S) for day in connection.scalars(query)]
+
+
+def _known(connection: Connection) -> Range:
+    """From the first day that has sums to the end of the last."""
+    first, last = (
+        connection.scalar(sa.text(f"SELECT {which}(start) FROM sums WHERE split = 0 AND grain = {_DAY_S}"))  # noqa: S608
+        for which in ("min", "max")
+    )
+    return (0, 0) if first is None or last is None else (first, last + _DAY_S)
+
+
+def read(
+    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str], *, split: int = 1
+) -> Iterator[tuple[tuple[Any, ...], Numbers]]:
+    """
+    The sums of the summed part of a window by `keys`, columns of the table; what is left to fold is in `left`.
+
+    A key may come more than once. Those with "start" begin in the day that they belong to.
+    """
+    cuts = how.midnights if "start" in keys else ()
+    for grain, starts in _starts(how, owner.grains, cuts).items():
+        query = _reading(connection.dialect.name, tuple(keys), owner.value is None)
+        for place in range(0, len(starts), _STARTS):
+            given = {"split": split, "grain": grain, "owner": owner.owner}
+            given |= {} if owner.value is None else {"value": owner.value}
+            given |= {"starts": _array(connection, starts[place : place + _STARTS])}
+            for row in connection.execute(query, given):
+                yield tuple(row[: len(keys)]), _numbers(row[len(keys) :])
+
+
+_STARTS = 2000
+
+
+@lru_cache(maxsize=32)
+def _reading(dialect: str, keys: tuple[str, ...], is_every_value: bool) -> sa.TextClause:
+    numbers = ", ".join(f"sum({name})" for name in VALUES)
+    columns = ", ".join(keys)
+    value = "" if is_every_value else "AND value = :value"
+    return sa.text(
+        f"SELECT {columns}{', ' if keys else ''}{numbers} FROM sums WHERE split = :split AND grain = :grain "  # noqa: S608
+        f"AND start {_any_of(dialect, 'bigint', 'starts')} AND owner = :owner {value} "
+        f"{f'GROUP BY {columns}' if keys else ''}"
+    )
+
+
+def _numbers(row: Sequence[Any]) -> Numbers:
+    return {name: int(number) for name, number in zip(VALUES, row, strict=True) if number}
+
+
+def _starts(how: Plan, grains: tuple[int, ...], cuts: Sequence[int]) -> dict[int, list[int]]:
+    """The sums that make up the summed part of a window, by grain: as few as there can be."""
+    found: dict[int, list[int]] = {}
+    for span in how.summed:
+        begin, end = max(span[0], how.known[0]), min(span[1], how.known[1])
+        inner = [cut for cut in cuts if begin < cut < end]
+        for low, high in zip([begin, *inner], [*inner, end], strict=True):
+            for grain, first, last in _cover(low, high, grains):
+                found.setdefault(grain, []).extend(range(first, last, grain))
+    return found
+
+
+def _cover(low: int, high: int, grains: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """A span as sums of the largest grains that fit, where `low` and `high` lie between two sums of the smallest."""
+    if low >= high:
+        return
+    grain = grains[-1]
+    first, last = -(-low // grain) * grain, high // grain * grain
+    if first >= last:
+        yield from _cover(low, high, grains[:-1])
+        return
+    yield grain, first, last
+    if len(grains) > 1:
+        yield from _cover(low, first, grains[:-1])
+        yield from _cover(last, high, grains[:-1])
+
+
+def left(
+    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], Numbers]]:
+    """What is left to fold of the summed part of a window, by `keys`, which may be "bucket" as well."""
+    if not how.summed or connection.scalar(_IS_LEFT) is None:
+        return
+    dialect = connection.dialect.name
+    inside = " OR ".join(f"ts_us >= {begin * 10**6} AND ts_us < {end * 10**6}" for begin, end in how.summed)
+    attempts = "FROM unsummed u CROSS JOIN attempt WHERE attempt.attempt_id = u.attempt_id AND status <> 'started'"
+    rows = (
+        _rows(dialect, 1, "attempt.attempt_id", f"{attempts} AND ({inside})"),
+        _rows(dialect, -1, "taken_id", f"FROM taken_back WHERE {inside}"),
+    )
+    columns, numbers = ", ".join(keys), ", ".join(f"sum({name})" for name in VALUES)
+    source, given = "page", {}
+    if owner.owner:
+        value = "" if owner.value is None else "AND value = :value"
+        source, given = f"labelled WHERE owner = :owner {value}", {"owner": owner.owner, "value": owner.value}
+    query = f"{_with(*rows)} SELECT {columns}, {numbers} FROM {source} GROUP BY {columns}"  # noqa: S608 - our own names
+    for row in connection.execute(sa.text(query), {name: value for name, value in given.items() if value is not None}):
+        yield tuple(row[: len(keys)]), _numbers(row[len(keys) :])
+
+
+_IS_LEFT = sa.text("SELECT 1 FROM unsummed UNION ALL SELECT 1 FROM taken_back LIMIT 1")
