@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import cache
+from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,14 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.ledger import sums as stored_sums
-from shared.ledger.query import Filter, Window, conditions
+from shared.ledger.query import Filter, Window, conditions, paged
 from shared.ledger.schema import BUCKET_S, DIMENSIONS, VALUES, attempt, label
 from shared.ledger.store import Ledger
+from shared.ledger.sums import Owner, Plan, Range
 
 GRAINS = ("hour", "day", "week", "month")
 FIGURES = VALUES
-# Attempts read in one transaction, so that no writer waits for long.
-_PAGE = 20_000
+_HOUR_S = 3600
 
 Key = tuple[str, ...]
 Sums = dict[str, int]
@@ -29,8 +31,6 @@ Sums = dict[str, int]
 def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
     """
     What was spent in a window, by `keys`.
-
-    From the stored sums where there are any: not by hour, not of two labels together, and not within a conversation.
 
     Args:
         keys: Any of provider, model, tool, agent, names of labels, and hour, day, week or month in the window's zone.
@@ -46,15 +46,13 @@ def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filte
     stored_sums.catch_up(ledger)
     found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
     with ledger.reading() as connection:
-        how, owners = _plan(connection, span, keys, which)
-        if owners:
-            for sign, owner in owners:
-                _add_stored(connection, found, how, owner, keys, which, span.zone, sign)
-        ranges = list(how.rows)
-    while ranges:
+        how = _plan(connection, span, keys, which)
+        if how.summed:
+            _add_stored(connection, found, how, span.zone, keys, which)
+        rest = _add_rows(connection, found, how.rows, span.zone, keys, which)
+    while rest:
         with ledger.reading() as connection:
-            ranges = _add_page(connection, found, ranges, keys, which, span.zone)
-    # What was taken back, as a correction to another model, leaves nothing where it was.
+            rest = _add_rows(connection, found, rest, span.zone, keys, which)
     return {key: sums for key, sums in found.items() if any(sums.values())}
 
 
@@ -67,7 +65,7 @@ def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
     """
     which = which or Filter()
     with ledger.reading() as connection:
-        if not which.everything:
+        if which != Filter():
             inside = sa.select(attempt.c.attempt_id).where(*conditions(which))
             query = sa.select(label.c.name).where(label.c.attempt_id.in_(inside)).distinct().order_by(label.c.name)
             return list(connection.scalars(query))
@@ -85,111 +83,107 @@ def is_empty(ledger: Ledger) -> bool:
         return connection.scalar(sa.select(attempt.c.attempt_id).limit(1)) is None
 
 
-def _is_label(key: str) -> bool:
-    return key not in (*DIMENSIONS, *GRAINS)
+def _labels_in(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key not in (*DIMENSIONS, *GRAINS)]
 
 
-def _plan(
-    connection: Connection, span: Window, keys: Sequence[str], which: Filter
-) -> tuple[stored_sums.Plan, list[tuple[int, stored_sums.Owner]]]:
-    """How to answer, and whose sums to add: attempts without a label are all of them, less those that have it."""
-    labels = [key for key in keys if _is_label(key)]
-    whole = Filter(which.labels, which.conversation, which.any_conversation).owner
-    if whole is None or "hour" in keys or len(labels) + len(which.labels) > 1 or (labels and whole.owner):
-        return stored_sums.Plan((), ((span.since_us, span.until_us),)), []
-    owners = [(1, whole)]
-    if labels:
-        each = stored_sums.Owner.of_label(labels[0])
-        owners += [(1, each), (-1, each)]
-    zone = span.zone if any(key in GRAINS for key in keys) else None
-    return stored_sums.plan(connection, span.since_us, span.until_us, [owner for _, owner in owners], zone), owners
+def _owners(keys: Sequence[str], which: Filter) -> list[tuple[Owner, int]]:
+    """
+    Whose sums answer the question, each with the sign with which it counts; none if only rows do.
+
+    What has no value of a label is everything without what has one.
+    """
+    labels, own = _labels_in(keys), which.owner
+    if own is None or len(labels) > 1 or (own.owner and labels not in ([], list(which.labels))):
+        return []
+    if not labels or own.owner:
+        return [(own, 1)]
+    return [(Owner.of_label(labels[0]), 1), (Owner(), 1), (Owner.of_label(labels[0]), -1)]
+
+
+def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filter) -> Plan:
+    owners = [owner for owner, _ in _owners(keys, which)]
+    from_rows = Plan((), ((span.since_us, span.until_us),))
+    if not owners:
+        return from_rows
+    is_timed = not set(keys).isdisjoint(GRAINS)
+    how = stored_sums.plan(connection, span.since_us, span.until_us, owners, span.zone if is_timed else None)
+    if "hour" not in keys:
+        return how
+    offsets = (datetime.fromtimestamp(ts_us / 1e6, span.zone).utcoffset() for ts_us in (span.since_us, span.until_us))
+    seconds = (*how.midnights, *(offset.total_seconds() for offset in offsets if offset is not None))
+    step = _HOUR_S if not any(second % _HOUR_S for second in seconds) else BUCKET_S
+    if step < max(owner.grains[0] for owner in owners):
+        return from_rows  # labels have no sums of less than an hour, as counted from UTC
+    first = max(how.known[0], span.since_us // 10**6 // step * step)
+    return replace(how, midnights=tuple(range(first, how.known[1], step)))
 
 
 def _add_stored(
-    connection: Connection,
-    found: dict[Key, Sums],
-    how: stored_sums.Plan,
-    owner: stored_sums.Owner,
-    keys: Sequence[str],
-    which: Filter,
-    zone: ZoneInfo,
-    sign: int,
+    connection: Connection, found: dict[Key, Sums], how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
 ) -> None:
-    """Add the stored sums of an owner, and what is left to fold into them; with a `sign` of -1 to what has no label."""
-    timed = any(key in GRAINS for key in keys)
-    names = list(dict.fromkeys([*(key for key in keys if key in DIMENSIONS), *which.columns]))
-    if by_value := owner.value is None:
-        names.append("value")
-    split = 0 if not names or names == ["value"] else 1
-
-    def add(values: Sequence[Any], numbers: Mapping[str, int], second: int) -> None:
-        named = dict(zip(names, values, strict=False))
-        if any((named[name] or "") != value for name, value in which.columns.items()):
-            return
-        label_value = named["value"] if by_value and sign > 0 else ""
-        key = tuple(
-            _period(each, second, zone)
-            if each in GRAINS
-            else (named[each] or "")
-            if each in DIMENSIONS
-            else label_value
-            for each in keys
-        )
-        into = found[key]
-        for name, number in numbers.items():
-            into[name] += sign * number
-
-    for values, numbers in stored_sums.read(connection, how, owner, [*names, *["start"] * timed], split=split):
-        add(values, numbers, values[-1] if timed else 0)
-    # Grouped by something in any case, as that statement needs.
-    for values, numbers in stored_sums.left(connection, how, owner, [*names, "bucket"]):
-        add(values, numbers, values[-1] * BUCKET_S)
+    """Add what the sums have, and what is left to fold into them."""
+    columns = DIMENSIONS if which.columns or not set(keys).isdisjoint(DIMENSIONS) else ()
+    time = ("start",) if not set(keys).isdisjoint(GRAINS) else ()
+    for place, (owner, sign) in enumerate(_owners(keys, which)):
+        # The first of three has the label's values; the two others together have what is left without one.
+        names = (*columns, *(("value",) if _labels_in(keys) and place == 0 else ()))
+        stored = stored_sums.read(connection, how, owner, (*names, *time), split=int(bool(columns)))
+        left = stored_sums.left(connection, how, owner, (*names, "bucket"))
+        for values, numbers in chain(stored, ((_in_seconds(values), numbers) for values, numbers in left)):
+            named = dict(zip((*names, "second"), values, strict=False))
+            if all(named[name] == value for name, value in which.columns.items()):
+                _add(found[tuple(_value(key, named, zone) for key in keys)], numbers, sign)
 
 
-def _add_page(
+def _in_seconds(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*values[:-1], values[-1] * BUCKET_S)
+
+
+def _add_rows(
     connection: Connection,
     found: dict[Key, Sums],
-    ranges: Sequence[stored_sums.Range],
+    ranges: Sequence[Range],
+    zone: ZoneInfo,
     keys: Sequence[str],
     which: Filter,
-    zone: ZoneInfo,
-) -> list[stored_sums.Range]:
-    """Add attempts of the first range from their rows, at most a page of them; returns what is left to read."""
-    (since_us, until_us), *rest = ranges
-    times = sa.select(attempt.c.ts_us).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
-    end = connection.scalar(times.order_by(attempt.c.ts_us).offset(_PAGE).limit(1))
-    end_us = until_us if end is None else max(end, since_us + 1)
-    columns = [_column(place, key).label(f"k{place}") for place, key in enumerate(keys)]
-    numbers = stored_sums.expressions(connection.dialect.name)
-    values = [sa.func.sum(sa.literal_column(numbers[name])).label(f"sum_{name}") for name in VALUES]
-    query = (
-        sa.select(*columns, *values)
-        .select_from(_with_labels(keys))
-        .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < end_us, attempt.c.status != "started", *conditions(which))
-    )
-    for row in connection.execute(query.group_by(*columns)):
-        if all(each is None for each in row):
-            continue  # the one row of a sum over nothing
-        key = tuple(
-            _period(each, value * BUCKET_S, zone) if each in GRAINS else value
-            for each, value in zip(keys, row, strict=False)
+) -> list[Range]:
+    """Add attempts from their rows, at most a page of them; returns what is left to read."""
+    now, rest = paged(connection, ranges)
+    expressions = stored_sums.expressions(connection.dialect.name)
+    columns = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
+    figures: list[Any] = [sa.func.sum(sa.literal_column(expressions[name])).label(f"sum_{name}") for name in VALUES]
+    for since_us, until_us in now:
+        query = (
+            sa.select(*columns, *figures)
+            .select_from(_with_labels(keys))
+            .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
+            .where(*conditions(which))
+            .group_by(*columns)
         )
-        for name, number in zip(VALUES, row[len(keys) :], strict=True):
-            found[key][name] += int(number or 0)
-    return rest if end_us >= until_us else [(end_us, until_us), *rest]
+        for row in connection.execute(query):
+            values = (
+                _period(key, row[place] * BUCKET_S, zone) if key in GRAINS else str(row[place] or "")
+                for place, key in enumerate(keys)
+            )
+            key = tuple(values)
+            _add(found[key], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
+    return rest
 
 
-def _column(place: int, key: str) -> sa.ColumnElement[Any]:
-    if key in GRAINS:
-        return attempt.c.bucket
-    return sa.func.coalesce(attempt.c[key] if key in DIMENSIONS else _label(place).c.value, "")
+def _columns(keys: Sequence[str]) -> Iterator[sa.ColumnElement[Any]]:
+    for place, key in enumerate(keys):
+        if key in GRAINS:
+            yield attempt.c.bucket
+        else:
+            yield sa.func.coalesce(attempt.c[key] if key in DIMENSIONS else _label(place).c.value, "")
 
 
 def _with_labels(keys: Sequence[str]) -> sa.FromClause:
     """The attempts, each with its value of every label among the keys."""
     source: sa.FromClause = attempt
     for place, key in enumerate(keys):
-        if _is_label(key):
+        if key not in (*DIMENSIONS, *GRAINS):
             own = _label(place)
             source = source.outerjoin(own, sa.and_(own.c.attempt_id == attempt.c.attempt_id, own.c.name == key))
     return source
@@ -200,11 +194,23 @@ def _label(place: int) -> sa.FromClause:
     return label.alias(f"l{place}")
 
 
+def _add(into: Sums, numbers: dict[str, Any], sign: int) -> None:
+    for name, number in numbers.items():
+        into[name] += sign * int(number or 0)
+
+
+def _value(key: str, named: dict[str, Any], zone: ZoneInfo) -> str:
+    """The value of a key, from a row of the sums."""
+    if key in GRAINS:
+        return _period(key, named["second"], zone)
+    return str(named[key] if key in DIMENSIONS else named.get("value", ""))
+
+
 def _period(grain: str, second: int, zone: ZoneInfo) -> str:
-    """The local hour, day, week or month that a moment lies in; an hour with its offset, because one comes twice."""
-    local = datetime.fromtimestamp(second, UTC).astimezone(zone)
+    """The local period that a second lies in."""
+    local = datetime.fromtimestamp(second, zone)
     match grain:
-        case "hour":
+        case "hour":  # with its offset, because the clock may show an hour twice
             return local.replace(minute=0, second=0).isoformat(timespec="minutes")
         case "week":
             year, week, _ = local.isocalendar()

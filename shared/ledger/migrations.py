@@ -208,6 +208,18 @@ def migrate(connection: Connection) -> None:
     create_views(connection)
 
 
+_WORDS = {
+    "sqlite": {"$UUID": "CHAR(32)", "$WITHOUT_ROWID": "WITHOUT ROWID"},
+    "postgresql": {"$UUID": "UUID", "$WITHOUT_ROWID": ""},
+}
+
+
+def _in_words_of(dialect: str, statement: str) -> str:
+    for name, word in _WORDS[dialect].items():
+        statement = statement.replace(name, word)
+    return statement
+
+
 # Columns that were added to version 1.2 before its release.
 _ADDED = (("attempt", "machine", "VARCHAR(120)"), ("budget", "value", "VARCHAR(200)"))
 
@@ -219,18 +231,6 @@ def _missing(connection: Connection) -> list[str]:
     return [
         f"ALTER TABLE {table} ADD COLUMN {name} {kind}" for table, name, kind in _ADDED if name not in columns[table]
     ]
-
-
-_WORDS = {
-    "sqlite": {"$UUID": "CHAR(32)", "$WITHOUT_ROWID": "WITHOUT ROWID"},
-    "postgresql": {"$UUID": "UUID", "$WITHOUT_ROWID": ""},
-}
-
-
-def _in_words_of(dialect: str, statement: str) -> str:
-    for name, word in _WORDS[dialect].items():
-        statement = statement.replace(name, word)
-    return statement
 
 
 def _version(connection: Connection) -> Version | None:

@@ -65,7 +65,7 @@ class Filter:
     """
     Which attempts to include: those with all `labels`, and those of `conversation` unless any will do.
 
-    `columns` are values of the dimensions: provider, model, tool and agent.
+    `columns` are values of what sums are by: provider, model, tool and agent.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -74,15 +74,8 @@ class Filter:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def everything(self) -> bool:
-        """Whether every attempt is included."""
-        return not self.labels and not self.columns and self.any_conversation
-
-    @property
     def owner(self) -> stored_sums.Owner | None:
         """Whose sums these are; None when there are no sums of them."""
-        if self.columns:
-            return None
         if self.any_conversation and len(self.labels) <= 1:
             return next((stored_sums.Owner.of_label(*pair) for pair in self.labels.items()), stored_sums.Owner())
         is_of_nobody = not self.labels and not self.any_conversation and self.conversation is None
@@ -160,8 +153,8 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None, by: str
     found = _Found()
     with ledger.reading() as connection:
         how = _plan(connection, span, which, by)
-        if how.summed and (owner := which.owner) is not None:
-            _add_sums(connection, found, how, owner, by)
+        if how.summed:
+            _add_sums(connection, found, how, which, by)
         rest = _read_rows(connection, found, how.rows, which, by)
         events = _agents_used_tools(connection, span, which)
     while rest:
@@ -365,23 +358,32 @@ def _rows_read(how: stored_sums.Plan, which: Filter, by: str | None) -> str | No
     return "there are no sums of pairs of labels" if is_pair else None
 
 
-def _add_sums(
-    connection: Connection, found: _Found, how: stored_sums.Plan, owner: stored_sums.Owner, by: str | None
-) -> None:
+def _add_sums(connection: Connection, found: _Found, how: stored_sums.Plan, which: Filter, by: str | None) -> None:
     """What the sums have, and what is left to fold into them."""
+    owner = which.owner
+    assert owner is not None, "there are sums of what the filter includes"  # noqa: S101
     for key, numbers in stored_sums.read(connection, how, owner, DIMENSIONS):
-        _add(found.by_dimensions[key], numbers)
-    for (start,), numbers in stored_sums.read(connection, how, owner, ("start",), split=0):
-        _add(found.by_start[start], numbers)
+        if _includes(which, key):
+            _add(found.by_dimensions[key], numbers)
+    timed = (*DIMENSIONS, "start") if which.columns else ("start",)
+    for key, numbers in stored_sums.read(connection, how, owner, timed, split=int(len(timed) > 1)):
+        if _includes(which, key):
+            _add(found.by_start[key[-1]], numbers)
     for left, numbers in stored_sums.left(connection, how, owner, (*DIMENSIONS, "bucket")):
-        _add(found.by_dimensions[left[:-1]], numbers)
-        _add(found.by_start[left[-1] * BUCKET_S], numbers)
+        if _includes(which, left):
+            _add(found.by_dimensions[left[:-1]], numbers)
+            _add(found.by_start[left[-1] * BUCKET_S], numbers)
     if by and _is_label(by):
         values = stored_sums.Owner.of_label(by, owner.value if owner.owner else None)
         for value, numbers in stored_sums.read(connection, how, values, ("value",), split=0):
             _add(found.by_value[value[0]], numbers)
         for value, numbers in stored_sums.left(connection, how, values, ("value",)):
             _add(found.by_value[value[0]], numbers)
+
+
+def _includes(which: Filter, key: tuple[Any, ...]) -> bool:
+    """Whether the filter includes a sum, whose key begins with DIMENSIONS."""
+    return all(key[DIMENSIONS.index(name)] == value for name, value in which.columns.items())
 
 
 def _read_rows(
@@ -393,22 +395,29 @@ def _read_rows(
     Returns:
         What is left to read.
     """
-    rest, room = list(ranges), _PAGE
+    now, rest = paged(connection, ranges)
+    for inside in now:
+        _add_rows(connection, found, inside, which, by)
+    return rest
+
+
+def paged(
+    connection: Connection, ranges: Sequence[stored_sums.Range]
+) -> tuple[list[stored_sums.Range], list[stored_sums.Range]]:
+    """The first of some ranges, as many as have a page of attempts, and what is left of them, in microseconds."""
+    now, rest, room = [], list(ranges), _PAGE
     while rest and room:
-        since_us, until_us = rest[0]
+        since_us, until_us = rest.pop(0)
         inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
         end = connection.scalar(
             sa.select(attempt.c.ts_us).where(*inside).order_by(attempt.c.ts_us).offset(room).limit(1)
         )
-        if end is None:
-            rest.pop(0)
-            end = until_us
-        else:
+        if end is not None:
             room = 0
             end = max(end, since_us + 1)
-            rest[0] = (end, until_us)
-        _add_rows(connection, found, (since_us, end), which, by)
-    return [each for each in rest if each[0] < each[1]]
+            rest.insert(0, (end, until_us))
+        now.append((since_us, until_us if end is None else end))
+    return now, [each for each in rest if each[0] < each[1]]
 
 
 def _add_rows(connection: Connection, found: _Found, inside: stored_sums.Range, which: Filter, by: str | None) -> None:
