@@ -69,7 +69,11 @@ def report(
     exact: Annotated[bool, typer.Option("--exact", help="Show all decimals of US$ in the table.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report what was spent, from the whole ledger, and compare it with the period before."""
+    """
+    Report what was spent, from the whole ledger.
+
+    It is compared with the period before: as many months, days or hours.
+    """
     if short is not None and by is not None:
         raise InvalidRequest(f"--by {by[:40]} and {short[:40]} say both how to group", hint="Leave one of them out.")
     by = short or by or "model"
