@@ -1,4 +1,4 @@
-"""What the shell completes: names of models and providers. A setting that is wrong completes nothing, in silence."""
+"""What the shell completes: names of models and providers; a setting that is wrong completes nothing, in silence."""
 
 from __future__ import annotations
 
