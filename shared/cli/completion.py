@@ -1,4 +1,4 @@
-"""What the shell completes: models, providers, groups. A wrong setting, or a ledger that is away, is no error here."""
+"""What the shell completes: models, providers and groups; a wrong setting completes nothing."""
 
 from __future__ import annotations
 
