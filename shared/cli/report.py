@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from shared.analytics import costs_page, get_llm_costs, zone
+from shared.cli.completion import complete_group
 from shared.cli.console import AsJson, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.errors import InvalidRequest
@@ -54,7 +55,8 @@ def report(
     by: Annotated[
         str | None,
         typer.Option(
-            help="model (default), provider, tool, agent, hour, day, week, month, or a label; two as customer,model."
+            help="model (default), provider, tool, agent, hour, day, week, month, or a label; two as customer,model.",
+            autocompletion=complete_group,
         ),
     ] = None,
     where: Where = None,
