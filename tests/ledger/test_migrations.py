@@ -23,6 +23,7 @@ from shared.internal.clock import new_id
 from shared.ledger import migrations
 from shared.ledger.migrations import STEPS
 from shared.ledger.schema import MAJOR, MINOR, account, attempt, meta
+from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
 from tests.support import postgres
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
@@ -84,7 +85,8 @@ def migrate(*urls: str) -> None:
 
 def look(url: str) -> sa.Engine:
     """A way to see a database without opening it as a ledger."""
-    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+    options = {"module": library()} if url.startswith("sqlite") else {}
+    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool, **options)
 
 
 def shape(url: str) -> dict[str, Any]:
