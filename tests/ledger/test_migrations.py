@@ -22,6 +22,7 @@ from shared.errors import StoreError
 from shared.ledger import migrations, sums
 from shared.ledger.migrations import STEPS
 from shared.ledger.schema import MAJOR, MINOR, account, attempt, meta, sums_state
+from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger, _is_invalid_entry
 from tests.support import postgres
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
@@ -84,7 +85,8 @@ def migrate(*urls: str) -> None:
 
 def look(url: str) -> sa.Engine:
     """A way to see a database without opening it as a ledger."""
-    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+    options = {"module": library()} if url.startswith("sqlite") else {}
+    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool, **options)
 
 
 def shape(url: str) -> dict[str, Any]:
