@@ -424,9 +424,7 @@ def _sum(
     return cost_nano
 
 
-def _sum_of(
-    connection: Connection, what: sa.ColumnElement[Any], span: tuple[int, int], *conditions: Any
-) -> int:
+def _sum_of(connection: Connection, what: sa.ColumnElement[Any], span: tuple[int, int], *conditions: Any) -> int:
     query = sa.select(sa.func.coalesce(sa.func.sum(what), 0))
     return int(connection.scalar(query.where(attempt.c.ts_us >= span[0], attempt.c.ts_us < span[1], *conditions)) or 0)
 
