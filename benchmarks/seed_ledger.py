@@ -87,7 +87,7 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str,
     values = (tuple(row.values()) for row in rows)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(names))
-        raw = (tuple(v.hex if isinstance(v, uuid.UUID) else v for v in each) for each in values)
+        raw = [tuple(v.hex if isinstance(v, uuid.UUID) else v for v in each) for each in values]
         cursor.executemany(f"INSERT INTO {columns} VALUES ({marks})", raw)  # noqa: S608 - our own names
         return
     with cursor.copy(f"COPY {columns} FROM STDIN") as copy:

@@ -57,7 +57,7 @@ def _write_json(file: TextIO, records: Iterable[Record]) -> int:
     count = 0
     for count, record in enumerate(records, start=1):
         file.write(",\n " if count > 1 else "\n ")
-        file.write(to_json(record))
+        file.write(_as_json(record))
     file.write("\n]\n" if count else "]\n")
     return count
 
@@ -65,9 +65,21 @@ def _write_json(file: TextIO, records: Iterable[Record]) -> int:
 def _write_lines(file: TextIO, records: Iterable[Record]) -> int:
     count = 0
     for record in records:
-        file.write(to_json(record) + "\n")
+        file.write(_as_json(record) + "\n")
         count += 1
     return count
+
+
+def _as_json(record: Record) -> str:
+    """The same as `to_json`; most records need not be looked through for what JSON has not."""
+    try:
+        text = _encoder.encode(record)
+    except (TypeError, ValueError):
+        return to_json(record)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=jsonable)
 
 
 def _write_csv(file: TextIO, records: Iterable[Record]) -> int:

@@ -177,7 +177,7 @@ def attempt_records(
     Raises:
         StoreError: The ledger cannot be read.
     """
-    query = sa.select(attempt).where(*conditions(which or Filter()))
+    query = sa.select(*(attempt.c[name] for name in _EXPORTED_COLUMNS)).where(*conditions(which or Filter()))
     query = query.order_by(attempt.c.ts_us, attempt.c.attempt_id).limit(_EXPORTED)
     if span is not None:
         query = query.where(attempt.c.ts_us < span.until_us)
@@ -185,20 +185,22 @@ def attempt_records(
     is_more = True
     while is_more:
         with ledger.reading() as connection:
-            rows = connection.execute(query.where(after)).mappings().all()
-            labels = _labels_of(connection, [row["attempt_id"] for row in rows])
+            rows = connection.execute(query.where(after)).all()
+            labels = _labels_of(connection, [row[1] for row in rows])
         for row in rows:
-            yield _record(row, labels.get(row["attempt_id"], {}))
+            yield _record(row, labels)
         is_more = len(rows) == _EXPORTED
         if is_more:
-            last = rows[-1]
+            ts_us, attempt_id = rows[-1][:2]
             # The first condition says the same to SQLite, which finds the place by the index of it.
-            key = sa.tuple_(attempt.c.ts_us, attempt.c.attempt_id) > sa.tuple_(last["ts_us"], last["attempt_id"])
-            after = sa.and_(attempt.c.ts_us >= last["ts_us"], key)
+            key = sa.tuple_(attempt.c.ts_us, attempt.c.attempt_id) > sa.tuple_(ts_us, attempt_id)
+            after = sa.and_(attempt.c.ts_us >= ts_us, key)
 
 
 # Attempts exported from one read, which no writer waits for long.
 _EXPORTED = 2000
+_EXPORTED_COLUMNS = ("ts_us", *(name for name in attempt.c.keys() if name not in {*_HIDDEN, "ts_us"}))  # noqa: SIM118
+_COST = _EXPORTED_COLUMNS.index("cost_nano")
 
 
 def _labels_of(connection: Connection, attempt_ids: Sequence[Any]) -> dict[Any, dict[str, str]]:
@@ -336,11 +338,11 @@ def recent_prompts(
     ]
 
 
-def _record(row: Mapping[Any, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    record = {name: value for name, value in row.items() if name not in _HIDDEN}
-    record["time"] = datetime.fromtimestamp(record.pop("ts_us") / 1e6, UTC)
-    record["cost_usd"] = to_usd(row["cost_nano"])
-    record["labels"] = dict(labels)
+def _record(row: Sequence[Any], labels: Mapping[Any, dict[str, str]]) -> dict[str, Any]:
+    record: dict[str, Any] = dict(zip(_EXPORTED_COLUMNS[1:], row[1:], strict=True))
+    record["time"] = datetime.fromtimestamp(row[0] / 1e6, UTC)
+    record["cost_usd"] = to_usd(row[_COST])
+    record["labels"] = labels.get(row[1], {})
     return record
 
 

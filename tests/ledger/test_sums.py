@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -182,9 +183,10 @@ def expected(ledger: Ledger, span: Window, which: Filter, by: str | None) -> dic
         )
 
     by_key: dict[str, Callable[[dict[str, Any]], str]] = {
-        **{name: (lambda row, name=name: row[name]) for name in DIMENSIONS},
+        **{name: itemgetter(name) for name in DIMENSIONS},
         "day": day,
-        **{name: (lambda row, name=name: tags[row["attempt_id"]].get(name, "")) for name in ("customer", "team")},
+        "customer": lambda row: tags[row["attempt_id"]].get("customer", ""),
+        "team": lambda row: tags[row["attempt_id"]].get("team", ""),
     }
     saved = [
         row["metadata"]["image_tokens_saved"]
