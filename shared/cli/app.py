@@ -20,15 +20,12 @@ from shared.reports import printable
 
 # Every command: what the list of commands says of it, and its module if that has another name.
 _COMMANDS = {
-    "text": ("Generate text, streamed to the terminal, or about images; the cost goes to standard error.", ""),
-    "estimate": ("Estimate what a prompt would cost, at most and as a rule, without sending it.", "compare"),
-    "compare": (
-        "Ask several models the same, and show answers, costs, tokens and seconds; each answer is paid for.",
-        "",
-    ),
+    "text": ("Generate text, also about images.", ""),
+    "estimate": ("Estimate what a prompt would cost.", "compare"),
+    "compare": ("Ask several models, and compare answers.", ""),
     "report": ("Report what was spent, from the whole ledger, and compare it with the period before.", ""),
-    "models": ("List the known models, what they can do, and their prices (US$ per million tokens or per image).", ""),
-    "doctor": ("Check the keys, extras, store and settings; exit with code 1 if there is a problem.", ""),
+    "models": ("List models, abilities and prices.", ""),
+    "doctor": ("Check keys, extras, store and settings.", ""),
     "images": ("Make images, and list those made so far with what they cost.", ""),
     "calls": ("Single calls, with their attempts, and why each costs what it costs.", ""),
     "budget": ("Budgets stored in the ledger, for every program that uses it.", ""),
@@ -55,7 +52,7 @@ def command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         only.add_typer(found, name=name, help=summary)
     else:
-        only.command(name, help=summary)(found)
+        only.command(name)(found)
     return typer.main.get_group(only).commands[name]
 
 
