@@ -1,6 +1,6 @@
 """Writes the generated blocks of README.md and docs/, and .env.example, from the code.
 
-Run with: make docs (or: uv run docs/generate.py); --check changes nothing and fails when something is stale.
+Run with: make docs (or: python docs/generate.py); --check changes nothing and fails when something is stale.
 
 A block is the text between `<!-- generated: name -->` and `<!-- end of name -->`.
 """
@@ -44,7 +44,7 @@ from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
 
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
-_HELP_COLUMNS = 100
+_HELP_COLUMNS = 84
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,14 +57,32 @@ class Camera(BaseTool):
 
 
 @plain_and_streamed
-@pytest.mark.parametrize(("model", "shown"), [(MINI, False), (HAIKU, True)])
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [(MINI, True), (HAIKU, True), ("deepseek/deepseek-v4-flash", False), ("mistral/mistral-small-latest", False)],
+)
 def test_a_tools_picture(hosted: Double, ask: Ask, model: str, shown: bool) -> None:
-    """A picture that a tool gives is seen by models whose API takes it there; others get the text beside it."""
-    hosted.reply("openai" if model == MINI else "anthropic", tool_calls=[ToolCall("Camera")])
+    """A picture that a tool gives is seen by models whose API takes it; others get the text beside it."""
+    hosted.reply(model.partition("/")[0], tool_calls=[ToolCall("Camera"), ToolCall("Camera")])
     assert ask(Agency(agent("A", budgeted(model, []), tools=[Camera]))).error == ""
-    sent = json.dumps(messages_of(hosted)[-1])
-    assert "A picture." in sent
-    assert ("iVBORw0KGgo=" in sent) == shown
+    sent = json.dumps(messages_of(hosted)[2:])
+    assert sent.count("A picture.") == 2
+    assert sent.count("iVBORw0KGgo=") == (2 if shown else 0)
+
+
+@plain_and_streamed
+def test_a_tools_pictures_follow_all_results_of_a_turn(hosted: Double, ask: Ask) -> None:
+    """OpenAI takes no picture in a tool's result, and nothing between the results: the pictures follow as a user's."""
+    hosted.reply("openai", tool_calls=[ToolCall("Camera"), ToolCall("Camera")])
+    agency = Agency(agent("A", budgeted(MINI, []), tools=[Camera]))
+    assert ask(agency).error == ""
+    assert ask(agency, "again").error == ""
+    for messages in (messages_of(hosted, 1), messages_of(hosted, 2)):
+        roles = [message["role"] for message in messages if message["role"] != "system"]
+        assert roles[:5] == ["user", "assistant", "tool", "tool", "user"]
+        shown = next(message for message in messages[4:] if message["role"] == "user")["content"]
+        assert [part["type"] for part in shown] == ["text", "image_url", "image_url"]
+        assert all("iVBORw0KGgo=" not in json.dumps(m) for m in messages if m["role"] == "tool")
 
 
 @plain_and_streamed

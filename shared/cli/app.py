@@ -23,7 +23,7 @@ _COMMANDS = {
     "text": ("Generate text, also about images.", ""),
     "estimate": ("Estimate what a prompt would cost.", "compare"),
     "compare": ("Ask several models, and compare answers.", ""),
-    "report": ("Report what was spent, from the whole ledger, and compare it with the period before.", ""),
+    "report": ("Report what was spent, from the whole ledger.", ""),
     "models": ("List models, abilities and prices.", ""),
     "doctor": ("Check keys, extras, store and settings.", ""),
     "images": ("Make images, and list those made so far with what they cost.", ""),
@@ -52,7 +52,7 @@ def command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         only.add_typer(found, name=name, help=summary)
     else:
-        only.command(name)(found)
+        only.command(name)(found)  # its own help says more
     return typer.main.get_group(only).commands[name]
 
 

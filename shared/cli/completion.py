@@ -1,12 +1,13 @@
-"""What the shell completes: names of models and providers. A setting that is wrong completes nothing, in silence."""
+"""What the shell completes: names of models and providers; a setting that is wrong completes nothing, in silence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
 
-from shared.config import load_settings
+from shared.config import database_url, load_settings
 from shared.errors import LLMError
+from shared.ledger import GRAINS, get_ledger, label_names
 from shared.models import Catalogue, KnownModel, listed_models, makes_images
 
 
@@ -25,6 +26,17 @@ def complete_image_model(incomplete: str) -> Iterator[str]:
 def complete_provider(incomplete: str) -> Iterator[str]:
     """The providers whose name begins with what was typed."""
     yield from dict.fromkeys(known.provider for known in _models() if known.provider.startswith(incomplete))
+
+
+def complete_group(incomplete: str) -> Iterator[str]:
+    """What a report can be grouped by, the ledger's labels too; behind a comma, the second dimension."""
+    before, comma, last = incomplete.rpartition(",")
+    names = ["model", "provider", "tool", "agent", *GRAINS]
+    with suppress(LLMError):
+        names += label_names(get_ledger(database_url(load_settings())))
+    for name in names:
+        if name.startswith(last) and name != before:
+            yield f"{before}{comma}{name}"
 
 
 def _models() -> list[KnownModel]:

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from shared.analytics import costs_page, get_llm_costs, zone
+from shared.cli.completion import complete_group
 from shared.cli.console import AsJson, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.errors import InvalidRequest
@@ -54,7 +55,8 @@ def report(
     by: Annotated[
         str | None,
         typer.Option(
-            help="model (default), provider, tool, agent, hour, day, week, month, or a label; two as customer,model."
+            help="model (default), provider, tool, agent, hour, day, week, month, or a label; two as customer,model.",
+            autocompletion=complete_group,
         ),
     ] = None,
     where: Where = None,
@@ -69,7 +71,11 @@ def report(
     exact: Annotated[bool, typer.Option("--exact", help="Show all decimals of US$ in the table.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report what was spent, from the whole ledger, and compare it with the period before."""
+    """
+    Report what was spent, from the whole ledger.
+
+    It is compared with the period before: as many months, days or hours.
+    """
     if short is not None and by is not None:
         raise InvalidRequest(f"--by {by[:40]} and {short[:40]} say both how to group", hint="Leave one of them out.")
     by = short or by or "model"

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Budget, Limit
+from shared.ledger import sums
+from shared.ledger.driver import Driver, Query
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import UNKNOWN_COST, account, account_kind, attempt, budget, label
 
@@ -110,6 +112,8 @@ TERMS = (
     "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
 )
 _TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price", "value")
+_TOTALS = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
+_OVERLAP = "AND since_us <= {0} AND until_us > {0} ORDER BY dimensions, whose, since_us, until_us"
 LATEST = "SELECT ts_us, machine FROM attempt WHERE status <> 'reported' ORDER BY ts_us DESC LIMIT 1"
 
 
@@ -156,9 +160,11 @@ class Totals:
         group = group_of(limit.dimensions, row, labels)
         counted_nano = _sum(connection, limit.dimensions, group, key[2], key[3])
         values = dict(zip(("dimensions", "whose", "since_us", "until_us"), key, strict=True))
-        _open(connection, limit.dimensions, values | {"counted_nano": counted_nano}, row["ts_us"])
+        is_new_kind = limit.dimensions not in self.terms.kinds
+        values = {**values, "counted_nano": counted_nano}
+        _open(connection, limit.dimensions, values, row["ts_us"], is_new_kind=is_new_kind)
         self._know(key, counted_nano)
-        if limit.dimensions not in self.terms.kinds:
+        if is_new_kind:
             self.terms = replace(self.terms, kinds=(*self.terms.kinds, limit.dimensions))
 
     def statuses(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
@@ -333,22 +339,32 @@ def latest(connection: Connection) -> Latest:
     return Latest() if found is None else Latest(*found)
 
 
-def move(connection: Connection, before: Row | None, after: Row, labels: Labels) -> None:
-    """Update every running total that includes the attempt by the change in its counted amount."""
-    change = counted(after) - (counted(before) if before is not None else 0)
-    if not change:
+def move(connection: Connection, moves: Sequence[tuple[Row, Row, Labels]]) -> None:
+    """Change every running total that includes attempts by the changes in their counted amounts: before, after."""
+    driver = Driver.of(connection)
+    [rows] = driver.read((TERMS, ()))
+    terms = terms_of(tuple(tuple(row) for row in rows))
+    places = {place for _, row, labels in moves for place in places_of(terms, row, labels, ())}
+    if not places:
         return
-    for dimensions in _kinds(connection):
-        connection.execute(
-            sa.update(account)
-            .where(
-                account.c.dimensions == _key(dimensions),
-                account.c.whose == _digest(group_of(dimensions, after, labels)),
-                account.c.since_us <= after["ts_us"],
-                account.c.until_us > after["ts_us"],
-            )
-            .values(counted_nano=account.c.counted_nano + change)
-        )
+    [rows] = driver.read(totals_query(connection, places, [row["ts_us"] for _, row, _ in moves]))
+    totals = Totals(terms, rows, None)
+    for before, after, labels in moves:
+        totals.move(before, after, labels)
+    if changes := totals.taken_changes():
+        driver.change(account, changes, ("counted_nano",), add=True)
+
+
+def totals_query(connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int]) -> Query:
+    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key."""
+    ordered = sorted(places)
+    if connection.dialect.name == "sqlite":
+        pairs = ", ".join(["(?, ?)"] * len(ordered))
+        values = [value for place in ordered for value in place]
+        return f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format('?')}", [*values, max(times_us), min(times_us)]
+    columns = [[place[0] for place in ordered], [place[1] for place in ordered]]
+    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')} FOR UPDATE"  # noqa: S608
+    return text, [*columns, max(times_us), min(times_us)]
 
 
 def counted(row: Row) -> int:
@@ -416,10 +432,10 @@ def _status(connection: Connection, limit: Limit, row: Row, labels: Labels) -> B
     return BudgetStatus(limit, group, int(found), since_us, until_us)
 
 
-def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[str, Any], now_us: int) -> None:
+def _open(connection: Connection, dimensions: tuple[str, ...], values: Row, now_us: int, *, is_new_kind: bool) -> None:
     """Store a new running total, and delete those whose window ended long ago."""
     connection.execute(sa.delete(account).where(account.c.until_us < now_us - _KEPT_US))
-    if dimensions not in _kinds(connection):
+    if is_new_kind:
         connection.execute(sa.insert(account_kind), {"dimensions": _key(dimensions)})
     connection.execute(sa.insert(account), values)
 
@@ -427,10 +443,27 @@ def _open(connection: Connection, dimensions: tuple[str, ...], values: Mapping[s
 def _sum(
     connection: Connection, dimensions: tuple[str, ...], group: tuple[str, ...], since_us: int, until_us: int
 ) -> int:
-    """The counted amounts of a group's attempts, added up from their rows."""
-    conditions = [attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us]
-    conditions += [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
-    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(_AMOUNT), 0)).where(*conditions)) or 0)
+    """The counted amounts of a group's attempts: from the sums, and from rows where there are none."""
+    of_group = [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
+    found = sums.costs(connection, dimensions, group, since_us, until_us)
+    if found is None:
+        return _sum_of(connection, _AMOUNT, (since_us, until_us), *of_group)
+    cost_nano, how = found
+    for span in how.rows:
+        cost_nano += _sum_of(connection, _AMOUNT, span, *of_group)
+    for begin, end in how.summed:
+        span = (begin * 10**6, end * 10**6)
+        # What counts beside costs is of few attempts, and an index finds each kind of them.
+        cost_nano += _sum_of(connection, attempt.c.reserved_nano, span, _RESERVES, *of_group)
+        cost_nano += _sum_of(connection, attempt.c.bound_nano, span, _UNDER_WAY, *of_group)
+        unknown = (sa.text(UNKNOWN_COST), attempt.c.reserved_nano.is_(None))
+        cost_nano += _sum_of(connection, attempt.c.bound_nano, span, *unknown, *of_group)
+    return cost_nano
+
+
+def _sum_of(connection: Connection, what: sa.ColumnElement[Any], span: tuple[int, int], *conditions: Any) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(what), 0))
+    return int(connection.scalar(query.where(attempt.c.ts_us >= span[0], attempt.c.ts_us < span[1], *conditions)) or 0)
 
 
 def _column(dimension: str) -> sa.ColumnElement[str]:
@@ -456,11 +489,6 @@ def group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, 
         labels.get(dimension[6:], "") if dimension.startswith("label:") else row.get(dimension) or ""
         for dimension in dimensions
     )
-
-
-def _kinds(connection: Connection) -> list[tuple[str, ...]]:
-    """All sets of dimensions that running totals are kept for."""
-    return [tuple(json.loads(kind)) for kind in connection.scalars(sa.select(account_kind.c.dimensions))]
 
 
 def _key(values: Iterable[str]) -> str:

@@ -8,10 +8,11 @@ round trip for all that is read, and one for all that is written.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -47,21 +48,17 @@ class Driver:
         """The rows of each query."""
         raise NotImplementedError
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        """Insert rows, but for those that are there already; returns how many were inserted."""
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        """Insert rows, but for those that are there already, if they may be."""
         raise NotImplementedError
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         """Set columns of the rows with these primary keys, or add to them."""
         raise NotImplementedError
 
-    def add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
-        """Add to columns of rows; those that are not there are inserted."""
-        raise NotImplementedError
-
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside may be sent at once, so that an error shows only at the end."""
+    def together(self, *, and_commit: bool = False) -> Iterator[None]:  # noqa: ARG002 - SQLite sends nothing
+        """What is written inside may be sent at once, also the commit, so that an error shows only at the end."""
         yield
 
     @contextmanager
@@ -90,25 +87,23 @@ class Sqlite(Driver):
                 progressed()
         return found
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        return self._many(_inserted(table, names), table, rows, names)
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        self._many(_inserted(table, names, may_be), table, rows, names)
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         self._many(_changed(table, names, add), table, rows, (*names, *_keys(table)))
 
-    def add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
-        self._many(_added(table, names), table, rows, (*_keys(table), *names))
-
-    def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
-        values = [
-            [_json(table, name, row.get(name)) if name in are_json else _plain(row.get(name)) for name in names]
-            for row in rows
-        ]
+    def _many(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
+        places = _places(table, names)
+        values: list[list[Any]] = [[*map(row.get, names)] for row in rows]
+        for each in values:
+            for place in places.ids:
+                each[place] = each[place].hex  # SQLite has no type for ids
+            for place, is_null in places.json:
+                each[place] = _json(each[place], is_null)
         with self._errors():
-            cursor = self._raw.execute(text, values[0]) if len(values) == 1 else self._raw.executemany(text, values)
-            progressed()
-            return int(cursor.rowcount)
+            self._raw.executemany(text, values)
+        progressed()
 
 
 class Postgres(Driver):
@@ -119,41 +114,53 @@ class Postgres(Driver):
             with self._raw.pipeline():
                 cursors = [self._raw.execute(text, values) for text, values in queries]
             progressed()
-            return [cursor.fetchall() for cursor in cursors]
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
-    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        return self._arrays(_inserted(table, names, _unnest(table, names)), table, rows, names)
+    def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
+        self._arrays(_inserted(table, names, may_be, _unnest(table, names)), table, rows, names)
 
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         keys = _keys(table)
         self._arrays(_changed_from(table, names, keys, add), table, rows, (*keys, *names))
 
-    def add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
-        every = (*_keys(table), *names)
-        self._arrays(_added(table, names, _unnest(table, every)), table, rows, every)
-
-    def _arrays(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> int:
-        are_json = {name for name in names if isinstance(table.c[name].type, sa.JSON)}
-        values = [
-            [_json(table, name, row.get(name)) if name in are_json else row.get(name) for row in rows] for name in names
-        ]
+    def _arrays(self, text: str, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key) -> None:
+        values = [[row.get(name) for row in rows] for name in names]
+        for place, is_null in _places(table, names).json:
+            values[place] = [_json(value, is_null) for value in values[place]]
         with self._errors():
-            return int(self._raw.execute(text, values).rowcount)
+            self._raw.execute(text, values)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, and_commit: bool = False) -> Iterator[None]:
         with self._errors(), self._raw.pipeline():
             yield
+            if and_commit:
+                self._raw.execute("COMMIT")  # the server skips it after an error
         progressed()
 
 
+class _Places(NamedTuple):
+    """Where among some columns ids are, and JSON, with whether None is NULL there."""
+
+    ids: tuple[int, ...]
+    json: tuple[tuple[int, bool], ...]
+
+
+@lru_cache(maxsize=64)
+def _places(table: sa.Table, names: Key) -> _Places:
+    types = [table.c[name].type for name in names]
+    ids = tuple(place for place, each in enumerate(types) if isinstance(each, sa.Uuid))
+    return _Places(
+        ids, tuple((place, each.none_as_null) for place, each in enumerate(types) if isinstance(each, sa.JSON))
+    )
+
+
 def _plain(value: Any) -> Any:
-    """SQLite has no type for ids."""
-    return getattr(value, "hex", value) if type(value).__name__ == "UUID" else value
+    return value.hex if isinstance(value, uuid.UUID) else value
 
 
-def _json(table: sa.Table, name: str, value: Any) -> str | None:
-    return None if value is None and table.c[name].type.none_as_null else json.dumps(value)  # type: ignore[attr-defined]
+def _json(value: Any, is_null: bool) -> str | None:
+    return None if value is None and is_null else json.dumps(value)
 
 
 def from_json(value: Any) -> Any:
@@ -176,20 +183,9 @@ def names_of(names: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _inserted(table: sa.Table, names: Key, source: str = "") -> str:
+def _inserted(table: sa.Table, names: Key, may_be: bool, source: str = "") -> str:
     source = source or f"VALUES ({marks(len(names))})"
-    return f"INSERT INTO {table.name} ({names_of(names)}) {source} ON CONFLICT DO NOTHING"
-
-
-@lru_cache(maxsize=64)
-def _added(table: sa.Table, names: Key, source: str = "") -> str:
-    keys = _keys(table)
-    source = source or f"VALUES ({marks(len(keys) + len(names))})"
-    sums = ", ".join(f'"{name}" = {table.name}."{name}" + excluded."{name}"' for name in names)
-    return (
-        f"INSERT INTO {table.name} ({names_of((*keys, *names))}) {source} "
-        f"ON CONFLICT ({names_of(keys)}) DO UPDATE SET {sums}"
-    )
+    return f"INSERT INTO {table.name} ({names_of(names)}) {source}{' ON CONFLICT DO NOTHING' if may_be else ''}"
 
 
 @lru_cache(maxsize=64)

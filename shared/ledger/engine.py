@@ -43,6 +43,9 @@ _SWITCHING_S = 0.5
 # The longest pause before a lock that another program holds is tried again. SQLite's own pauses grow to 0.1 s, so with
 # many writers some would never get it.
 _MAX_PAUSE_S = 0.004
+_MIN_PAUSE_S = 0.0002
+# After so many seconds the pauses are half as long, after twice as many a third, and so on.
+_SENIORITY_S = 0.2
 # File systems on which SQLite's locks do not work reliably between machines. Source: sqlite.org/faq.html and
 # howtocorrupt.html, section 2.1 (read 2026-11-28).
 _NETWORK_FILE_SYSTEM = re.compile(
@@ -213,13 +216,22 @@ def _frozen(url: URL) -> URL:
 def _create_postgres(url: URL, patience: Patience) -> Engine:
     from shared.ledger.bounded_postgres import connect_in_time, connection_class
 
-    engine = sa.create_engine(url, pool_pre_ping=True, pool_timeout=patience.call_s)
+    # No statement is prepared on the server: behind a pooler each transaction may have another connection. And none is
+    # sent to see whether a connection still lives: whoever finds it dead tries once more on a new one.
+    # BEGIN is sent here, because the driver would wait for its answer also where other statements could go along.
+    arguments = {"prepare_threshold": None, "autocommit": True}
+    engine = sa.create_engine(url, pool_timeout=patience.call_s, connect_args=arguments)
     connections = connection_class(patience.read_s)
 
     def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         return connect_in_time(lambda: connections.connect(*arguments, **parameters), patience.call_s)
 
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("ledger_begins_later"):
+            connection.exec_driver_sql("BEGIN")
+
     sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "begin", begin)
     return engine
 
 
@@ -230,14 +242,19 @@ def limit_on_server(connection: Connection, statement_s: float, lock_s: float) -
     A little earlier than we do, so that the connection can be kept.
     """
     if connection.dialect.name == "postgresql":
-        statement_ms = round(min(statement_s, _MAX_LIMIT_S) * 900)
-        values = {"statement": f"{max(1, statement_ms)}", "lock": f"{max(1, round(lock_s * 900))}"}
-        connection.execute(_LIMITS, values)
+        text, values = limits_on_server(statement_s, lock_s)
+        connection.exec_driver_sql(text, tuple(values))
+
+
+def limits_on_server(statement_s: float, lock_s: float) -> tuple[str, list[str]]:
+    """The statement that does it, with its values."""
+    return _LIMITS, [f"{max(1, round(min(each, _MAX_LIMIT_S) * 900))}" for each in (statement_s, lock_s)]
 
 
 _MAX_LIMIT_S = 3600.0
-_LIMITS = sa.text(
-    "SELECT set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true), "
+# For this transaction only: the connection may be one of a pooler's, which gives it to another program next.
+_LIMITS = (
+    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), "
     "set_config('idle_in_transaction_session_timeout', '60000', true)"
 )
 
@@ -332,7 +349,8 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
 
     Not by SQLite's own waiting, which Ctrl-C does not interrupt.
     """
-    until = time.monotonic() + limit_s
+    began = time.monotonic()
+    until = began + limit_s
     while True:
         try:
             raw.execute(statement).fetchall()
@@ -340,7 +358,9 @@ def _poll(raw: Any, statement: str, limit_s: float) -> None:
         except library().Error as error:
             if not is_locked(error) or time.monotonic() >= until:
                 return
-        time.sleep(random.uniform(0, _MAX_PAUSE_S))  # noqa: S311 - so that waiting programs do not keep step
+        # By chance, so that waiting programs do not keep step; shorter for one that has waited longer.
+        patience = _MAX_PAUSE_S / (1 + (time.monotonic() - began) / _SENIORITY_S)
+        time.sleep(max(_MIN_PAUSE_S, random.uniform(0, patience)))  # noqa: S311
 
 
 def _wait_for_locks(raw: Any, patience_s: float) -> None:

@@ -177,16 +177,36 @@ def attempt_records(
     Raises:
         StoreError: The ledger cannot be read.
     """
-    which = which or Filter()
-    with ledger.reading() as connection:
-        query = sa.select(attempt).where(*conditions(which)).order_by(attempt.c.ts_us, attempt.c.attempt_id)
-        if span is not None:
-            query = query.where(attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us)
-        labels = defaultdict[Any, dict[str, str]](dict)
-        for row in connection.execute(sa.select(label)):
-            labels[row.attempt_id][row.name] = row.value
-        for mapping in connection.execution_options(yield_per=1000).execute(query).mappings():
-            yield _record(dict(mapping), labels.get(mapping["attempt_id"], {}))
+    query = sa.select(attempt).where(*conditions(which or Filter()))
+    query = query.order_by(attempt.c.ts_us, attempt.c.attempt_id).limit(_EXPORTED)
+    if span is not None:
+        query = query.where(attempt.c.ts_us < span.until_us)
+    after = sa.true() if span is None else attempt.c.ts_us >= span.since_us
+    is_more = True
+    while is_more:
+        with ledger.reading() as connection:
+            rows = connection.execute(query.where(after)).mappings().all()
+            labels = _labels_of(connection, [row["attempt_id"] for row in rows])
+        for row in rows:
+            yield _record(row, labels.get(row["attempt_id"], {}))
+        is_more = len(rows) == _EXPORTED
+        if is_more:
+            last = rows[-1]
+            # The first condition says the same to SQLite, which finds the place by the index of it.
+            key = sa.tuple_(attempt.c.ts_us, attempt.c.attempt_id) > sa.tuple_(last["ts_us"], last["attempt_id"])
+            after = sa.and_(attempt.c.ts_us >= last["ts_us"], key)
+
+
+# Attempts exported from one read, which no writer waits for long.
+_EXPORTED = 2000
+
+
+def _labels_of(connection: Connection, attempt_ids: Sequence[Any]) -> dict[Any, dict[str, str]]:
+    """The labels of a page of attempts."""
+    found: dict[Any, dict[str, str]] = {}
+    for row in connection.execute(sa.select(label).where(label.c.attempt_id.in_(attempt_ids))) if attempt_ids else ():
+        found.setdefault(row[0], {})[row[1]] = row[2]
+    return found
 
 
 def budget_forecasts(
@@ -316,7 +336,7 @@ def recent_prompts(
     ]
 
 
-def _record(row: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+def _record(row: Mapping[Any, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     record = {name: value for name, value in row.items() if name not in _HIDDEN}
     record["time"] = datetime.fromtimestamp(record.pop("ts_us") / 1e6, UTC)
     record["cost_usd"] = to_usd(row["cost_nano"])

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.ledger import accounts
+from shared.ledger.driver import Driver
 from shared.ledger.schema import attempt, label
 from shared.ledger.store import Ledger
 
@@ -96,10 +97,10 @@ def _query(call_id: uuid.UUID | None, before_us: int | None) -> sa.Select[Any]:
 
 def _release(connection: Connection, rows: list[dict[str, Any]]) -> None:
     labels = labels_of(connection, [row["attempt_id"] for row in rows])
-    for row in rows:
-        freed = row | {"reserved_nano": 0}
-        connection.execute(sa.update(attempt).where(attempt.c.attempt_id == row["attempt_id"]).values(reserved_nano=0))
-        accounts.move(connection, row, freed, labels[row["attempt_id"]])
+    moves = [(row, row | {"reserved_nano": 0}, labels[row["attempt_id"]]) for row in rows]
+    if moves:
+        Driver.of(connection).change(attempt, [freed for _, freed, _ in moves], ("reserved_nano",))
+        accounts.move(connection, moves)
 
 
 def labels_of(connection: Connection, attempt_ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, str]]:

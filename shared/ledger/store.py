@@ -39,6 +39,7 @@ from shared.internal.clock import machine_name, now_us
 from shared.internal.forks import gate
 from shared.ledger.accounts import Admission, Latest, latest
 from shared.ledger.deadline import at_leisure, seconds_left, within
+from shared.ledger.driver import Driver
 from shared.ledger.engine import (
     Patience,
     create_engine,
@@ -46,6 +47,7 @@ from shared.ledger.engine import (
     is_locked,
     leave,
     limit_on_server,
+    limits_on_server,
     lost_log,
     parse_url,
 )
@@ -62,6 +64,7 @@ from shared.ledger.writes import (
     Event,
     Expired,
     LeastBound,
+    NeedsWholeLedger,
     Settled,
     Start,
     apply,
@@ -292,12 +295,15 @@ class Ledger:
 
     def _commit(self, entries: list[Entry], *, is_repeated: bool) -> dict[int, Admission]:
         """Write entries in one transaction, and check that it went to the file that is the ledger now."""
+        # Programs that share PostgreSQL lock only what they change, until a running total is to be begun.
+        is_alone = self.file is not None
         try:
-            with self.writing() as connection:
-                self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
-                admissions = apply(connection, entries, is_repeated=is_repeated)
-                connection.commit()
-                is_lost = lost_log(connection)
+            try:
+                admissions, is_lost = self._written(entries, is_repeated=is_repeated, is_alone=is_alone)
+            except (NeedsWholeLedger, IntegrityError):
+                if is_alone and is_repeated:
+                    raise
+                admissions, is_lost = self._written(entries, is_repeated=True, is_alone=True)
         except Exception as error:
             self._failed(error)
             raise
@@ -305,6 +311,20 @@ class Ledger:
             raise _LedgerMovedError
         self._silent_until = 0.0
         return admissions
+
+    def _written(self, entries: list[Entry], *, is_repeated: bool, is_alone: bool) -> tuple[dict[int, Admission], bool]:
+        """Write entries in one transaction; also says whether the log that they went to is the ledger's no more."""
+        first = () if is_alone else (("BEGIN", ()), *self._limits(), _WITH_OTHERS)
+        with self.writing() if is_alone else self._begun_to_write(ledger_begins_later=True) as connection:
+            self._check_clock(connection, [each.row.ts_us for each in entries if isinstance(each, Start)])
+            admissions = apply(
+                connection, entries, is_alone=is_alone, is_repeated=is_repeated, first=first, and_commit=True
+            )
+            connection.commit()
+            return admissions, lost_log(connection)
+
+    def _limits(self) -> list[tuple[str, list[str]]]:
+        return [limits_on_server(self._patience.call_s, min(self._patience.call_s, seconds_left()))]
 
     def _may_repeat(self, error: Exception) -> bool:
         """Whether a second try makes sense: the failure was quick, and there is time left."""
@@ -397,13 +417,27 @@ class Ledger:
     def _connected_for_reading(self) -> Iterator[Connection]:
         is_locked_out = time.monotonic() < self._locked_until
         with within(_LOCKED_PATIENCE_S if is_locked_out else self._patience.call_s):
-            connection = self._open().connect()
-            if connection.dialect.name == "postgresql":  # every statement sees the same moment, as in SQLite
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
-            transaction = _begun(connection)
+            connection, transaction = self._begun_to_read()
         with connection, transaction:
-            limit_on_server(connection, self._patience.read_s, self._patience.call_s)
             yield connection
+
+    def _begun_to_read(self) -> tuple[Connection, RootTransaction]:
+        """A connection in a transaction; when the server has ended it meanwhile, another one."""
+        for is_last in (False, True):
+            connection = self._open().connect()
+            try:
+                if self.file is None:  # every statement sees the same moment, as in SQLite
+                    connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                transaction = connection.begin()
+                limit_on_server(connection, self._patience.read_s, self._patience.call_s)
+            except BaseException as error:
+                connection.close()
+                if is_last or not (isinstance(error, DBAPIError) and error.connection_invalidated):
+                    raise
+                self._forget_engine()
+            else:
+                return connection, transaction
+        raise AssertionError("the last try returns or raises")
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
@@ -424,16 +458,27 @@ class Ledger:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A connection that holds the write lock from the start."""
+        """A connection that keeps all other writers out from the start."""
+        with self._begun_to_write() as connection:
+            if connection.dialect.name == "postgresql":
+                Driver.of(connection).read(*self._limits(), _ALONE)
+            yield connection
+
+    @contextmanager
+    def beside_others(self) -> Iterator[Connection]:
+        """A connection for changes that need not keep other writers out; in SQLite it does, as any that writes."""
+        with self._begun_to_write() as connection:
+            if connection.dialect.name == "postgresql":
+                Driver.of(connection).read(*self._limits(), _WITH_OTHERS)
+            yield connection
+
+    @contextmanager
+    def _begun_to_write(self, **options: Any) -> Iterator[Connection]:
         with (
             gate.working(),
-            self._open().connect().execution_options(ledger_write=True) as connection,
+            self._open().connect().execution_options(ledger_write=True, **options) as connection,
             connection.begin(),
         ):
-            if connection.dialect.name == "postgresql":
-                limit_on_server(connection, self._patience.call_s, min(self._patience.call_s, seconds_left()))
-                # One writer at a time, as in SQLite, so that checking a budget and holding money in it are atomic.
-                connection.execute(_ONE_WRITER)
             yield connection
 
     def _unreadable(self, reason: str) -> StoreError:
@@ -532,20 +577,14 @@ class Ledger:
             migrate(connection)
 
 
-def _begun(connection: Connection) -> RootTransaction:
-    """Begin a transaction; the connection is given back if that fails."""
-    try:
-        return connection.begin()
-    except BaseException:
-        connection.close()
-        raise
-
-
 class _LedgerMovedError(Exception):
     """The file that was written is not the ledger any more."""
 
 
-_ONE_WRITER = sa.text("SELECT pg_advisory_xact_lock(7231990416)")
+# Writers share this lock, so that one who must be alone can keep them out: to change budgets, or to begin a running
+# total with the sum of all rows. Older programs always write alone.
+_WITH_OTHERS = ("SELECT pg_advisory_xact_lock_shared(7231990416)", ())
+_ALONE = ("SELECT pg_advisory_xact_lock(7231990416)", ())
 
 
 async def committed(write: Future[Admission], patience: float = math.inf) -> Admission:

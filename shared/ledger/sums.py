@@ -63,9 +63,11 @@ PAGE = 200
 _BUILD_PAGE = 1000
 # A label that has more values on a day (UTC) has no sums of it: they would be no fewer than the rows.
 MAX_VALUES = 10_000
-# How long a report folds what is left, and waits for a lock for that, before it adds the rest itself.
+# How long a report folds what is left, and waits for SQLite's lock for that, before it adds the rest itself.
 _CATCHING_UP_S = 1.0
 _LOCK_S = 0.2
+# How long a server may take for a page; there is no lock to wait for.
+_ANSWER_S = 5.0
 _LABEL = "label:"
 # Entries of an attempt's metadata that are summed.
 IN_METADATA = frozenset({"image_tokens_saved", "image_nano_saved"})
@@ -122,7 +124,7 @@ def fold(ledger: Ledger, *, if_many: bool = False) -> bool:
         Whether there may be more to fold.
     """
     try:
-        with within(_LOCK_S), ledger.writing() as connection:
+        with within(_LOCK_S if ledger.file is not None else _ANSWER_S), ledger.beside_others() as connection:
             if not _may_fold(connection) or (if_many and connection.scalar(_IS_BEHIND) is None):
                 return False
             return _fold_page(connection) or _build_page(connection)
@@ -718,3 +720,40 @@ def left(
 
 
 _IS_LEFT = sa.text("SELECT 1 FROM unsummed UNION ALL SELECT 1 FROM taken_back LIMIT 1")
+
+
+def costs(
+    connection: Connection, dimensions: Sequence[str], group: Sequence[str], since_us: int, until_us: int
+) -> tuple[int, Plan] | None:
+    """
+    Nano-dollars that a budget's group has spent in the summed part of a window, and which part that is.
+
+    Args:
+        dimensions: Such as "tool", "agent" or "label:customer"; the group has a value of each, "" for none.
+
+    Returns:
+        None when there are no sums of these dimensions.
+    """
+    everything = Owner()
+    if not dimensions:
+        how = plan(connection, since_us, until_us, [everything])
+        return _cost(connection, how, everything), how
+    if len(dimensions) > 1 or dimensions[0] == "run":
+        return None
+    kind, _, name = dimensions[0].partition(":")
+    if kind != "label":
+        how = plan(connection, since_us, until_us, [everything])
+        return _cost(connection, how, everything, kind, group[0]), how
+    labelled = Owner.of_label(name, group[0] or None)
+    how = plan(connection, since_us, until_us, [everything, labelled])
+    of_label = _cost(connection, how, labelled)
+    return (of_label if group[0] else _cost(connection, how, everything) - of_label), how
+
+
+def _cost(connection: Connection, how: Plan, owner: Owner, key: str | None = None, value: str = "") -> int:
+    keys = ("owner",) if key is None else (key,)
+    found = read(connection, how, owner, keys, split=0 if key is None else 1)
+    # In `left` the sums of everything have no column of that name.
+    rest = left(connection, how, owner, keys if key or owner.owner else ("place",))
+    wanted = sum(numbers.get("cost_nano", 0) for each, numbers in found if key is None or each[0] == value)
+    return wanted + sum(numbers.get("cost_nano", 0) for each, numbers in rest if key is None or each[0] == value)

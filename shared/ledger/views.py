@@ -1,4 +1,4 @@
-"""The view `costs_v1`: one row for each request, for dashboards and notebooks. Its columns never change or go away."""
+"""The view `costs_v1`: one row for each request, for dashboards and notebooks; its columns never change or go away."""
 
 from __future__ import annotations
 

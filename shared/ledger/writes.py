@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -90,8 +90,6 @@ _ALL = tuple(attempt.c.keys())
 _DEFAULTS: Row = {c.name: c.default.arg for c in attempt.c if isinstance(c.default, sa.ColumnDefault)}
 _DEFAULTS["cost_is_lower_bound"] = False
 _BEFORE_SQL = f"SELECT {names_of(_BEFORE)} FROM attempt WHERE attempt_id"  # noqa: S608
-_TOTALS_SQL = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
-_OVERLAP_SQL = "AND since_us <= {0} AND until_us > {0} ORDER BY dimensions, whose, since_us, until_us"
 
 
 class NeedsWholeLedger(Exception):
@@ -105,6 +103,7 @@ def apply(
     is_alone: bool = True,
     is_repeated: bool = False,
     first: Sequence[Query] = (),
+    and_commit: bool = False,
 ) -> dict[int, Admission]:
     """
     Write entries in the caller's transaction: read and lock all that they change, then change it.
@@ -117,14 +116,18 @@ def apply(
 
         first: Statements to send before the first one.
 
+        and_commit: Whether nothing else is written, so that the commit may be sent along.
+
     Returns:
         The status of the limits of each entry, by its `id`.
 
     Raises:
-        NeedsWholeLedger: Nothing was written, because others may write meanwhile.
+        NeedsWholeLedger: Nothing can be written while others may write.
+
+        IntegrityError: An attempt is there that should be new; then write it as a repeated one.
     """
     batch = _Batch(connection, entries, is_alone=is_alone, is_repeated=is_repeated, first=first)
-    return batch.write(entries)
+    return batch.write(entries, and_commit=and_commit)
 
 
 class _Batch:
@@ -162,10 +165,10 @@ class _Batch:
         }
         self._totals = self._locked(entries, first)
 
-    def write(self, entries: Sequence[Entry]) -> dict[int, Admission]:
+    def write(self, entries: Sequence[Entry], *, and_commit: bool) -> dict[int, Admission]:
         """Write the entries, one after the other."""
         found = {id(each): self._apply(each) for each in entries}
-        self._flush()
+        self._flush(is_last=and_commit)
         return found
 
     def _locked(self, entries: Sequence[Entry], first: Sequence[Query]) -> accounts.Totals:
@@ -206,37 +209,27 @@ class _Batch:
             self._were_settled.add(attempt_id)
 
     def _before(self, ids: Sequence[uuid.UUID]) -> Query:
-        if self._is_sqlite:
+        if self._connection.dialect.name == "sqlite":
             return f"{_BEFORE_SQL} IN ({marks(len(ids))})", ids
         return f"{_BEFORE_SQL} = ANY(%s) ORDER BY attempt_id FOR UPDATE", [list(ids)]
 
-    @property
-    def _is_sqlite(self) -> bool:
-        return self._connection.dialect.name == "sqlite"
-
-    def _places(self, entries: Sequence[Entry], terms: accounts.Terms) -> list[tuple[str, str]]:
+    def _places(self, entries: Sequence[Entry], terms: accounts.Terms) -> set[tuple[str, str]]:
         places: set[tuple[str, str]] = set()
         for each in entries:
             if isinstance(each, Annotation | Event):
                 continue
             row, labels = self._row_of(each)
             places |= accounts.places_of(terms, row, labels, getattr(each, "limits", ()))
-        return sorted(places)
+        return places
 
     def _row_of(self, entry: Start | Begun | Settled | Expired) -> tuple[Row, Labels]:
         if isinstance(entry, Start):
             return self._stored[id(entry)]
         return entry.row, {} if isinstance(entry, Expired) else entry.labels
 
-    def _totals_of(self, places: Sequence[tuple[str, str]], entries: Sequence[Entry]) -> Query:
+    def _totals_of(self, places: Iterable[tuple[str, str]], entries: Sequence[Entry]) -> Query:
         times = [self._row_of(each)[0]["ts_us"] for each in entries if not isinstance(each, Annotation | Event)]
-        if self._is_sqlite:
-            pairs = ", ".join(["(?, ?)"] * len(places))
-            values = [value for place in places for value in place]
-            return f"{_TOTALS_SQL} (VALUES {pairs}) {_OVERLAP_SQL.format('?')}", [*values, max(times), min(times)]
-        columns = [[place[0] for place in places], [place[1] for place in places]]
-        text = f"{_TOTALS_SQL} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP_SQL.format('%s')} FOR UPDATE"  # noqa: S608
-        return text, [*columns, max(times), min(times)]
+        return accounts.totals_query(self._connection, places, times)
 
     def _needs_latest(self, entries: Sequence[Entry], terms: accounts.Terms) -> bool:
         starts = [each for each in entries if isinstance(each, Start)]
@@ -351,19 +344,19 @@ class _Batch:
         changed[attempt_id] = changed.get(attempt_id, {"attempt_id": attempt_id}) | values
         self._known[attempt_id] = self._known[attempt_id] | values
 
-    def _flush(self) -> None:
-        """Write what has changed so far, in the order of the locks."""
+    def _flush(self, *, is_last: bool = False) -> None:
+        """Write what has changed so far; then nothing but the commit may be left, which PostgreSQL gets with it."""
         inserted, self._inserted = list(self._inserted.values()), {}
         updated, self._updated = self._updated, {}
         labels, self._labels = self._labels, []
         events, self._events = self._events, []
         changing, self._changing = self._changing, set()
         noted, self._unsummed = self._unsummed, set()
-        if inserted and self._driver.insert(attempt, inserted, _ALL) != len(inserted):
-            raise NeedsWholeLedger  # another program has inserted one of them meanwhile
         for attempt_id in sorted(changing):
             sums.before_change(self._connection, attempt_id)
-        with self._driver.together():
+        with self._driver.together(and_commit=is_last):
+            if inserted:
+                self._driver.insert(attempt, inserted, _ALL, may_be=False)
             for names, rows in _by_names(updated):
                 self._driver.change(attempt, rows, names)
             if labels:
@@ -415,6 +408,8 @@ def storable_event(row: Mapping[str, Any]) -> Row:
 
 def _storable_value(value: Any, length: int) -> Any:
     if isinstance(value, str):
+        if len(value) <= length and value.isascii() and "\x00" not in value:
+            return value
         return value.replace("\x00", "?").encode("utf-8", "replace").decode("utf-8")[:length]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from shared.models.abilities import makes_images as makes_images, suggested as suggested
+    from shared.models.abilities import makes_images as makes_images, sees as sees, suggested as suggested
     from shared.models.auto import (
         Choice as Choice,
         UsualOutput as UsualOutput,
@@ -70,7 +70,7 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
-            "abilities": "makes_images suggested",
+            "abilities": "makes_images sees suggested",
             "auto": "Choice UsualOutput choose expected_nano is_auto lacks named_models needs_of no_choice",
             "catalogue": "Catalogue has_own_endpoint rates_served resolve retired_models usable_models",
             "defaults": "default_by_key default_model default_variable keyed_providers",

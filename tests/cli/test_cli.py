@@ -430,5 +430,5 @@ def test_the_list_of_commands_agrees_with_them() -> None:
     commands = import_module("shared.cli.app")._COMMANDS
     for name, (summary, module) in commands.items():
         found = getattr(import_module(f"shared.cli.{module or name}"), name)
-        assert isinstance(found, typer.Typer) or str(inspect.getdoc(found)).splitlines()[0] == summary
+        assert isinstance(found, typer.Typer) or (inspect.getdoc(found) or "").splitlines()[0] == summary
         assert summary in " ".join(run(name, "--help").output.split())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from shared.ledger.store import Ledger
 from tests.support import processes
 from tests.support.asking import HAIKU
+from tests.support.ledger_rows import settled, write
 
 _PROGRAM = "import sys; sys.argv = ['agentswarm-tools']; from shared.cli import main; main()"
 
@@ -54,6 +56,15 @@ def test_image_models(shell: pytest.MonkeyPatch) -> None:
 def test_providers(shell: pytest.MonkeyPatch) -> None:
     """A provider is completed from those that have models."""
     assert "openai" in completed(shell, "agentswarm-tools models --provider op")
+
+
+def test_groups_of_a_report(shell: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    """--by is completed from the dimensions and the ledger's labels, behind a comma too."""
+    write(ledger, "settle", settled(), customer="acme")
+    assert completed(shell, "agentswarm-tools report --by ") == [
+        *("model", "provider", "tool", "agent", "hour", "day", "week", "month", "customer"),
+    ]
+    assert completed(shell, "agentswarm-tools report --by customer,mo") == ["customer,model", "customer,month"]
 
 
 def test_a_wrong_setting_completes_nothing(shell: pytest.MonkeyPatch) -> None:

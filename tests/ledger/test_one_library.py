@@ -142,7 +142,7 @@ def run(number, together, url):
 
 
 @logged
-def test_a_ledger_with_a_rollback_journal_gets_a_log(file: Path, store: Ledger) -> None:
+def test_a_ledger_with_a_rollback_file_gets_a_wal(file: Path, store: Ledger) -> None:
     """Several processes that open an older ledger at once switch it, and none loses a record over that."""
     store.close()
     with closing(sqlite3.connect(file)) as older:

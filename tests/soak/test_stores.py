@@ -7,21 +7,30 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from shared.analytics import get_llm_costs
+from shared.budget import Budget
 from shared.errors import StoreError
 from shared.ledger.query import attempt_records
+from shared.ledger.schema import account
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from tests.support.asking import HELLO
 from tests.support.provider_double import Double
 
 CALLS = 60
+# How much longer than promised a loaded machine may take.
+SLACK_S = 1.0
 _HOLD = """
 import sqlite3, sys
 other = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -190,3 +199,62 @@ def test_corrupt_store(hosted: Double, home: Path, store: Ledger, opened: bool) 
     file.rename(home / "damaged")
     get_ledger.cache_clear()
     all_there(get_ledger(os.environ["AGENTSWARM_DATABASE_URL"]), [*acknowledged, *call(3)])
+
+
+TERMINATED, WITHIN_S = 20, 5.0
+
+
+def test_connections_that_the_server_ends(
+    hosted: Double, postgres_url: str, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """While the server ends every connection again and again, calls go on, budgeted ones all but for a moment."""
+    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", postgres_url)
+    ledger = get_ledger(postgres_url)
+    ledger.check_writable()
+    over = threading.Event()
+    answered: list[str] = []
+    refused: list[float] = []
+    admitted: list[float] = []
+
+    def work(budget: Budget | None) -> None:
+        client = LLMClient(max_retries=0, budget=budget)
+        while not over.is_set():
+            try:
+                answer = client.chat_completion(HELLO, model="openai/gpt-5.4-mini")
+            except StoreError:
+                assert budget is not None
+                refused.append(time.monotonic())
+            else:
+                answered.append(answer.metadata["call_id"])
+                if budget is not None:
+                    admitted.append(time.monotonic())
+
+    with ThreadPoolExecutor(6) as pool, psycopg.connect(postgres_url, autocommit=True) as operator:
+        workers = [pool.submit(work, Budget(1000.0) if number % 2 else None) for number in range(6)]
+        try:
+            for _ in range(TERMINATED):
+                over.wait(WITHIN_S / TERMINATED)
+                operator.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            while not admitted or (refused and refused[-1] > admitted[-1]):
+                over.wait(0.05)
+        finally:
+            over.set()
+        for worker in workers:
+            worker.result()
+    hosted.wait_idle()
+    for first in refused:
+        assert min(each for each in admitted if each > first) - first < 1.0 + SLACK_S
+    ledger._writer.down_until = 0
+    ledger.flush(30)
+    assert (ledger.waiting, ledger.dead_letters()) == (0, [])
+    rows = list(attempt_records(ledger))
+    sent = [row for row in rows if row["status"] != "refused"]
+    assert len(sent) == len(hosted.requests) == len(answered)
+    assert {str(row["call_id"]) for row in sent} == set(answered)
+    costs = get_llm_costs(days=1)
+    assert (costs["total_calls"], costs["total_cost_nano"]) == (len(sent), sum(row["cost_nano"] for row in sent))
+    with ledger.reading() as connection:
+        assert connection.scalars(sa.select(account.c.counted_nano)).all() == [costs["total_cost_nano"]]

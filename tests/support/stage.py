@@ -4,93 +4,148 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpcore
 import httpx
 import pytest
-from pytest_socket import enable_socket, socket_allow_hosts
+from pytest_socket import socket_allow_hosts
 
 from shared.calls import selection
 from shared.calls.cooldown import cooldowns
+from shared.ledger import store
 from shared.ledger.store import Ledger, get_ledger
+from shared.ledger.writer import Item, Writer, _Job
 from shared.llm_client import reset_llm_client
 from shared.providers import endpoints, use_transport
 from tests.support import postgres, processes, statements
 from tests.support.provider_double import Double, dial
+from tests.support.provider_double.fixtures import the_double
 
 _OURS = ("AGENTSWARM_", "LITELLM_")
 _OLLAMA_PORT = 11434
 _SECRET = ("_API_KEY", "_API_TOKEN", "_API_BASE", "_BASE_URL", "HF_TOKEN")
 
 
-# Looked up once: pytest-socket would look "localhost" up for each test.
-_LOOPBACK: dict[str, set[str]] = {"localhost": {"127.0.0.1", "::1"}}
 _folders = itertools.count()
+_folder = Path()
+_rest = ExitStack()
+_patch = pytest.StashKey[pytest.MonkeyPatch]()
 
 statements.share()
 
 
-@pytest.fixture
-def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the test's own, by number: pytest's own fixture takes longer than many a test does."""
-    path = tmp_path_factory.getbasetemp() / f"test-{next(_folders)}"
-    path.mkdir(mode=0o700)
-    return path
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """From here on any connection to another machine fails, unless a person records from a real endpoint."""
+    if session.config.option.collectonly:  # perhaps a test lists tests
+        return
+    if not session.config.getoption("--live"):
+        socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+    _rest.enter_context(use_transport(_network))
 
 
-@pytest.fixture(scope="session")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger as it is created, to be copied: creating it takes longer than most tests do."""
-    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
-    ledger = Ledger(f"sqlite:///{path}")
-    ledger._open()
-    ledger.close()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(empty_ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No settings, keys, .env or data folder of the person who runs the tests."""
+# Hooks instead of fixtures: pytest spends half a millisecond on a fixture before it does anything, and all tests pass
+# here.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Give a test its folder and its ledger, and none of the settings, keys and files of whoever runs the tests."""
+    global _folder
+    base: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    _folder = base.getbasetemp() / f"test-{next(_folders)}"
+    home = _folder / "home"
+    _folder.mkdir(mode=0o700)
+    home.mkdir()
+    patch = item.stash[_patch] = pytest.MonkeyPatch()
     for name in list(os.environ):
         if name.startswith(_OURS) or name.endswith(_SECRET):
-            monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
-    monkeypatch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}")
-    monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
-    monkeypatch.chdir(home)
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.setenv("XDG_DATA_HOME", str(home / "data"))
+    patch.setenv("AGENTSWARM_TIMEZONE", "UTC")
+    patch.chdir(home)
+    ledger = _folder / "ledger.sqlite3"
+    _write(ledger, _empty_ledger(base.getbasetemp()))
+    patch.setenv("AGENTSWARM_DATABASE_URL", f"sqlite:///{ledger}")
+    if not item.get_closest_marker("vcr"):  # a cassette needs no server
+        the_double()
     reset_llm_client()
     cooldowns.reset()
     selection.forget()
-    yield
-    get_ledger.cache_clear()
-    reset_llm_client()
+    return (yield)
 
 
-@pytest.fixture(autouse=True)
-def loopback_only(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Any connection to another machine fails, unless a person records from a real endpoint."""
-    if pytestconfig.getoption("--live"):
-        yield
-        return
-    # For each test anew: pytest-socket lets everything through after each.
-    socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True, resolution_cache=_LOOPBACK)
-    yield
-    enable_socket()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """After all fixtures of the test."""
+    try:
+        return (yield)
+    finally:
+        get_ledger.cache_clear()
+        reset_llm_client()
+        for ledger in [each for each in store._started if each.file and each.file.is_relative_to(_folder)]:
+            store._started.remove(ledger)
+            _end(ledger)
+        item.stash[_patch].undo()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def programs_end() -> Iterator[None]:
+class _End(Item):
+    """What a ledger's writer ends with, when it looks at it."""
+
+    @property
+    def entry(self) -> None:
+        raise SystemExit
+
+
+def _end(ledger: Ledger) -> None:
+    """End a ledger's threads, which wait for work as long as a program runs: a thousand tests would leave thousands."""
+    writer = ledger._writer
+    writer._messages.put(object.__new__(_End))
+    if writer._jobs is not None:
+        writer._jobs.put(_Job(int, [], 0.0, is_abandoned=True))
+    ledger._forget_engine()
+
+
+def _until_ended(writer: Writer, run: Callable[[Writer], None] = Writer._run) -> None:
+    with suppress(SystemExit):  # pytest would report it
+        run(writer)
+
+
+Writer._run = _until_ended  # type: ignore[method-assign]
+
+
+@cache
+def _empty_ledger(folder: Path) -> bytes:
+    """A ledger as it is created, to be copied: creating it takes longer than most tests do."""
+    path = folder / "empty-ledger.sqlite3"
+    ledger = Ledger(f"sqlite:///{path}")
+    ledger._open()
+    ledger.close()
+    return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only this user may read, as the ledger creates its own."""
+    file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    os.write(file, content)
+    os.close(file)
+
+
+@pytest.fixture
+def tmp_path() -> Path:
+    """A folder of the test's own, by number: pytest's own fixture takes longer than many a test does."""
+    return _folder
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """The process that programs of tests are forked from ends with the tests."""
-    yield
-    processes.end()
+    if not session.config.option.collectonly:
+        processes.end()
+        _rest.close()
 
 
 class _Dial(dial.AsyncBackend):
@@ -111,28 +166,22 @@ def hosted(double: Double, monkeypatch: pytest.MonkeyPatch) -> Double:
     return double
 
 
-@pytest.fixture(autouse=True, scope="session")
-def dial_the_double(request: pytest.FixtureRequest) -> Iterator[None]:
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()  # reading the system's certificates takes 20 ms
+
+
+def _network() -> httpx.AsyncBaseTransport:
     """No test can reach a provider: their names lead to the double, for every client of this process."""
-    if all(item.get_closest_marker("vcr") for item in request.session.items):
-        yield  # cassettes need no server
-        return
-    provider_double: Double = request.getfixturevalue("provider_double")
-
-    context = ssl.create_default_context()  # reading the system's certificates takes 20 ms
-
-    def network() -> httpx.AsyncBaseTransport:
-        inner = dial.async_transport(provider_double.address)
-        inner._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            # A host that a test takes down must not be reached through an older connection.
-            max_keepalive_connections=0,
-            network_backend=_Dial(provider_double.address),
-        )
-        return inner
-
-    with use_transport(network):
-        yield
+    address = the_double().address
+    inner = dial.async_transport(address)
+    inner._pool = httpcore.AsyncConnectionPool(
+        ssl_context=_tls(),
+        # A host that a test takes down must not be reached through an older connection.
+        max_keepalive_connections=0,
+        network_backend=_Dial(address),
+    )
+    return inner
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The provider double as pytest fixtures: one server a session, clean for each test."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import httpx
 import pytest
@@ -10,17 +12,31 @@ from .asking import KEYS
 from .double import Double
 from .server import running
 
+_rest = ExitStack()
 
-@pytest.fixture(scope="session")
-def provider_double() -> Iterator[Double]:
-    """The running server; tests use `double`."""
-    with running() as double:
-        yield double
+
+@cache
+def the_double() -> Double:
+    """The server of this process, which runs from its first test to the end."""
+    return _rest.enter_context(running())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The server ends with the tests."""
+    if not session.config.option.collectonly:  # a test that lists tests is not at the end
+        _rest.close()
 
 
 @pytest.fixture
-def double(provider_double: Double) -> Iterator[Double]:
+def provider_double() -> Double:
+    """The running server; tests use `double`."""
+    return the_double()
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
     """The provider double with nothing scripted and nothing recorded; fails the test when a script could not play."""
+    provider_double = the_double()
     provider_double.reset()
     yield provider_double
     provider_double.release()

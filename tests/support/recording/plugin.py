@@ -29,6 +29,9 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|ORGANI[SZ]ATION|PROJ
 # As they were before a test cleans them away; conftest.py imports this after agency_swarm has read its .env.
 ENVIRONMENT = dict(os.environ)
 
+# Fixtures of pytest-recording that every test would have, and with them half of what an empty test takes.
+_AUTOMATIC = ("vcr", "vcr_markers", "vcr_cassette_dir", "block_network", "record_mode", "disable_recording")
+
 _shape_changes: dict[str, list[str]] = {}
 _origin = pytest.StashKey[str]()
 _filters = pytest.StashKey[Filters]()
@@ -44,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of a live recording only the provider's own tests take part, of any recording only those with a cassette."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not item.get_closest_marker("vcr"):
+            item.fixturenames[:] = [name for name in item.fixturenames if name not in _AUTOMATIC]
     if not is_recording(config):
         return
     provider = config.getoption("--live")
