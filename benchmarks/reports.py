@@ -94,7 +94,7 @@ def measure(chosen: Namespace) -> None:
         claims,
         chosen,
         busy=busy,
-        note="Milliseconds each; SQLite; 60 days, 1,000 customers.",
+        note="Milliseconds each; SQLite; a year, 200 customers.",
     )
 
 

@@ -55,7 +55,7 @@ def measure(chosen: Namespace) -> None:
     """Measure and publish."""
     busy = is_busy()
     with provider() as base:
-        found = contest(list(CONTESTANTS), {"base": base, "calls": 3 if chosen.quick else 50}, 1 if chosen.quick else 5)
+        found = contest(list(CONTESTANTS), {"base": base, "calls": 3 if chosen.quick else 20}, 1 if chosen.quick else 3)
     claims = [
         Claim(
             "Chunks a second of a recorded stream, as a multiple of OpenAI's SDK",
