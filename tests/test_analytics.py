@@ -30,6 +30,7 @@ from shared.llm_client import LLMClient
 from shared.scope import current_scope, scope
 from shared.types import AnalyticsEvent, EventType, LLMResponse
 from tests.support.asking import HELLO, MINI
+from tests.support.examples import at_most
 from tests.support.ledger_rows import assert_exact, only, rows, settled, write
 from tests.support.provider_double import Double, Usage
 
@@ -316,7 +317,7 @@ anything = st.recursive(
 names = st.sampled_from(["model", "provider", "cost", "call_id", "prompt_tokens", "total_tokens"]) | st.text()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=at_most(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([*EventType, "other"]),
     st.dictionaries(names, anything, max_size=6),

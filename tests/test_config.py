@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from pydantic import SecretStr
 
 from shared import config
@@ -234,7 +234,6 @@ marks = st.sampled_from(["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "ke
 values = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=8).map(str.strip)
 
 
-@settings(max_examples=50, deadline=None)
 @given(marks, values.filter(lambda value: len(value) >= 8))
 def test_every_value_that_may_be_a_secret_is_known_for_redaction(mark: str, value: str) -> None:
     """Any variable whose name smells of a secret is one."""

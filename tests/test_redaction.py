@@ -11,7 +11,7 @@ from unittest import mock
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from shared import config
 from shared.redaction import redact
@@ -102,7 +102,6 @@ def test_a_value_of_the_environment_never_survives(secret: str, name: str, befor
     assert len(text) <= limit
 
 
-@settings(max_examples=50, deadline=None)
 @given(secrets, st.text(max_size=20), st.text(max_size=20))
 def test_a_secret_in_use_that_the_environment_does_not_hold_is_masked(secret: str, before: str, after: str) -> None:
     """A scope's or a caller's own key is masked when it is named."""

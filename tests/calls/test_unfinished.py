@@ -274,7 +274,7 @@ def read(data: bytes, cuts: list[int]) -> Reading:
     return reading
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, len(EVENTS)), st.lists(st.integers(0, len(EVENTS)), max_size=40))
 def test_chunkings_of_one_stream_come_to_one_figure(length: int, cuts: list[int]) -> None:
     """Wherever the network cuts a stream, whole or broken off at any byte, usage and uncounted text are the same."""

@@ -24,6 +24,7 @@ from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window, window
 from shared.ledger.store import Ledger
 from shared.scope import scope
+from tests.support.examples import at_most
 from tests.support.ledger_rows import held_nano, settled, started, submit, write
 
 BERLIN, KATHMANDU, UTC_ZONE = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Kathmandu"), ZoneInfo("UTC")
@@ -132,7 +133,7 @@ moments = st.integers(at("2026-10-23T20:00:00+00:00"), at("2026-10-26T04:00:00+0
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=at_most(40))
 @given(st.lists(moments, min_size=2, max_size=4, unique=True), st.sampled_from([BERLIN, KATHMANDU, UTC_ZONE]))
 def test_windows_add_up_wherever_they_are_cut(
     filled: tuple[Ledger, list[dict[str, Any]]], cuts: list[int], zone: ZoneInfo

@@ -317,7 +317,7 @@ def test_ledgers_do_not_share_what_waits(home: Path, tmp_path: Path) -> None:
 values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8"))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.dictionaries(st.sampled_from(["model", "tool", "cost_nano"]), values), values), max_size=4)
 )

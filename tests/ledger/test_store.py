@@ -28,6 +28,7 @@ from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
 from shared.ledger.writer import _MAX_DELAY_S, Item
 from shared.ledger.writes import Event
+from tests.support.examples import at_most
 from tests.support.ledger_rows import (
     NOON_US,
     assert_exact,
@@ -183,7 +184,7 @@ figures = st.fixed_dictionaries(
 step = st.tuples(st.sampled_from(["start", "settle", "settle", "expire", "metadata"]), st.integers(0, 3), figures)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=at_most(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(step, max_size=25), st.booleans())
 def test_the_sums_equal_the_rows_after_any_program(store: Ledger, program: list[Any], at_once: bool) -> None:
     """However attempts start, settle, expire and are corrected, one by one or together, the sums are exact."""

@@ -22,6 +22,7 @@ from shared.providers.drafts import Draft, draft
 from shared.providers.endpoints import import_litellm
 from shared.scope import Scope
 from shared.types import Candidate, ModelConfig, Request, TaskType
+from tests.support.examples import at_most
 from tests.support.independent_pricer import bill, entry_of, tiers_of
 from tests.support.paths import ROOT
 
@@ -198,7 +199,7 @@ def usages(draw: st.DrawFn, most: Permitted) -> dict[str, int]:
     return tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=at_most(150))
 @given(cases(), st.data())
 def test_no_bill_is_above_the_bound(case: tuple[str, Any, dict[str, Any], Permitted], data: st.DataObject) -> None:
     """Whatever a provider may count for what is sent, at any tier it may serve, is billed within the hold."""

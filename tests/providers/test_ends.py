@@ -17,6 +17,7 @@ from shared.errors import LLMError
 from shared.llm_client import LLMClient
 from shared.providers.response import Reading, take_openai, take_openai_event
 from shared.providers.sse import StreamReader
+from tests.support.examples import at_most
 from tests.support.loopback import Reply, ask, candidate, http, sse, streamed
 from tests.support.provider_double import Double
 from tests.support.wires import chunk, completion
@@ -334,7 +335,7 @@ def cut(text: str, places: list[int]) -> list[str]:
     return [text[a:b] for a, b in pairwise(bounds)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=at_most(60))
 @given(st.data())
 def test_one_answer_in_any_stream_is_one_result(data: st.DataObject) -> None:
     """However thoughts, text and calls are cut, mixed and interrupted by heartbeats, the answer is the same."""

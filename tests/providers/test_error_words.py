@@ -13,7 +13,7 @@ from shared import errors
 from shared.errors import LLMError
 from shared.providers.caller_words import without_callers_words
 from shared.providers.error_rules import TEXT_RULES, TextRule, kind_by_text, seconds_in
-from shared.providers.errors import from_response
+from shared.providers.errors import from_body, from_response
 from tests.support.loopback import ask, candidate, http, sse
 from tests.support.wires import KEY, said
 
@@ -88,10 +88,18 @@ def test_the_callers_prompt_names_nothing(rule: TextRule, status: int) -> None:
     wanted = errors.ProviderUnavailable if status in (500, 200) else errors.InvalidRequest
     for echo in ECHOES:
         for words in (prompt, rule.example, prompt[: 22 + len(rule.example)] + "..."):
-            reply = http(said(echo.format(words), type="x"), status=status)
+            body = said(echo.format(words), type="x")
             given = [{"role": "user", "content": words if words == rule.example else prompt}]
-            error = ask(candidate(), reply, messages=given).failure
+            sent = {"messages": given}
+            if status == 200:
+                error = from_body(candidate(), body, status=status, sent=sent)
+            else:
+                error = from_response(candidate(), status, {}, json.dumps(body).encode(), sent=sent)
             assert type(error) is wanted, (echo, words)
+    # Once over the wire: what is sent is what the error is read with.
+    given = [{"role": "user", "content": prompt}]
+    over_wire = ask(candidate(), http(said(ECHOES[0].format(prompt), type="x"), status=status), messages=given).failure
+    assert type(over_wire) is wanted
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -225,7 +225,7 @@ def test_no_cell_of_a_csv_is_a_formula(written: list[dict[str, Any]], tmp_path: 
 cells = st.none() | st.integers() | st.floats() | st.text(st.characters(exclude_characters="\x00"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.fixed_dictionaries({"a": cells, "b": cells | st.lists(cells, max_size=2)}), max_size=3))
 def test_any_record_can_be_exported(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     """Whatever the records hold, each format can be read again and has as many of them."""

@@ -27,6 +27,7 @@ from shared.runs.json_schema import (
 )
 from shared.types import LLMResponse
 from tests.support.answering import ask_in_turn
+from tests.support.examples import at_most
 
 
 def _unique(_validator: Any, is_on: bool, value: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -86,7 +87,7 @@ def _schemas(draw: st.DrawFn, depth: int = 3) -> Any:
     return {name: draw(keywords[name]) for name in chosen}
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=at_most(100), suppress_health_check=[HealthCheck.too_slow])
 @given(_schemas(), st.lists(_VALUES, min_size=1, max_size=5), st.integers(20, 400))
 def test_the_result_is_that_of_any_validator_or_a_refusal(schema: Any, values: list[Any], steps: int) -> None:
     """For every keyword and value: the same schemas are accepted, and the same values match, or the steps run out."""

@@ -106,7 +106,7 @@ def _end(ledger: Ledger) -> None:
     writer = ledger._writer
     writer._messages.put(object.__new__(_End))
     if writer._jobs is not None:
-        writer._jobs.put(_Job(int, [], 0.0, is_abandoned=True))
+        writer._jobs.put(_Job(lambda: None, [], 0.0, is_abandoned=True))
     ledger._forget_engine()
 
 
@@ -115,7 +115,7 @@ def _until_ended(writer: Writer, run: Callable[[Writer], None] = Writer._run) ->
         run(writer)
 
 
-Writer._run = _until_ended  # type: ignore[method-assign]
+Writer._run = _until_ended  # type: ignore[assignment,method-assign]
 
 
 @cache
