@@ -11,6 +11,7 @@ import importlib
 import os
 import sqlite3
 import sys
+import threading
 import weakref
 from contextlib import suppress
 from functools import lru_cache
@@ -26,6 +27,7 @@ _SAFE_WAL = (((3, 51, 3), (99,)), ((3, 50, 7), (3, 51)), ((3, 44, 6), (3, 45)))
 _OPEN_FILES = Path("/dev/fd")
 # The connections to ledgers that this process has open: objects of the class that `connection_class` makes.
 _known: weakref.WeakSet[Any] = weakref.WeakSet()
+_opening = threading.Lock()
 
 
 def wal_is_safe(version: tuple[int, ...] | None = None) -> bool:
@@ -95,14 +97,15 @@ def open_file(path: Path, name: str | None = None, **options: Any) -> Any:
     Raises:
         sqlite3.OperationalError (the library's): It cannot be opened, or something else in this process has it open.
     """
-    identity = file_identity(path)
-    if _is_apart() and identity not in {each.file for each in known()} and identity in _opened_by_others():
-        raise library().OperationalError(
-            f"{path.name} is open in this process by something else than the ledger; close that first"
-        )
-    connection = library().connect(path if name is None else name, factory=connection_class(), **options)
-    connection.file = file_identity(path)
-    _known.add(connection)
+    with _opening:  # a file that another thread is opening is not yet among those that are known
+        identity = file_identity(path)
+        if _is_apart() and identity not in {each.file for each in known()} and identity in _opened_by_others():
+            raise library().OperationalError(
+                f"{path.name} is open in this process by something else than the ledger; close that first"
+            )
+        connection = library().connect(path if name is None else name, factory=connection_class(), **options)
+        connection.file = file_identity(path)
+        _known.add(connection)
     return connection
 
 
@@ -159,5 +162,12 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         )
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's locks
-    os.register_at_fork(after_in_child=_known.clear)
+def _forget() -> None:
+    """Start afresh in a forked process, which has none of its parent's locks on files."""
+    global _opening
+    _opening = threading.Lock()
+    _known.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -128,7 +128,7 @@ class Ledger:
         # Another program held the lock all the time: until then readers, which may not need it, wait only a moment.
         self._locked_until = 0.0
         self._has_budgets = False
-        self._unfolded = PAGE
+        self._unfolded = 0
         self._latest: Latest | None = None
         self._clock_was_behind = False
 
@@ -212,7 +212,7 @@ class Ledger:
         self._fold_sometimes(sum(isinstance(item.entry, Settled) for item in items))
 
     def _fold_sometimes(self, settled: int) -> None:
-        """Fold what was settled into the sums: once a page is full, and after the first write of a process."""
+        """Fold what was settled into the sums, once it is a page."""
         self._unfolded += settled
         if settled and self._unfolded >= PAGE:
             self._unfolded = 0
@@ -506,6 +506,8 @@ class Ledger:
     def finish(self) -> None:
         """At the end of the process: write what is left, for a few seconds; say what could not be written."""
         self.flush()
+        if self._unfolded:  # many short programs leave many pages too
+            fold(self, if_many=True)
         left = self.waiting
         if left:
             logger.warning(

@@ -108,6 +108,7 @@ def _end(ledger: Ledger) -> None:
     if writer._jobs is not None:
         writer._jobs.put(_Job(lambda: None, [], 0.0, is_abandoned=True))
     ledger._forget_engine()
+    ledger.finish = lambda: None  # type: ignore[method-assign]  # nobody would answer it at exit
 
 
 def _until_ended(writer: Writer, run: Callable[[Writer], None] = Writer._run) -> None:
