@@ -69,8 +69,9 @@ def pooled(postgres_url: str, tmp_path: Path) -> Iterator[str]:
         f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
     )
     settings.chmod(0o644)
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o011)
+    for each in (tmp_path, *tmp_path.parents):
+        if (mode := each.stat().st_mode) & 0o011 != 0o011:
+            each.chmod(mode | 0o011)
     nobody: dict[str, Any] = {"user": pwd.getpwnam("nobody").pw_uid} if os.geteuid() == 0 else {}
     with subprocess.Popen([program, "-q", settings], **nobody) as bouncer:
         until = time.monotonic() + 30
