@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     import hypothesis
 
     hypothesis.settings.register_profile("here", deadline=None, max_examples=20, derandomize=bool(os.environ.get("CI")))
-    hypothesis.settings.register_profile("soak", deadline=None, max_examples=250)
+    hypothesis.settings.register_profile("soak", deadline=None, max_examples=150)
     hypothesis.settings.load_profile("here")  # or the one that --hypothesis-profile names
 
     for name in _SUPPORT:

@@ -21,6 +21,7 @@ from shared.ledger import accounts, sums
 from shared.ledger.query import UNALLOCATED, Filter, Window, sum_costs
 from shared.ledger.schema import DIMENSIONS, label, metadata, unsummed, unsummed_label
 from shared.ledger.store import Ledger
+from tests.support.examples import at_most
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
 from tests.support.processes import race, run
 
@@ -254,7 +255,7 @@ def empty(ledger: Ledger) -> None:
                 connection.execute(sa.delete(table))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=at_most(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps, st.lists(questions, min_size=1, max_size=4))
 def test_reports_are_what_the_rows_add_up_to(
     store: Ledger, program: list[tuple[str, Any, Any]], asked: list[tuple[Any, ...]]

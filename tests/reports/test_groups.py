@@ -32,6 +32,7 @@ from shared.reports.periods import period_before, span_of, window_text
 from shared.reports.tables import csv_text, decimals_for, money, usd_text
 from shared.scope import scope
 from tests.support import month
+from tests.support.examples import at_most
 from tests.support.ledger_rows import rows, settled, submit, write
 
 ZONES = [
@@ -180,7 +181,7 @@ def filled(
     ledger.close()
 
 
-@examples(max_examples=25, deadline=None)
+@examples(max_examples=at_most(25), deadline=None)
 @given(
     st.integers(0, SPAN_DAYS - 1), st.integers(1, 12), st.sampled_from(ZONES),
     st.sampled_from([(), ("model",), ("customer",)]), st.sampled_from([Filter(), Filter(columns={"model": "a"})]),
@@ -244,7 +245,7 @@ def test_periods_as_people_say_them(since: str, until: str | None, shown: str, b
     assert (window_text(span), window_text(period_before(span))) == (shown, before)
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=at_most(50), deadline=None)
 @given(st.dates(date(2024, 1, 1), date(2027, 1, 1)), st.integers(1, 400 * 86_400), st.sampled_from(ZONES))
 def test_the_period_before_ends_where_the_period_begins(start: date, length_s: int, zone: ZoneInfo) -> None:
     """The period before is a time that lies before, and does not overlap."""

@@ -74,7 +74,6 @@ def test_no_key(screen: Screen) -> None:
     assert "does not affect a tools or shared of your own" in said
     said = screen("text", "Hello", code=1)
     assert "Set OPENAI_API_KEY. For a trial without a key, use local/smollm2-135m." in said
-    assert "local/smollm2-135m (local)" in screen("text", "Hello", "-m", "local/smollm2-135m")
     assert "Images are made by openai/gpt-image-2, gemini/" in screen("images", "create", "A fox", code=1)
     assert "openai/gpt-5.4-mini" in screen("estimate", "Hello")
     assert "Names that set nothing:\n  none" in screen("doctor", "--settings")
@@ -144,7 +143,7 @@ def test_ctrl_c_while_it_starts(project: Project, tmp_path: Path) -> None:
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Look:\n"
         "    def find_spec(name, *_):\n"
-        "        if name.endswith('shared.cli.budget'): signal.raise_signal(signal.SIGINT)\n"
+        "        if name.endswith('shared.cli.doctor'): signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Look)\n"
         "sys.argv[1:] = ['doctor']\n"
         "from agentswarm_tools.__main__ import main; main()"

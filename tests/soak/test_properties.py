@@ -1,4 +1,4 @@
-"""Every test of a property, with five times the examples that the suite has time for."""
+"""Every test of a property, with many more examples than the suite has time for."""
 
 from __future__ import annotations
 
