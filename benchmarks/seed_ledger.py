@@ -1,7 +1,7 @@
 """
 Fill an empty ledger with attempts of the last year, for measuring reports on a large one.
 
-    python benchmarks/seed_ledger.py sqlite:////tmp/large/ledger.sqlite3 1000000 --customers 200 --agents 40
+    python benchmarks/seed_ledger.py sqlite:///large.sqlite3 1000000 --customers 200 --agents 40
 
 The rows go in by bulk statements and the sums are computed from them as after a migration, so that all that the product
 keeps is as if the calls had been made. There are no budgets, so no running totals either.

@@ -162,12 +162,11 @@ def _add_rows(
             .group_by(*columns)
         )
         for row in connection.execute(query):
-            values = (
-                _period(key, row[place] * BUCKET_S, zone) if key in GRAINS else str(row[place] or "")
-                for place, key in enumerate(keys)
+            values = tuple(
+                _period(key, value * BUCKET_S, zone) if key in GRAINS else value
+                for key, value in zip(keys, row, strict=False)
             )
-            key = tuple(values)
-            _add(found[key], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
+            _add(found[values], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
     return rest
 
 
