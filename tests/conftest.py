@@ -61,8 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
     import agency_swarm  # noqa: F401
     import hypothesis
 
-    hypothesis.settings.register_profile("here", deadline=None, max_examples=20, derandomize=bool(os.environ.get("CI")))
-    hypothesis.settings.register_profile("soak", deadline=None, max_examples=150)
+    hypothesis.settings.register_profile("here", deadline=None, max_examples=20, derandomize=True)
+    hypothesis.settings.register_profile("soak", deadline=None, max_examples=150, derandomize=True)
+    hypothesis.settings.register_profile("explore", deadline=None, max_examples=1_000)
     hypothesis.settings.load_profile("here")  # or the one that --hypothesis-profile names
 
     for name in _SUPPORT:

@@ -74,15 +74,20 @@ def observe(call: Call, candidate: Candidate, answer: Answer) -> None:
 
 def input_tokens(candidate: Candidate, request: Request) -> int:
     """About how many tokens the text of a request has: our own count, of its beginning and its end if it is long."""
-    texts = list(_texts(request))
+    # Each by itself, since tools and schemas are denser than prose.
+    messages, extras = list(_message_texts(request)), list(_extra_texts(request))
+    return _about(candidate, messages) + _about(candidate, extras) + _MESSAGE_TOKENS * len(request.messages)
+
+
+def _about(candidate: Candidate, texts: Sequence[str]) -> int:
     size = sum(map(len, texts))
     # The first half of the sample from the beginning, the other from the end, where the last question is.
     half = _SAMPLE_CHARS // 2
     sample = "".join(texts) if size <= _SAMPLE_CHARS else _beginning(texts, half) + _end(texts, half)
-    counted = count_tokens(candidate, [{"role": "user", "content": sample}], "").prompt_tokens
-    if counted is None or not sample:
-        return size // 4
-    return round(counted * size / len(sample)) + _MESSAGE_TOKENS * (len(request.messages) - 1)
+    if not sample:
+        return 0
+    counted = count_tokens(candidate, (), sample).completion_tokens
+    return size // 4 if counted is None else round(counted * size / len(sample))
 
 
 def _beginning(texts: Sequence[str], size: int) -> str:
@@ -103,8 +108,7 @@ def _end(texts: Sequence[str], size: int) -> str:
     return found
 
 
-def _texts(request: Request) -> Iterator[str]:
-    """Everything of a request that a model reads as text."""
+def _message_texts(request: Request) -> Iterator[str]:
     for message in request.messages:
         content = message.get("content")
         for part in content if isinstance(content, list | tuple) else [content]:
@@ -113,6 +117,9 @@ def _texts(request: Request) -> Iterator[str]:
                 yield text
         if calls := message.get("tool_calls"):
             yield str(calls)
+
+
+def _extra_texts(request: Request) -> Iterator[str]:
     for name in ("tools", "functions", "response_format"):
         if extra := request.params.get(name):
             yield json.dumps(extra, ensure_ascii=False, default=str)
