@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -28,6 +28,18 @@ Key = tuple[str, ...]
 Sums = dict[str, int]
 
 
+class Grouped(NamedTuple):
+    """
+    Sums of FIGURES by the values of some keys: whole counts, nano-dollars and microseconds.
+
+    A key is "" where an attempt has no such value; times are 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48 and 2026-11.
+    `rows_read` says why all rows of a time were read, and not only those of the window's ends; None if they were not.
+    """
+
+    sums: dict[Key, Sums]
+    rows_read: str | None
+
+
 def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
     """
     What was spent in a window, by `keys`.
@@ -36,24 +48,43 @@ def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filte
         keys: Any of provider, model, tool, agent, names of labels, and hour, day, week or month in the window's zone.
 
     Returns:
-        By the values of the keys ("" where an attempt has none; times as 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48
-        and 2026-11), the sums of FIGURES: whole counts, nano-dollars and microseconds.
+        The sums of `Grouped`.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
+    return all_grouped(ledger, span, (keys,), which)[0].sums
+
+
+def all_grouped(
+    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter | None = None
+) -> list[Grouped]:
+    """The same by each of several keys, as of one moment."""
     which = which or Filter()
-    stored_sums.catch_up(ledger)
-    found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
+    found: list[dict[Key, Sums]] = [defaultdict(lambda: dict.fromkeys(FIGURES, 0)) for _ in several]
     with ledger.reading() as connection:
-        how = _plan(connection, span, keys, which)
-        if how.summed:
-            _add_stored(connection, found, how, span.zone, keys, which)
-        rest = _add_rows(connection, found, how.rows, span.zone, keys, which)
-    while rest:
-        with ledger.reading() as connection:
-            rest = _add_rows(connection, found, rest, span.zone, keys, which)
-    return {key: sums for key, sums in found.items() if any(sums.values())}
+        plans = [_plan(connection, span, keys, which) for keys in several]
+        for keys, sums, how in zip(several, found, plans, strict=True):
+            if how.summed:
+                _add_stored(connection, sums, how, span.zone, keys, which)
+        rest = [
+            _add_rows(connection, sums, how.rows, span.zone, keys, which)
+            for keys, sums, how in zip(several, found, plans, strict=True)
+        ]
+    for keys, sums, ranges in zip(several, found, rest, strict=True):
+        while ranges:
+            with ledger.reading() as connection:
+                ranges = _add_rows(connection, sums, ranges, span.zone, keys, which)  # noqa: PLW2901 - what is left
+    return [
+        Grouped({key: sums for key, sums in each.items() if any(sums.values())}, _rows_read(how, keys, which))
+        for keys, each, how in zip(several, found, plans, strict=True)
+    ]
+
+
+def _rows_read(how: Plan, keys: Sequence[str], which: Filter) -> str | None:
+    if how.reason or how.summed:
+        return how.reason
+    return "there are no sums of pairs of labels" if len({*_labels_in(keys), *which.labels}) > 1 else None
 
 
 def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
@@ -150,24 +181,48 @@ def _add_rows(
 ) -> list[Range]:
     """Add attempts from their rows, at most a page of them; returns what is left to read."""
     now, rest = paged(connection, ranges)
-    expressions = stored_sums.expressions(connection.dialect.name)
-    columns = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
-    figures: list[Any] = [sa.func.sum(sa.literal_column(expressions[name])).label(f"sum_{name}") for name in VALUES]
+    narrow = (which.labels, which.columns)
+    query = _rows_by(
+        connection.dialect.name, tuple(keys), which.conversation, which.any_conversation, *map(_items, narrow)
+    )
     for since_us, until_us in now:
-        query = (
-            sa.select(*columns, *figures)
-            .select_from(_with_labels(keys))
-            .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
-            .where(*conditions(which))
-            .group_by(*columns)
-        )
-        for row in connection.execute(query):
+        for row in connection.execute(query, {"since_us": since_us, "until_us": until_us}):
             values = tuple(
                 _period(key, value * BUCKET_S, zone) if key in GRAINS else value
                 for key, value in zip(keys, row, strict=False)
             )
             _add(found[values], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
     return rest
+
+
+def _items(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(values.items())
+
+
+@lru_cache(maxsize=64)
+def _rows_by(
+    dialect: str,
+    keys: tuple[str, ...],
+    conversation: str | None,
+    any_conversation: bool,
+    labels: tuple[tuple[str, str], ...],
+    columns: tuple[tuple[str, str], ...],
+) -> sa.Select[Any]:
+    """Sums of the settled attempts between :since_us and :until_us; building it takes longer than its execution."""
+    which = Filter(dict(labels), conversation, any_conversation, dict(columns))
+    by = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
+    figures: list[Any] = [
+        sa.func.sum(sa.literal_column(number)).label(f"sum_{name}")
+        for name, number in stored_sums.expressions(dialect).items()
+    ]
+    since_us, until_us = (sa.bindparam(name, type_=sa.BigInteger) for name in ("since_us", "until_us"))
+    return (
+        sa.select(*by, *figures)
+        .select_from(_with_labels(keys))
+        .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
+        .where(*conditions(which))
+        .group_by(*by)
+    )
 
 
 def _columns(keys: Sequence[str]) -> Iterator[sa.ColumnElement[Any]]:

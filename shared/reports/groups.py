@@ -8,7 +8,18 @@ from typing import Any
 
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
-from shared.ledger import FIGURES, GRAINS, UNALLOCATED, Filter, Ledger, Window, grouped_sums, is_empty, label_names
+from shared.ledger import (
+    FIGURES,
+    GRAINS,
+    UNALLOCATED,
+    Filter,
+    Ledger,
+    Window,
+    all_grouped,
+    grouped_sums,
+    is_empty,
+    label_names,
+)
 from shared.reports.formats import printable
 
 COLUMNS = ("provider", "model", "tool", "agent")
@@ -71,7 +82,7 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
 
 def groups_of(
     ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], str | None]:
     """
     The costs of each group: in the order of time where they are grouped by it, else the most expensive first.
 
@@ -79,12 +90,12 @@ def groups_of(
         before: The time to compare each group with; None: no comparison.
 
     Returns:
-        The dicts that `get_llm_costs` documents as "groups".
+        The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found = grouped_sums(ledger, span, by, which)
+    found, rows_read = all_grouped(ledger, span, (by,), which)[0]
     earlier = {} if before is None else grouped_sums(ledger, before, by, which)
     total = sum(sums["cost_nano"] for sums in found.values())
     grain = next((place for place, name in enumerate(by) if name in GRAINS), None)
@@ -93,10 +104,11 @@ def groups_of(
         key, sums = item
         return ("" if grain is None else key[grain], -sums["cost_nano"], -sums["calls"], key)
 
-    return [
+    groups = [
         _group(by, key, sums, total) | ({} if before is None else _before(earlier.get(key)))
         for key, sums in sorted(found.items(), key=order)
     ]
+    return groups, rows_read
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
@@ -106,14 +118,14 @@ def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
 
 
 def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -> dict[str, Any]:
-    nano = _known_nano(sums)
+    nano = known_nano(sums)
     names = [value or UNALLOCATED for value in key]
     return {
         "name": ", ".join(names),
         "keys": dict(zip(by, names, strict=True)),
         "cost": to_usd(nano),
         "cost_nano": nano,
-        "avg_cost_per_call": _average(sums),
+        "avg_cost_per_call": average_cost(sums),
         "tokens": sums["prompt_tokens"] + sums["completion_tokens"],
         "input_tokens": sums["prompt_tokens"],
         "output_tokens": sums["completion_tokens"],
@@ -128,19 +140,19 @@ def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -
 
 
 def _before(sums: Sums | None) -> dict[str, Any]:
-    nano = 0 if sums is None else _known_nano(sums)
+    nano = 0 if sums is None else known_nano(sums)
     return {"previous_cost": to_usd(nano), "previous_cost_nano": nano}
 
 
-def _known_nano(sums: Sums) -> int | None:
+def known_nano(sums: Sums) -> int | None:
     """The sum of the known costs; None if there is none, and something that was charged is unknown."""
     is_part = sums["unknown_requests"] or sums["lower_bound_requests"]
     return None if is_part and not sums["cost_nano"] else sums["cost_nano"]
 
 
-def _average(sums: Sums) -> float:
+def average_cost(sums: Sums) -> float:
     """Average cost of the calls whose cost is known, in US$: NaN if there are only others, 0 without calls."""
     known = sums["calls"] - sums["unknown_calls"]
-    if _known_nano(sums) is None or (known <= 0 and sums["unknown_requests"]):
+    if known_nano(sums) is None or (known <= 0 and sums["unknown_requests"]):
         return math.nan
     return to_usd(sums["cost_nano"] - sums["adjustment_nano"]) / known if known > 0 else 0.0

@@ -28,6 +28,8 @@ from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
 from shared.ledger.writer import _MAX_DELAY_S, Item
 from shared.ledger.writes import Event
+from shared.reports.costs import sum_costs
+from shared.reports.groups import groups_of
 from tests.support.examples import at_most
 from tests.support.ledger_rows import (
     NOON_US,
@@ -157,12 +159,16 @@ def test_a_report_reads_the_same_from_every_database(store: Ledger) -> None:
         write(store, "settle", row, **({"customer": "acme"} if number > 3 else {}))
     write(store, "start", started(ts_us=NOON_US - 1))
     span = Window(NOON_US - 1, NOON_US + 10**10, ZoneInfo("UTC"))
-    costs = query.sum_costs(store, span, by="customer")
+    costs = sum_costs(store, span)
     assert (costs["total_cost_nano"], costs["total_calls"], costs["total_tokens"]) == (111_111, 6, 180)
-    assert [(group["name"], group["cost"]) for group in costs["groups"]] == [("acme", 11e-5), (UNALLOCATED, 1111e-9)]
+    groups, _ = groups_of(store, span, ("customer",), Filter())
+    assert [(group["name"], group["cost"]) for group in groups] == [
+        ("acme", 11e-5),
+        (UNALLOCATED, 1111e-9),
+    ]
     assert costs["cost_by_tool"] == {"T": 101_010e-9, UNALLOCATED: 10_101e-9}
-    assert query.sum_costs(store, span, Filter({"customer": "acme"}), "tool")["total_cost_nano"] == 110_000
-    assert query.sum_costs(store, span, Filter(conversation="c1", any_conversation=False))["total_cost_nano"] == 10
+    assert sum_costs(store, span, Filter({"customer": "acme"}))["total_cost_nano"] == 110_000
+    assert sum_costs(store, span, Filter(conversation="c1", any_conversation=False))["total_cost_nano"] == 10
     found = list(query.attempt_records(store, span))
     assert [record["cost_nano"] for record in found] == [None, *(10**number for number in range(6))]
     assert [record["labels"] for record in found if record["labels"]] == [{"customer": "acme"}] * 2
