@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
@@ -13,6 +13,7 @@ from shared.ledger import (
     GRAINS,
     UNALLOCATED,
     Filter,
+    Grouped,
     Ledger,
     Window,
     all_grouped,
@@ -80,24 +81,36 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
             )
 
 
-def groups_of(
-    ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None
-) -> tuple[list[dict[str, Any]], str | None]:
+class Groups(NamedTuple):
     """
-    The costs of each group: in the order of time where they are grouped by it, else the most expensive first.
+    The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
+
+    They are in the order of time where they are grouped by it, else the most expensive comes first.
+    """
+
+    groups: list[dict[str, Any]]
+    rows_read: str | None
+
+
+def groups_of(
+    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter, before: Window | None = None
+) -> list[Groups]:
+    """
+    The costs of each group, by each of several tuples of dimensions.
 
     Args:
         before: The time to compare each group with; None: no comparison.
 
-    Returns:
-        The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
-
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found, rows_read = all_grouped(ledger, span, (by,), which)[0]
-    earlier = {} if before is None else grouped_sums(ledger, before, by, which)
-    total = sum(sums["cost_nano"] for sums in found.values())
+    found = all_grouped(ledger, span, several, which)
+    earlier = [None] * len(several) if before is None else all_grouped(ledger, before, several, which)
+    return [_groups(*each) for each in zip(several, found, earlier, strict=True)]
+
+
+def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Groups:
+    total = sum(sums["cost_nano"] for sums in found.sums.values())
     grain = next((place for place, name in enumerate(by) if name in GRAINS), None)
 
     def order(item: tuple[tuple[str, ...], Sums]) -> tuple[Any, ...]:
@@ -105,10 +118,10 @@ def groups_of(
         return ("" if grain is None else key[grain], -sums["cost_nano"], -sums["calls"], key)
 
     groups = [
-        _group(by, key, sums, total) | ({} if before is None else _before(earlier.get(key)))
-        for key, sums in sorted(found.items(), key=order)
+        _group(by, key, sums, total) | ({} if earlier is None else _before(earlier.sums.get(key)))
+        for key, sums in sorted(found.sums.items(), key=order)
     ]
-    return groups, rows_read
+    return Groups(groups, found.rows_read)
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:

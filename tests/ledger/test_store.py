@@ -161,7 +161,7 @@ def test_a_report_reads_the_same_from_every_database(store: Ledger) -> None:
     span = Window(NOON_US - 1, NOON_US + 10**10, ZoneInfo("UTC"))
     costs = sum_costs(store, span)
     assert (costs["total_cost_nano"], costs["total_calls"], costs["total_tokens"]) == (111_111, 6, 180)
-    groups, _ = groups_of(store, span, ("customer",), Filter())
+    groups = groups_of(store, span, [("customer",)], Filter())[0].groups
     assert [(group["name"], group["cost"]) for group in groups] == [
         ("acme", 11e-5),
         (UNALLOCATED, 1111e-9),
