@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         safe_metadata as safe_metadata,
         uuid_of as uuid_of,
     )
-    from shared.ledger.export import csv_cell as csv_cell, write_records as write_records
+    from shared.ledger.export import csv_cell as csv_cell, write_attempts as write_attempts
     from shared.ledger.grouped import (
         FIGURES as FIGURES,
         GRAINS as GRAINS,
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
         Window as Window,
         agents_used_tools as agents_used_tools,
         all_budget_forecasts as all_budget_forecasts,
-        attempt_records as attempt_records,
         average_output as average_output,
         average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
         recent_prompts as recent_prompts,
         window as window,
     )
+    from shared.ledger.records import attempt_lines as attempt_lines, attempt_records as attempt_records
     from shared.ledger.reservations import (
         Reservation as Reservation,
         open_reservations as open_reservations,
@@ -98,13 +98,14 @@ else:
             "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
-            "export": "csv_cell write_records",
+            "export": "csv_cell write_attempts",
             "grouped": "FIGURES GRAINS Grouped all_grouped grouped_sums is_empty label_names",
             "health": "Unknown latencies unknowns",
             "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
-            "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts attempt_records average_output "
+            "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts average_output "
             "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
+            "records": "attempt_lines attempt_records",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "schema": "LATENCY_MS",
