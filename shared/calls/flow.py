@@ -8,9 +8,9 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -78,31 +78,48 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
-    if call.plan.is_open:
-        await _choose(call)
-    schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant)
+    with _saying_end(call):
+        if call.plan.is_open:
+            await _choose(call)
+        schedule = RetrySchedule(
+            call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant
+        )
+        try:
+            attempt, first = await _first_item(call, schedule)
+        except LLMError as error:
+            final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
+            if not call.is_counted:
+                await refuse_call(call, final)
+            final.call_id = str(call.call_id)
+            raise final from None
+        except BaseException as error:
+            # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
+            if not call.is_counted and (call.attempts or call.is_part):
+                await refuse_call(call, error)
+            raise
+        try:
+            async with aclosing(_answer(call, attempt, first)) as items:
+                async for item in items:
+                    yield item
+        except LLMError as error:
+            error.call_id = str(call.call_id)
+            raise
+        finally:
+            attempt.release()
+
+
+@contextmanager
+def _saying_end(call: Call) -> Iterator[None]:
+    """Say when a call has ended, however it ends; a stream that its reader leaves ends with GeneratorExit."""
+    error: BaseException | None = None
     try:
-        attempt, first = await _first_item(call, schedule)
-    except LLMError as error:
-        final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
-        if not call.is_counted:
-            await refuse_call(call, final)
-        final.call_id = str(call.call_id)
-        raise final from None
-    except BaseException as error:
-        # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
-        if not call.is_counted and (call.attempts or call.is_part):
-            await refuse_call(call, error)
-        raise
-    try:
-        async with aclosing(_answer(call, attempt, first)) as items:
-            async for item in items:
-                yield item
-    except LLMError as error:
-        error.call_id = str(call.call_id)
+        yield
+    except BaseException as raised:
+        error = raised
         raise
     finally:
-        attempt.release()
+        if call.on_end is not None:
+            call.on_end(call, error)
 
 
 async def _choose(call: Call) -> None:
