@@ -32,6 +32,7 @@ __all__ = [
     "LLMStream",
     "ModelConfig",
     "TaskType",
+    "flush_telemetry",
     "get_llm_client",
     "warm_up",
 ]
@@ -510,7 +511,7 @@ def _limits(settings: Settings, budget: Budget | Sequence[Budget] | None) -> tup
     return tuple(Limit(each) for each in (*from_settings, *budgets_of(budget)))
 
 
-def _watch(settings: Settings) -> Callable[[], calls.OnEnd | None] | None:
+def _watch(settings: Settings) -> Callable[[], calls.OnEnd] | None:
     """What is told of each call for telemetry; None if that is off, which costs nothing."""
     if settings.telemetry == "off":
         return None
@@ -572,6 +573,17 @@ def warm_up() -> None:
     if settings.cost_tracking:
         with suppress(StoreError):
             ledger.get_ledger(database_url(settings)).flush()
+
+
+def flush_telemetry() -> None:
+    """
+    Hand the spans and metrics of all calls that have ended to OpenTelemetry, which otherwise happens within a second.
+
+    Call it before the SDK's `force_flush()` where a process may be frozen or killed at any time. At exit it is done.
+    """
+    from shared.reports import flush_telemetry as flush
+
+    flush()
 
 
 _ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import ModuleType
@@ -42,7 +42,8 @@ logger = logging.getLogger("agentswarm_tools")
 
 # The names below are those of this version, the last before the conventions for GenAI moved to a repository of their
 # own, which has renamed some. All of them have the status "development".
-# Source: github.com/open-telemetry/semantic-conventions/tree/v1.41.0/docs/gen-ai (April 2026, read 2026-11-28).
+# Source: github.com/open-telemetry/semantic-conventions, docs/gen-ai, and its names as PyPI's package
+# opentelemetry-semantic-conventions 0.66b2 has them (read 2026-11-28).
 SEMCONV_VERSION = "1.41.0"
 SCHEMA_URL = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
 SCOPE_NAME = "agentswarm_tools"
@@ -72,134 +73,56 @@ _DELAY_S, _BATCH = 1.0, 256
 
 type Value = str | bool | int | float | tuple[str, ...]
 
-
-class Attribute(NamedTuple):
-    """What an attribute means, and its value for an attempt; None where it is unknown or does not apply."""
-
-    meaning: str
-    of: Callable[[_Ended, _Tried], Value | None]
-
-
-def _named(text: str | None) -> str | None:
-    return text[:_MAX_CHARS] if text else None
-
-
-def _usd(nano: int | None) -> float | None:
-    return None if nano is None else to_usd(nano)
-
-
-def _seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else microseconds / 1e6
-
-
-def _number[N: (int, float)](kind: type[N], *names: str) -> Callable[[_Ended, _Tried], N | None]:
-    """Reads a number out of the parameters of the request, under the first of these names that it has."""
-
-    def read(_call: _Ended, it: _Tried) -> N | None:
-        found = next((value for name in names if (value := it.params.get(name)) is not None), None)
-        return kind(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
-
-    return read
-
-
-def _error_type(it: _Tried) -> str | None:
-    """None for a stream that its reader left: that is no error of anybody."""
-    was_left = it.row.status == "cancelled" and it.row.first_chunk_us is not None
-    return None if was_left else it.row.error_type
-
-
-def _output_type(call: _Ended, it: _Tried) -> str | None:
-    if call.task is TaskType.IMAGE_GENERATION:
-        return "image"
-    return "json" if it.params.get("response_format") not in (None, {"type": "text"}) else None
-
-
-# Of a call. Every span has them.
-CALL_ATTRIBUTES: dict[str, tuple[str, Callable[[_Ended], Value | None]]] = {
-    "agentswarm.call.id": ("id of the call, as in the ledger, answers and errors", lambda it: str(it.call_id)),
-    "agentswarm.tool": ("tool that made the call", lambda it: it.scope.tool),
-    "agentswarm.agent": ("agent that made it", lambda it: it.scope.agent),
-    "agentswarm.run": ("run of the agent", lambda it: it.scope.run),
-    "gen_ai.conversation.id": ("conversation of the scope", lambda it: it.scope.conversation),
+# What each attribute means, as the documentation says it. Of every span:
+CALL_ATTRIBUTES = {
+    "agentswarm.call.id": "id of the call, as in the ledger, answers and errors",
+    "agentswarm.call.attempts": "how many attempts the call needed; only on the span that stands for the call",
+    "agentswarm.tool": "tool that made the call",
+    "agentswarm.agent": "agent that made it",
+    "agentswarm.run": "run of the agent",
+    "gen_ai.conversation.id": "conversation of the scope",
+    "error.type": "class of the error that it ended with",
 }
-# Of an attempt.
-ATTRIBUTES: dict[str, Attribute] = {
-    "gen_ai.operation.name": Attribute(
-        "`chat`, also about images; `generate_content` to make images",
-        lambda call, _: _OPERATIONS.get(call.task, "chat"),
-    ),
-    "gen_ai.provider.name": Attribute(
-        "provider, by the conventions' name where they have one",
-        lambda _, it: _PROVIDERS.get(it.candidate.provider, it.candidate.provider),
-    ),
-    "gen_ai.request.model": Attribute("model as it was sent to the provider", lambda _, it: it.candidate.wire_model),
-    "gen_ai.response.model": Attribute("model as the answer names it", lambda _, it: _named(it.row.response_model)),
-    "server.address": Attribute("host that was asked", lambda _, it: it.host or None),
-    "server.port": Attribute("its port", lambda _, it: it.port or None),
-    "error.type": Attribute("error that it ended with, by class", lambda _, it: _error_type(it)),
-    "http.response.status_code": Attribute(
-        "HTTP status, where it failed", lambda _, it: it.row.http_status if _error_type(it) else None
-    ),
-    "gen_ai.response.id": Attribute("id of the answer", lambda _, it: _named(it.row.response_id)),
-    "gen_ai.response.finish_reasons": Attribute(
-        "why the answer ended", lambda _, it: (it.row.finish_reason[:_MAX_CHARS],) if it.row.finish_reason else None
-    ),
-    "gen_ai.response.time_to_first_chunk": Attribute(
-        "seconds to the first chunk of a stream",
-        lambda _, it: _seconds(it.row.first_chunk_us) if it.row.stream else None,
-    ),
-    "gen_ai.output.type": Attribute("`image`, or `json` if the request says so", _output_type),
-    "gen_ai.request.stream": Attribute("true for a stream", lambda _, it: it.row.stream or None),
-    "gen_ai.request.max_tokens": Attribute(
-        "longest answer that was allowed", _number(int, "max_completion_tokens", "max_tokens")
-    ),
-    "gen_ai.request.temperature": Attribute("temperature, if it was set", _number(float, "temperature")),
-    "gen_ai.request.top_p": Attribute("top_p, if it was set", _number(float, "top_p")),
-    "gen_ai.usage.input_tokens": Attribute("input, cached tokens included", lambda _, it: it.row.prompt_tokens),
-    "gen_ai.usage.output_tokens": Attribute("output, reasoning included", lambda _, it: it.row.completion_tokens),
-    "gen_ai.usage.cache_read.input_tokens": Attribute(
-        "input read from the provider's cache", lambda _, it: it.row.cached_tokens
-    ),
-    "gen_ai.usage.cache_creation.input_tokens": Attribute(
-        "input written to the provider's cache", lambda _, it: it.row.cache_write_tokens
-    ),
-    "gen_ai.usage.reasoning.output_tokens": Attribute(
-        "output that was reasoning", lambda _, it: it.row.reasoning_tokens
-    ),
-    "agentswarm.usage.source": Attribute(
-        "`counted` where we counted tokens, as the provider did not say",
-        lambda _, it: "counted" if it.row.usage_source == "counted" else None,
-    ),
-    "agentswarm.attempt.number": Attribute(
-        "1 for the first of several", lambda call, it: it.row.attempt_number if len(call.attempts) > 1 else None
-    ),
-    "agentswarm.requested_model": Attribute(
-        "model that the caller named, where another one is asked",
-        lambda call, it: _named(call.requested) if it.candidate.requested != call.requested else None,
-    ),
-    "agentswarm.attempt.status": Attribute("status, as in the ledger", lambda _, it: it.row.status),
-    "agentswarm.cost.amount": Attribute(
-        "cost in US$; absent where it is unknown, which is not 0", lambda _, it: _usd(it.row.cost_nano)
-    ),
-    "agentswarm.cost.source": Attribute("how the cost is known, or `unknown`", lambda _, it: it.row.cost_source),
-    "agentswarm.cost.lower_bound": Attribute(
-        "true where it may have cost more than the amount", lambda _, it: it.row.cost_is_lower_bound or None
-    ),
-    "agentswarm.cost.reserved": Attribute(
-        "US$ that budgets reserve beyond the amount", lambda _, it: _usd(it.row.reserved_nano or None)
-    ),
+# Of the span of an attempt:
+ATTEMPT_ATTRIBUTES = {
+    "gen_ai.operation.name": "`chat`, also about images; `generate_content` to make images",
+    "gen_ai.provider.name": "provider, by the conventions' name where they have one",
+    "gen_ai.request.model": "model as it was sent to the provider",
+    "gen_ai.request.stream": "true for a stream",
+    "gen_ai.request.max_tokens": "longest answer that was allowed",
+    "gen_ai.request.temperature": "temperature, if it was set",
+    "gen_ai.request.top_p": "top_p, if it was set",
+    "gen_ai.output.type": "`image`, or `json` if the request says so",
+    "gen_ai.response.model": "model as the answer names it",
+    "gen_ai.response.id": "id of the answer",
+    "gen_ai.response.finish_reasons": "why the answer ended",
+    "gen_ai.response.time_to_first_chunk": "seconds to the first chunk of a stream",
+    "gen_ai.usage.input_tokens": "input, cached tokens included",
+    "gen_ai.usage.output_tokens": "output, reasoning included",
+    "gen_ai.usage.cache_read.input_tokens": "input that was read from the provider's cache",
+    "gen_ai.usage.cache_creation.input_tokens": "input that was written to the provider's cache",
+    "gen_ai.usage.reasoning.output_tokens": "output that was reasoning",
+    "server.address": "host that was asked",
+    "server.port": "its port",
+    "http.response.status_code": "HTTP status, where it failed",
+    "agentswarm.requested_model": "model that the caller named, where it is another one",
+    "agentswarm.attempt.number": "1 for the first of several attempts",
+    "agentswarm.attempt.status": "how it ended, as in the ledger",
+    "agentswarm.usage.source": "`counted` where we counted the tokens, as the provider did not say",
+    "agentswarm.cost.amount": "cost in US$; absent where it is unknown, which is not 0",
+    "agentswarm.cost.source": "how the cost is known, or `unknown`",
+    "agentswarm.cost.lower_bound": "true where it may have cost more than the amount",
+    "agentswarm.cost.reserved": "US$ that budgets reserve beyond the amount",
 }
-# Only the span that stands for its call has it.
-ATTEMPTS = "agentswarm.call.attempts"
-# Those of ATTRIBUTES that metrics have too: few values each, since each combination is stored apart.
+# What metrics are divided by: few values each, since each combination is stored apart.
 METRIC_ATTRIBUTES = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model")
 METRICS = {
-    "gen_ai.client.operation.duration": ("histogram", "s", "time of each attempt that was sent"),
+    "gen_ai.client.operation.duration": ("histogram", "s", "time of each attempt that was sent; also by `error.type`"),
     "gen_ai.client.operation.time_to_first_chunk": ("histogram", "s", "time to the first chunk of each stream"),
     "gen_ai.client.token.usage": (
         "histogram",
         "{token}",
-        "tokens of each attempt; `gen_ai.token.type` is input or output",
+        "tokens of each attempt; by `gen_ai.token.type`: input, output",
     ),
     "agentswarm.cost.amount": ("observable counter", "{USD}", "known costs of this process"),
     "agentswarm.cost.unknown": (
@@ -210,14 +133,26 @@ METRICS = {
 }
 
 
-def call_watch(settings: Settings) -> Callable[[], OnEnd | None] | None:
+def call_watch(settings: Settings) -> Callable[[], OnEnd] | None:
     """
     What a client calls when a call begins; that gives what the flow calls when it ends.
 
     Returns:
-        None if telemetry is off: then OpenTelemetry is not even imported.
+        None if telemetry is off or not installed; if it is off, OpenTelemetry is not even imported.
     """
-    return None if settings.telemetry == "off" else partial(_begin, settings.telemetry_labels)
+    if settings.telemetry == "off":
+        return None
+    try:
+        from opentelemetry.context import get_current
+    except ImportError:
+        _warn(f"OpenTelemetry is not installed ({install_command('otel')})")
+        return None
+    labels = settings.telemetry_labels
+
+    def begin() -> OnEnd:
+        return partial(_end, _Began(get_current(), time.time_ns(), time.monotonic(), labels))
+
+    return begin
 
 
 class _Began(NamedTuple):
@@ -281,7 +216,11 @@ def _instruments() -> _Instruments:
     def counter(name: str, read: Callable[[_Sums], float]) -> None:
         def observe(_options: CallbackOptions) -> list[Observation]:
             found = list(_sums.items())  # while another thread may add to it
-            return [metrics.Observation(value, dict(key)) for key, each in found if (value := read(each))]
+            return [
+                metrics.Observation(value, dict(zip(METRIC_ATTRIBUTES, key, strict=True)))
+                for key, each in found
+                if (value := read(each))
+            ]
 
         _, unit, description = METRICS[name]
         meter.create_observable_counter(name, [observe], unit, description)
@@ -305,19 +244,8 @@ class _Sums:
     unknown: int = 0
 
 
-_sums: dict[tuple[tuple[str, Value], ...], _Sums] = {}
-
-
-def _begin(labels: tuple[str, ...]) -> OnEnd | None:
-    try:
-        from opentelemetry.context import get_current
-
-        return partial(_end, _Began(get_current(), time.time_ns(), time.monotonic(), labels))
-    except ImportError:
-        _warn(f"OpenTelemetry is not installed ({install_command('otel')})")
-    except Exception as error:  # noqa: BLE001 - telemetry never fails a call
-        _warn(type(error).__name__)
-    return None
+# By the values of METRIC_ATTRIBUTES.
+_sums: dict[tuple[str, ...], _Sums] = {}
 
 
 def _end(began: _Began, call: Call, error: BaseException | None) -> None:
@@ -369,19 +297,26 @@ class _Queue:
         if self._is_over:
             self.flush()
             return
-        if self._thread is None:
-            self._start()
+        if self._thread is None and not self._start():
+            self.flush()
+            return
         if not self._some.is_set():
             self._some.set()
         if len(self._waiting) >= _BATCH and not self._many.is_set():
             self._many.set()
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the thread; returns False if Python is shutting down, and starts no more threads."""
         with self._making:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="agentswarm-telemetry", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="agentswarm-telemetry", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
                 atexit.register(self._finish)
+        return True
 
     def _run(self) -> None:
         while True:
@@ -410,11 +345,7 @@ _queue = _Queue()
 
 
 def flush_telemetry() -> None:
-    """
-    Make the spans and metrics of all calls that have ended, which would otherwise take up to a second.
-
-    Call it before the SDK's `force_flush()`, where a process may be frozen or killed at any time. At exit it is done.
-    """
+    """Make the spans and metrics of all calls that have ended."""
     _queue.flush()
 
 
@@ -432,82 +363,135 @@ def _kind(error: BaseException | None) -> str | None:
 
 
 def _make_spans(call: _Ended) -> None:
-    began = call.began
-    about_call = _call_attributes(call)
     if len(call.attempts) == 1:
-        _attempt_span(call, call.attempts[0], {**about_call, ATTEMPTS: 1}, began.parent, call.error_type)
+        _attempt_span(call, call.attempts[0], call.began.parent)
         return
     trace, tracer, *_ = _instruments()
-    attributes = {**about_call, ATTEMPTS: len(call.attempts)}
+    attributes = _of_call(call)
+    attributes["agentswarm.call.attempts"] = len(call.attempts)
     if call.error_type is not None:
         attributes["error.type"] = call.error_type
     name = f"call {call.requested[:_MAX_CHARS]}"
-    span = tracer.start_span(name, began.parent, trace.SpanKind.INTERNAL, attributes, start_time=began.wall_ns)
-    inside = trace.set_span_in_context(span, began.parent)
+    started_ns = call.began.wall_ns
+    span = tracer.start_span(name, call.began.parent, trace.SpanKind.INTERNAL, attributes, start_time=started_ns)
+    inside = trace.set_span_in_context(span, call.began.parent)
     for attempt in call.attempts:
-        _attempt_span(call, attempt, about_call, inside)
-    _finish(span, call.error_type, began.at(call.ended))
+        _attempt_span(call, attempt, inside)
+    _finish(span, call.error_type, call.began.at(call.ended))
 
 
-def _call_attributes(call: _Ended) -> dict[str, Value]:
-    found = {name: value for name, (_, read) in CALL_ATTRIBUTES.items() if (value := read(call)) is not None}
-    for name in call.began.labels:
-        if name in call.scope.labels:
-            found[f"agentswarm.label.{name}"] = call.scope.labels[name]
-    return found
-
-
-def _attempt_span(
-    call: _Ended,
-    attempt: _Tried,
-    about_call: Mapping[str, Value],
-    parent: Context,
-    error_type: str | None = None,
-) -> None:
-    """
-    One request to a provider as a span, and its metrics.
-
-    Args:
-        error_type: The error that its call ended with, if this was its only request. An answer may be of no use: when
-            its images cannot be saved, for one.
-    """
-    attributes = {name: value for name, (_, read) in ATTRIBUTES.items() if (value := read(call, attempt)) is not None}
-    if error_type is not None and attempt.row.status == "ok":
+def _attempt_span(call: _Ended, attempt: _Tried, parent: Context) -> None:
+    """One request to a provider as a span, and its metrics."""
+    attributes = _of_call(call) | _of_attempt(call, attempt)
+    error_type = _error_type(call, attempt)
+    if error_type is not None:
         attributes["error.type"] = error_type
-    name = f"{attributes['gen_ai.operation.name']} {attributes['gen_ai.request.model']}"
-    start = call.began.at(attempt.began)
+        if attempt.row.http_status is not None:
+            attributes["http.response.status_code"] = attempt.row.http_status
+    operation, provider, model = (str(attributes[name]) for name in METRIC_ATTRIBUTES)
+    started_ns = call.began.at(attempt.began)
     trace, tracer, *_ = _instruments()
-    span = tracer.start_span(name, parent, trace.SpanKind.CLIENT, {**about_call, **attributes}, start_time=start)
-    _finish(span, attributes.get("error.type"), start + (attempt.row.duration_us or 0) * 1000)
-    _record(attempt, attributes)
+    span = tracer.start_span(f"{operation} {model}", parent, trace.SpanKind.CLIENT, attributes, start_time=started_ns)
+    _finish(span, error_type, started_ns + (attempt.row.duration_us or 0) * 1000)
+    if attempt.row.status != "refused":  # that was never sent
+        _record(attempt.row, (operation, provider, model), error_type)
 
 
-def _finish(span: Span, error_type: Value | None, end_ns: int) -> None:
+def _of_call(call: _Ended) -> dict[str, Value]:
+    scope = call.scope
+    found: dict[str, Value | None] = {
+        "agentswarm.call.id": str(call.call_id),
+        "agentswarm.tool": scope.tool,
+        "agentswarm.agent": scope.agent,
+        "agentswarm.run": scope.run,
+        "gen_ai.conversation.id": scope.conversation,
+    }
+    for name in call.began.labels:
+        found[f"agentswarm.label.{name}"] = scope.labels.get(name)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_attempt(call: _Ended, it: _Tried) -> dict[str, Value]:
+    row, candidate, params, count = it.row, it.candidate, it.params, len(call.attempts)
+    found: dict[str, Value | None] = {
+        "gen_ai.operation.name": _OPERATIONS.get(call.task, "chat"),
+        "gen_ai.provider.name": _PROVIDERS.get(candidate.provider, candidate.provider),
+        "gen_ai.request.model": candidate.wire_model,
+        "gen_ai.request.stream": row.stream or None,
+        "gen_ai.request.max_tokens": _number(int, params.get("max_completion_tokens", params.get("max_tokens"))),
+        "gen_ai.request.temperature": _number(float, params.get("temperature")),
+        "gen_ai.request.top_p": _number(float, params.get("top_p")),
+        "gen_ai.output.type": _output_type(call, it),
+        "gen_ai.response.model": _named(row.response_model),
+        "gen_ai.response.id": _named(row.response_id),
+        "gen_ai.response.finish_reasons": (row.finish_reason[:_MAX_CHARS],) if row.finish_reason else None,
+        "gen_ai.response.time_to_first_chunk": _seconds(row.first_chunk_us) if row.stream else None,
+        "gen_ai.usage.input_tokens": row.prompt_tokens,
+        "gen_ai.usage.output_tokens": row.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": row.cached_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": row.cache_write_tokens,
+        "gen_ai.usage.reasoning.output_tokens": row.reasoning_tokens,
+        "server.address": it.host or None,
+        "server.port": it.port or None,
+        "agentswarm.call.attempts": 1 if count == 1 else None,
+        "agentswarm.requested_model": _named(call.requested) if candidate.requested != call.requested else None,
+        "agentswarm.attempt.number": row.attempt_number if count > 1 else None,
+        "agentswarm.attempt.status": row.status,
+        "agentswarm.usage.source": "counted" if row.usage_source == "counted" else None,
+        "agentswarm.cost.amount": None if row.cost_nano is None else to_usd(row.cost_nano),
+        "agentswarm.cost.source": row.cost_source,
+        "agentswarm.cost.lower_bound": row.cost_is_lower_bound or None,
+        "agentswarm.cost.reserved": to_usd(row.reserved_nano) if row.reserved_nano else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _error_type(call: _Ended, it: _Tried) -> str | None:
+    """The error of an attempt, or of its call where it was the only one and its answer was of no use in the end."""
+    if it.row.status == "cancelled" and it.row.first_chunk_us is not None:
+        return None  # a stream that its reader left: that is no error of anybody
+    if it.row.status == "ok" and len(call.attempts) == 1:
+        return call.error_type
+    return it.row.error_type
+
+
+def _output_type(call: _Ended, it: _Tried) -> str | None:
+    if call.task is TaskType.IMAGE_GENERATION:
+        return "image"
+    return "json" if it.params.get("response_format") not in (None, {"type": "text"}) else None
+
+
+def _named(text: str | None) -> str | None:
+    return text[:_MAX_CHARS] if text else None
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6
+
+
+def _number[N: (int, float)](kind: type[N], value: object) -> N | None:
+    return kind(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _finish(span: Span, error_type: str | None, end_ns: int) -> None:
     """End a span; its status has no description, which would be the message of an error."""
     if error_type is not None:
         span.set_status(_instruments().trace.StatusCode.ERROR)
     span.end(end_ns)
 
 
-def _record(attempt: _Tried, of_span: Mapping[str, Any]) -> None:
-    """Record the metrics of an attempt; a refused one was never sent."""
-    row, instruments = attempt.row, _instruments()
-    if row.status == "refused":
-        return
-    attributes = {name: of_span[name] for name in METRIC_ATTRIBUTES if name in of_span}
+def _record(row: AttemptRow, key: tuple[str, str, str], error_type: str | None) -> None:
+    """Record the metrics of an attempt that was sent."""
+    instruments = _instruments()
+    attributes = dict(zip(METRIC_ATTRIBUTES, key, strict=True))
     if row.duration_us is not None:
-        failed = {"error.type": of_span["error.type"]} if "error.type" in of_span else {}
+        failed = {} if error_type is None else {"error.type": error_type}
         instruments.duration.record(row.duration_us / 1e6, attributes | failed)
     if row.stream and row.first_chunk_us is not None:
         instruments.first_chunk.record(row.first_chunk_us / 1e6, attributes)
-    sums = _sums.setdefault(tuple(attributes.items()), _Sums())
+    for kind, count in (("input", row.prompt_tokens), ("output", row.completion_tokens)):
+        if count is not None:
+            instruments.tokens.record(count, {**attributes, "gen_ai.token.type": kind})
+    sums = _sums.setdefault(key, _Sums())
     sums.cost_nano += row.cost_nano or 0
     sums.unknown += row.cost_nano is None
-    for kind, count in _counts(attempt):
-        instruments.tokens.record(count, {**attributes, "gen_ai.token.type": kind})
-
-
-def _counts(attempt: _Tried) -> Iterator[tuple[str, int]]:
-    for kind, count in (("input", attempt.row.prompt_tokens), ("output", attempt.row.completion_tokens)):
-        if count is not None:
-            yield kind, count
