@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from agency_swarm import Agency
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -25,16 +27,17 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from shared.budget import Budget
 from shared.errors import AllModelsFailed, BudgetExceeded, InvalidRequest, LLMError
+from shared.ledger import AttemptRow
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient, flush_telemetry
 from shared.reports import telemetry
-from shared.scope import scope
-from shared.types import TaskType
+from shared.scope import Scope, scope
+from shared.types import Candidate, Rates, TaskType
 from tests.support.agencies import Ask, agent, ask_plain, ask_streamed
 from tests.support.asking import HAIKU, MINI, WAYS, Way
 from tests.support.ledger_rows import only, records, rows
 from tests.support.paths import ROOT
-from tests.support.provider_double import Double, Fault, Usage
+from tests.support.provider_double import Double, Fault, ToolCall, Usage
 from tools import ImageGeneration, TextGeneration
 
 PROMPT, ANSWER = "the quarterly numbers of Nimbus", "They rose by eleven percent"
@@ -66,6 +69,9 @@ class Collected:
     def spans(self) -> list[ReadableSpan]:
         """Our spans in the order of their starts, a call before its attempts."""
         ours = [span for span in self.all_spans() if span.instrumentation_scope.name == telemetry.SCOPE_NAME]
+        known = {*telemetry.CALL_ATTRIBUTES, *telemetry.ATTEMPT_ATTRIBUTES}
+        names = {name for span in ours for name in attributes(span) if not name.startswith("agentswarm.label.")}
+        assert names <= known, names - known
         return sorted(ours, key=lambda span: (span.start_time or 0, span.kind is SpanKind.CLIENT))
 
     def points(self) -> dict[str, list[tuple[dict[str, Any], Any]]]:
@@ -305,8 +311,6 @@ def test_an_image_tool_and_what_it_made(
 @pytest.mark.parametrize("ask", [ask_plain, ask_streamed], ids=["plain", "streamed"])
 def test_turns_of_an_agent_are_spans_too(hosted: Double, collected: Collected, ask: Ask) -> None:
     """The turns of an agent under budgeted() and the calls of its tools are spans of the same run."""
-    from tests.support.provider_double import ToolCall
-
     hosted.reply("openai", tool_calls=[ToolCall("TextGeneration", {"prompt": "Hi", "model": MINI})])
     hosted.reply("openai", text="a line")
     hosted.reply("openai", text="Here you are.")
@@ -493,6 +497,43 @@ def test_what_waits_is_exported_at_exit_by_the_process_that_made_the_call() -> N
     program = [sys.executable, "-c", AT_EXIT]
     done = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True)
     assert sorted(done.stdout.splitlines()) == ["False chat two", "True chat one", "True chat three"]
+
+
+def test_the_example_of_the_page_runs() -> None:
+    """The program on the page of telemetry prints what the page says, in a process of its own."""
+    page = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    program, printed = re.findall(r"```(?:python|text)\n(.*?)```", page, re.DOTALL)
+    scripted = """
+from shared.providers import use_transport
+from shared.pytest_plugin import Script, _transport
+script = Script()
+script("Hello from gpt-5.4-mini.")
+scripted = use_transport(_transport(script))
+scripted.__enter__()
+"""
+    command = [sys.executable, "-c", scripted + program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == printed
+
+
+def test_the_page_has_every_attribute() -> None:
+    """What the page's tables say is what a span can have, and nothing else."""
+    began = telemetry._Began(Context(), 0, 0.0, ())
+    row = AttemptRow(
+        ts_us=0, bucket=0, status="failed", provider="xai", requested_model="m", model="m", response_model="m",
+        response_id="r", stream=True, duration_us=1, first_chunk_us=1, prompt_tokens=1, completion_tokens=1,
+        cached_tokens=1, cache_write_tokens=1, reasoning_tokens=1, usage_source="counted", cost_nano=1,
+        cost_is_lower_bound=True, reserved_nano=1, finish_reason="stop", error_type="BadResponse", http_status=502,
+    )  # fmt: skip
+    params = {"max_tokens": 1, "temperature": 1, "top_p": 1, "response_format": {"type": "json_object"}}
+    tried = telemetry._Tried(row, Candidate("a", "m", "xai", "m", Rates()), params, "host", 1, 0.0)
+    told = Scope(tool="t", agent="a", run="r", conversation="c")
+    found: set[str] = set()
+    for attempts in ((tried,), (tried, tried)):
+        call = telemetry._Ended(began, row.call_id, TaskType.VISION, told, "other", attempts, None, 0.0)
+        found |= telemetry._of_call(call).keys() | telemetry._of_attempt(call, tried).keys()
+    page = {*telemetry.CALL_ATTRIBUTES, *telemetry.ATTEMPT_ATTRIBUTES}
+    assert found | {"error.type", "http.response.status_code"} == page
 
 
 def test_names_are_those_of_the_conventions() -> None:
