@@ -42,7 +42,7 @@ from tools import ImageGeneration, TextGeneration
 
 PROMPT, ANSWER = "the quarterly numbers of Nimbus", "They rose by eleven percent"
 SAY = [{"role": "user", "content": PROMPT}]
-DELTA = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
+DELTA: dict[type, AggregationTemporality] = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
 
 
 class Collected:
@@ -68,7 +68,11 @@ class Collected:
 
     def spans(self) -> list[ReadableSpan]:
         """Our spans in the order of their starts, a call before its attempts."""
-        ours = [span for span in self.all_spans() if span.instrumentation_scope.name == telemetry.SCOPE_NAME]
+        ours = [
+            span
+            for span in self.all_spans()
+            if span.instrumentation_scope and span.instrumentation_scope.name == telemetry.SCOPE_NAME
+        ]
         known = {*telemetry.CALL_ATTRIBUTES, *telemetry.ATTEMPT_ATTRIBUTES}
         names = {name for span in ours for name in attributes(span) if not name.startswith("agentswarm.label.")}
         assert names <= known, names - known
