@@ -42,7 +42,9 @@ from tools import ImageGeneration, TextGeneration
 
 PROMPT, ANSWER = "the quarterly numbers of Nimbus", "They rose by eleven percent"
 SAY = [{"role": "user", "content": PROMPT}]
-DELTA: dict[type, AggregationTemporality] = dict.fromkeys((Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA)
+DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
+    (Counter, Histogram, ObservableCounter), AggregationTemporality.DELTA
+)
 
 
 class Collected:
