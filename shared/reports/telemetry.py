@@ -3,7 +3,7 @@
 Only numbers, names and identifiers are exported: never prompts, answers, images, keys or the messages of errors.
 The ledger stays the truth; a program without an OpenTelemetry SDK exports nothing.
 
-Spans are made in batches, by a thread: one by one, after each call, they take three times as much of the processor,
+Spans are made in batches, by a thread: one by one, after each call, they take more than twice as much of the processor,
 because what makes them is in none of its caches.
 """
 
