@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, RootTransaction
@@ -87,6 +87,16 @@ _LOCKED_PATIENCE_S = 0.5
 _TIMED_OUT = frozenset({"55P03", "57014"})
 
 
+class Watcher(Protocol):
+    """Who wants to know of settled attempts once they are committed; it must neither wait nor raise."""
+
+    def settled(self, entries: Sequence[Settled | Expired]) -> None:
+        """Some were committed; called by the thread that talks to the database, after whoever waited was told."""
+
+    def finish(self) -> None:
+        """The process ends: do what is left, for a few seconds."""
+
+
 class Ledger:
     """
     The attempts, events and sums in one database.
@@ -131,6 +141,7 @@ class Ledger:
         self._unfolded = 0
         self._latest: Latest | None = None
         self._clock_was_behind = False
+        self.watcher: Watcher | None = None
 
     # Writing
 
@@ -210,6 +221,8 @@ class Ledger:
         with within(self._patience.call_s):
             self._write(items, self._writer.keep_rejected)
         self._fold_sometimes(sum(isinstance(item.entry, Settled) for item in items))
+        if self.watcher is not None and (settled := [e for i in items if isinstance(e := i.entry, Settled | Expired)]):
+            self.watcher.settled(settled)
 
     def _fold_sometimes(self, settled: int) -> None:
         """Fold what was settled into the sums, once it is a page."""
@@ -440,9 +453,12 @@ class Ledger:
         raise AssertionError("the last try returns or raises")
 
     @contextmanager
-    def changing(self) -> Iterator[Connection]:
+    def changing(self, *, alone: bool = True) -> Iterator[Connection]:
         """
         A connection for changing the ledger's own settings, such as its budgets.
+
+        Args:
+            alone: Whether other writers must wait meanwhile; in SQLite they always do.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -450,7 +466,7 @@ class Ledger:
         if time.monotonic() < self._silent_until:
             raise self._unreadable(self._silence)
         try:
-            with within(self._patience.call_s), self.writing() as connection:
+            with within(self._patience.call_s), self.writing() if alone else self.beside_others() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             self._failed(error)
@@ -508,6 +524,8 @@ class Ledger:
         self.flush()
         if self._unfolded:  # many short programs leave many pages too
             fold(self, if_many=True)
+        if self.watcher is not None:
+            self.watcher.finish()
         left = self.waiting
         if left:
             logger.warning(
