@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -94,7 +94,13 @@ _NAMES = tuple(Alert.__slots__)
 
 
 def due(
-    ledger: Ledger, declared: Sequence[Limit], seen: Iterable[Seen], now_us: int, *, of_all: bool = False
+    ledger: Ledger,
+    declared: Sequence[Limit],
+    seen: Iterable[Seen],
+    now_us: int,
+    *,
+    refusing: Iterable[BudgetStatus] = (),
+    of_all: bool = False,
 ) -> list[Alert]:
     """
     The alerts of budgets that are due now and not stored yet.
@@ -102,10 +108,15 @@ def due(
     What counts is what is spent and reserved; what requests under way hold at most does not. Budgets of a single run
     are left out: their refusals are between an agent and its task.
 
+    A budget is rarely used to the last cent, because it refuses what may cost more than is left. So it counts as used
+    up, at 100 %, as soon as it refuses while it has passed the threshold before that.
+
     Args:
         declared: Budgets of the settings, which apply to every attempt, beside those stored in the ledger.
 
         seen: Attempts whose groups are looked at under their callers' own budgets too.
+
+        refusing: Budgets that had no room for an attempt.
 
         of_all: Whether to look at the rows of every group, as a report does, instead of only at running totals.
 
@@ -118,8 +129,10 @@ def due(
             found = _of_rows(connection, places, now_us)
         else:
             found = _of_seen(connection, places, seen, now_us) | _of_totals(connection, places, now_us)
-        alerts = (each for key, status in found.items() for each in _reached(connection, *key, status, now_us))
-        return list(islice(alerts, _MOST))
+        refused = {_key_of(each): each for each in refusing if _may_alert(each.limit)}
+        found = {**refused, **found}
+        alerts = (_reached(connection, *key, found[key], now_us, refuses=key in refused) for key in found)
+        return list(islice(chain.from_iterable(alerts), _MOST))
 
 
 def spike(since_us: int, until_us: int, tz: str, spent_nano: int, median_nano: int, now_us: int) -> Alert:
@@ -222,14 +235,19 @@ type _Key = tuple[Account, int]
 type _Found = dict[_Key, BudgetStatus]
 
 
+def _key_of(status: BudgetStatus) -> _Key:
+    row, labels = as_attempt(status)
+    account = account_of(status.limit, {"ts_us": status.since_us, **row}, labels)
+    return account, status.limit.budget.limit_nano
+
+
 def _of_rows(connection: Connection, places: Sequence[Sequence[Limit]], now_us: int) -> _Found:
     found: _Found = {}
     for place in places:
         for limit in filter(_may_alert, place):
             for status in statuses_of_all(connection, limit, now_us):
                 if status.counted_nano and limit in applying(place, *as_attempt(status)):
-                    row, labels = as_attempt(status)
-                    found[account_of(limit, {"ts_us": now_us, **row}, labels), limit.budget.limit_nano] = status
+                    found[_key_of(status)] = status
     return found
 
 
@@ -276,25 +294,27 @@ def _may_alert(limit: Limit) -> bool:
 
 
 def _reached(
-    connection: Connection, key: Account, limit_nano: int, status: BudgetStatus, now_us: int
+    connection: Connection, key: Account, limit_nano: int, status: BudgetStatus, now_us: int, *, refuses: bool
 ) -> Iterator[Alert]:
     """The thresholds that an account has reached, and that have no alert yet."""
-    if not _passed(status.counted_nano, limit_nano):
+    if not (passed := _passed(status.counted_nano, limit_nano, refuses)):
         return
     names = ("dimensions", "whose", "since_us", "until_us", "limit_nano")
     same = (alert.c[name] == value for name, value in zip(names, (*key, limit_nano), strict=True))
     known = set(connection.scalars(sa.select(alert.c.threshold).where(alert.c.kind == "budget", *same)))
-    if known.issuperset(_passed(status.counted_nano, limit_nano)):
+    if known.issuperset(passed):
         return
     whole, terms = with_parts(connection, status), status.limit.budget
-    for threshold in _passed(whole.spent_nano + whole.reserved_nano, limit_nano):
+    for threshold in _passed(whole.spent_nano + whole.reserved_nano, limit_nano, refuses):
         if threshold not in known:
             amounts = (whole.spent_nano, whole.reserved_nano, None)
             yield Alert(new_id(), "budget", *key, limit_nano, threshold, terms.window, terms.tz, *amounts, now_us)
 
 
-def _passed(used_nano: int, limit_nano: int) -> list[int]:
-    return [each for each in THRESHOLDS if used_nano * 100 >= limit_nano * each]
+def _passed(used_nano: int, limit_nano: int, refuses: bool) -> list[int]:
+    *_, before, last = THRESHOLDS
+    passed = [each for each in THRESHOLDS if used_nano * 100 >= limit_nano * each]
+    return [*passed, last] if refuses and before in passed and last not in passed else passed
 
 
 def _group(whose: str) -> tuple[str, ...] | None:

@@ -37,7 +37,7 @@ from shared.errors import StoreError
 from shared.internal.aio import wait_shielded
 from shared.internal.clock import machine_name, now_us
 from shared.internal.forks import gate
-from shared.ledger.accounts import Admission, Latest, latest
+from shared.ledger.accounts import Admission, BudgetStatus, Latest, latest
 from shared.ledger.deadline import at_leisure, seconds_left, within
 from shared.ledger.driver import Driver
 from shared.ledger.engine import (
@@ -88,10 +88,10 @@ _TIMED_OUT = frozenset({"55P03", "57014"})
 
 
 class Watcher(Protocol):
-    """Who wants to know of settled attempts once they are committed; it must neither wait nor raise."""
+    """Who wants to know of what was settled and refused once it is committed; it must neither wait nor raise."""
 
-    def settled(self, entries: Sequence[Settled | Expired]) -> None:
-        """Some were committed; called by the thread that talks to the database, after whoever waited was told."""
+    def settled(self, entries: Sequence[Settled | Expired], refusing: Sequence[BudgetStatus]) -> None:
+        """Attempts were settled, and budgets had no room for others; called by the thread of the database."""
 
     def finish(self) -> None:
         """The process ends: do what is left, for a few seconds."""
@@ -221,8 +221,17 @@ class Ledger:
         with within(self._patience.call_s):
             self._write(items, self._writer.keep_rejected)
         self._fold_sometimes(sum(isinstance(item.entry, Settled) for item in items))
-        if self.watcher is not None and (settled := [e for i in items if isinstance(e := i.entry, Settled | Expired)]):
-            self.watcher.settled(settled)
+        if self.watcher is not None:
+            self._tell(self.watcher, items)
+
+    def _tell(self, watcher: Watcher, items: list[Item]) -> None:
+        """Say what was settled and which budgets refused; whoever waited for that was told before."""
+        settled = [item.entry for item in items if isinstance(item.entry, Settled | Expired)]
+        starts = [item.done for item in items if isinstance(item.entry, Start) and item.done.done()]
+        found = [done.result() for done in starts if done.exception() is None]
+        refusing = [each.refused_by for each in found if each.refused is not None and each.reason == "no room"]
+        if settled or refusing:
+            watcher.settled(settled, [each for each in refusing if each is not None])
 
     def _fold_sometimes(self, settled: int) -> None:
         """Fold what was settled into the sums, once it is a page."""

@@ -29,6 +29,7 @@ from shared.internal.forks import gate
 from shared.internal.money import NANO, to_usd
 from shared.ledger import (
     Alert,
+    BudgetStatus,
     Ledger,
     Seen,
     Window,
@@ -96,7 +97,7 @@ def check_alerts(ledger: Ledger) -> list[Delivery]:
     settings = load_settings()
     if settings.alert_url is None:
         return []
-    _decide(ledger, settings, (), of_all=True, with_spike=True)
+    _store(ledger, settings, with_spike=True, of_all=True)
     return _deliver(ledger, settings, settings.alert_url, None)
 
 
@@ -117,18 +118,23 @@ class Watcher:
         """Start afresh: a forked process inherits neither the thread nor the lock."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._has_news = False
         self._seen: dict[Seen, None] = {}
+        self._refusing: dict[tuple[Any, ...], BudgetStatus] = {}
         self._looked = self._looked_at_days = -math.inf
         # When to look next; infinite: when something settles.
         self._at = math.inf
         self._is_busy = False
 
-    def settled(self, entries: Sequence[Any]) -> None:
-        """Attempts were settled: look soon."""
+    def settled(self, entries: Sequence[Any], refusing: Sequence[BudgetStatus]) -> None:
+        """Attempts were settled, or refused: look soon."""
         found = {Seen.of(each): None for each in entries}
         with self._changed:
+            self._has_news = True
             if len(self._seen) < _MOST_SEEN:
                 self._seen |= found
+            if len(self._refusing) < _MOST_SEEN:
+                self._refusing |= {(each.limit, each.whose, each.since_us): each for each in refusing}
             self._at = min(self._at, self._looked + _PAUSE_S)
             self._changed.notify_all()
             if self._thread is None:
@@ -140,11 +146,11 @@ class Watcher:
     def finish(self) -> None:
         """Look a last time if something has settled since, and wait for that a few seconds."""
         with self._changed:
-            if self._seen:
+            if self._has_news:
                 self._at = -math.inf
                 self._changed.notify_all()
             if self._thread is not None:
-                self._changed.wait_for(lambda: not self._seen and not self._is_busy, _EXIT_S)
+                self._changed.wait_for(lambda: not self._has_news and not self._is_busy, _EXIT_S)
 
     def _work(self) -> None:
         while self._wait():
@@ -173,7 +179,8 @@ class Watcher:
     def _look(self) -> float:
         """Look for what is due and deliver it; returns the seconds until something must be tried again."""
         with self._changed:
-            seen, self._seen = self._seen, {}
+            seen, refusing = tuple(self._seen), tuple(self._refusing.values())
+            self._has_news, self._seen, self._refusing = False, {}, {}
         ledger = self._ledger()
         with gate.working():  # settings are read with a lock of pydantic's
             settings = load_settings()
@@ -182,7 +189,7 @@ class Watcher:
         with_spike = self._looked - self._looked_at_days >= _SPIKE_PAUSE_S
         if with_spike:
             self._looked_at_days = self._looked
-        _decide(ledger, settings, tuple(seen), of_all=False, with_spike=with_spike)
+        _store(ledger, settings, with_spike=with_spike, seen=seen, refusing=refusing)
         if _seconds_until_due(ledger) <= 0:
             for each in _deliver(ledger, settings, settings.alert_url, _MOST_TRIES):
                 self._warn(settings.alert_url, each.problem)
@@ -198,14 +205,21 @@ class Watcher:
             )
 
 
-def _decide(ledger: Ledger, settings: Settings, seen: Sequence[Seen], *, of_all: bool, with_spike: bool) -> None:
+def _store(
+    ledger: Ledger,
+    settings: Settings,
+    *,
+    with_spike: bool,
+    seen: Sequence[Seen] = (),
+    refusing: Sequence[BudgetStatus] = (),
+    of_all: bool = False,
+) -> None:
     """Store the alerts that are due."""
     now = now_us()
     declared = [] if settings.budget is None else [Limit(settings.budget)]
-    found = due(ledger, declared, seen, now, of_all=of_all)
-    if with_spike:
-        found += _spike(ledger, ZoneInfo(settings.timezone or "UTC"), now)
-    if found:
+    if found := due(ledger, declared, seen, now, refusing=refusing, of_all=of_all):
+        add_alerts(ledger, found, now)
+    if with_spike and (found := _spike(ledger, ZoneInfo(settings.timezone or "UTC"), now)):
         add_alerts(ledger, found, now)
 
 
@@ -309,8 +323,10 @@ def _text(alert: Alert, names: _Names) -> str:
         return f"Spending has more than doubled: {shown(alert.spent_nano)} on {begins[:10]} ({zone}); {usual}."
     reserved = f" + {shown(alert.reserved_nano)} reserved" if alert.reserved_nano else ""
     since = f" since {begins[:16].replace('T', ' ')} ({zone})" if alert.until_us < FOREVER_US else ""
-    used = f"{alert.threshold} % of a budget is used: {shown(alert.spent_nano)} spent{reserved}"
-    return f"{used} of {_budget(alert, names)}{since}."
+    used = f"{alert.threshold} % of a budget is used"
+    if (alert.spent_nano + alert.reserved_nano) * 100 < alert.limit_nano * alert.threshold:
+        used = "A budget has no room for a call that it refused"
+    return f"{used}: {shown(alert.spent_nano)} spent{reserved} of {_budget(alert, names)}{since}."
 
 
 def _budget(alert: Alert, names: _Names) -> str:

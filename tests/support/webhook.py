@@ -70,7 +70,9 @@ def listening() -> Iterator[Webhook]:
             self.end_headers()
             self.wfile.write(b"ok")
 
-        do_GET = do_POST
+        def do_GET(self) -> None:
+            self.headers["Content-Length"] = "0"
+            self.do_POST()
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
