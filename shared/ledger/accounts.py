@@ -364,15 +364,18 @@ def move(connection: Connection, moves: Sequence[tuple[Row, Row, Labels]]) -> No
         driver.change(account, changes, ("counted_nano",), add=True)
 
 
-def totals_query(connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int]) -> Query:
-    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key."""
+def totals_query(
+    connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int], *, locked: bool = True
+) -> Query:
+    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key or not."""
     ordered = sorted(places)
     if connection.dialect.name == "sqlite":
         pairs = ", ".join(["(?, ?)"] * len(ordered))
         values = [value for place in ordered for value in place]
         return f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format('?')}", [*values, max(times_us), min(times_us)]
     columns = [[place[0] for place in ordered], [place[1] for place in ordered]]
-    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')} FOR UPDATE"  # noqa: S608
+    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')}"  # noqa: S608
+    text += " FOR UPDATE" if locked else ""
     return text, [*columns, max(times_us), min(times_us)]
 
 

@@ -17,12 +17,16 @@ from shared.internal.clock import new_id
 from shared.ledger.accounts import (
     Account,
     BudgetStatus,
+    Labels,
+    Row,
     account_of,
     applying,
     as_attempt,
+    group_of,
     status_of,
     statuses_of_all,
     stored,
+    totals_query,
     with_parts,
 )
 from shared.ledger.driver import Driver
@@ -252,16 +256,33 @@ def _of_rows(connection: Connection, places: Sequence[Sequence[Limit]], now_us: 
 
 
 def _of_seen(connection: Connection, places: Sequence[Sequence[Limit]], seen: Iterable[Seen], now_us: int) -> _Found:
-    found: _Found = {}
+    """Every budget that applies to an attempt, the caller's own among them."""
+    wanted: dict[_Key, tuple[Limit, Row, Labels]] = {}
     for each in seen:
-        row = {"ts_us": now_us, "agent": each.columns[0], "tool": each.columns[1]}
-        labels = dict(each.labels)
+        row: Row = {"ts_us": now_us, "agent": each.columns[0], "tool": each.columns[1]}
+        labels: Labels = dict(each.labels)
         for limit in [limit for place in (each.limits, *places) for limit in applying(place, row, labels)]:
             if _may_alert(limit):
-                key = (account_of(limit, row, labels), limit.budget.limit_nano)
-                if key not in found:
-                    found[key] = status_of(connection, limit, row, labels)
+                wanted[account_of(limit, row, labels), limit.budget.limit_nano] = (limit, row, labels)
+    totals = _totals(connection, [key for key, _ in wanted], now_us)
+    found: _Found = {}
+    unknown = 0
+    for key, (limit, row, labels) in wanted.items():
+        if (counted_nano := totals.get(key[0])) is not None:
+            _, _, since_us, until_us = key[0]
+            found[key] = BudgetStatus(limit, group_of(limit.dimensions, row, labels), counted_nano, since_us, until_us)
+        elif unknown < _MOST:  # nobody has held anything under this budget yet, so its attempts are added up
+            unknown += 1
+            found[key] = status_of(connection, limit, row, labels)
     return found
+
+
+def _totals(connection: Connection, keys: Sequence[Account], now_us: int) -> dict[Account, int]:
+    if not keys:
+        return {}
+    query = totals_query(connection, {key[:2] for key in keys}, [now_us], locked=False)
+    [rows] = Driver.of(connection).read(query)
+    return {(row[0], row[1], row[2], row[3]): row[4] for row in rows}
 
 
 def _of_totals(connection: Connection, places: Sequence[Sequence[Limit]], now_us: int) -> _Found:
