@@ -7,7 +7,6 @@ import hmac
 import json
 import logging
 import math
-import os
 import statistics
 import threading
 import time
@@ -66,7 +65,6 @@ _USUAL_DAYS = 7
 _US = 1_000_000
 
 _posts = FairPool("agentswarm-alerts-post", threads=2, per_owner=2)
-_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +103,13 @@ class Watcher:
     """
     Looks for alerts that are due, in a thread of its own, at most every few seconds and only after something settled.
 
-    The thread ends when there is nothing left to do, so an idle process has none.
+    The thread ends when there is nothing left to do, so an idle process has none. A forked process has a ledger of its
+    own, and with that a watcher of its own.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = weakref.ref(ledger)
         self._is_warned = False
-        self.renew()
-        _watchers.add(self)
-
-    def renew(self) -> None:
-        """Start afresh: a forked process inherits neither the thread nor the lock."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._has_news = False
@@ -386,12 +380,3 @@ def _post(url: str, content: bytes, alert_id: str) -> str | None:
     if response.is_redirect:
         return f"HTTP {response.status_code}: redirects are not followed"
     return None if response.is_success else f"HTTP {response.status_code}"
-
-
-def _renew_all() -> None:
-    for each in list(_watchers):
-        each.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
