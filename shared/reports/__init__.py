@@ -25,6 +25,7 @@ from shared.reports.formats import (
 if TYPE_CHECKING:
     from shared.reports.alerts import Delivery as Delivery, check_alerts as check_alerts, watch as watch
     from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
+    from shared.reports.costs import sum_costs as sum_costs
     from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
     from shared.reports.groups import (
         COLUMNS as COLUMNS,
@@ -56,6 +57,7 @@ else:
         {
             "alerts": "Delivery check_alerts watch",
             "calls": "attempt_dict call_dict",
+            "costs": "sum_costs",
             "forecast": "month_forecast runs_out",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
             "page": "html_page",
