@@ -219,6 +219,7 @@ def columns_list() -> str:
         "Each label of an attempt": schema.label,
         "Each event from `record_event` or from the run of a tool": schema.event,
         "Sums for each quarter of an hour, hour and day": schema.sums,
+        "Each alert that was sent, or waits": schema.alert,
     }
     return "\n".join(f"- {what}: {_columns(table)}." for what, table in tables.items())
 

@@ -39,11 +39,12 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.completion_usage import CompletionUsage
 from openai.types.responses import Response, ResponseCompletedEvent
 
+from shared.analytics import open_ledger
 from shared.calls import LLMStream
-from shared.config import Settings, database_url, load_settings
+from shared.config import Settings, load_settings
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
 from shared.internal.clock import new_id
-from shared.ledger import AttemptRow, committed, get_ledger
+from shared.ledger import AttemptRow, committed
 from shared.llm_client import LLMClient, get_llm_client
 from shared.models import Catalogue, is_auto, resolve
 from shared.prices import UNKNOWN, price
@@ -507,7 +508,7 @@ async def _record(model: str, usage: Usage, inside: Scope) -> None:
         unpriced_calls=int(cost is None),
         cost_is_lower_bound=is_lower_bound,
     )
-    await committed(get_ledger(database_url(settings)).settle(row))
+    await committed(open_ledger(settings).settle(row))
 
 
 def _candidate(name: str, settings: Settings) -> Candidate:

@@ -63,6 +63,7 @@ from shared.reports import (
     Repriced,
     attempt_dict,
     call_dict,
+    check_alerts,
     check_names,
     dimensions,
     groups_of,
@@ -76,6 +77,7 @@ from shared.reports import (
     sum_costs,
     totals,
     totals_of,
+    watch,
 )
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
@@ -405,6 +407,25 @@ def set_budget(name: str, budget: Budget) -> None:
         store_budget(connection, name, budget)
 
 
+def deliver_alerts() -> list[dict[str, Any]]:
+    """
+    Look whether a budget has reached 50, 80 or 100 %, or spending has jumped, and send what is due to the webhook.
+
+    Returns:
+        Of each alert that was sent: id, text (with all names), delivered, and the problem if it was not.
+
+    Raises:
+        StoreError: The ledger cannot be read or written.
+    """
+    ledger = _required_ledger()
+    ledger.flush()
+    ledger.settle_expired()
+    return [
+        {"id": str(each.alert.alert_id), "text": each.text, "delivered": each.problem is None, "problem": each.problem}
+        for each in check_alerts(ledger)
+    ]
+
+
 def remove_budget(name: str) -> bool:
     """Remove a budget from the ledger; returns whether it existed."""
     with _required_ledger().changing() as connection:
@@ -605,7 +626,15 @@ def zone(name: str | None = None) -> ZoneInfo:
 
 def _ledger() -> Ledger | None:
     settings = load_settings()
-    return get_ledger(database_url(settings)) if settings.cost_tracking else None
+    return open_ledger(settings) if settings.cost_tracking else None
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """This process's ledger, watched for alerts where they are set up."""
+    ledger = get_ledger(database_url(settings))
+    if settings.alert_url is not None:
+        watch(ledger)
+    return ledger
 
 
 def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -134,6 +135,19 @@ class Settings(BaseSettings):
         validation_alias="AGENTSWARM_PRICES",
         description="JSON file with prices that override the built-in table, in its format or in LiteLLM's.",
     )
+    alert_url: str | None = Field(
+        None,
+        validation_alias="AGENTSWARM_ALERT_URL",
+        description="Webhook that is sent a message when a budget reaches 50, 80 or 100 %, or spending jumps. From the "
+        "process environment only: a .env cannot set it. Unset: no alerts.",
+        repr=False,
+    )
+    alert_names: bool = Field(
+        False,
+        validation_alias="AGENTSWARM_ALERT_NAMES",
+        description="Name customers, agents and tools in alerts, instead of a code for each. From the process "
+        "environment only.",
+    )
     baseline_model: str | None = Field(
         None,
         validation_alias="AGENTSWARM_BASELINE_MODEL",
@@ -221,6 +235,18 @@ class Settings(BaseSettings):
             raise ValueError("is not the http or https URL of a folder")
         return value
 
+    @field_validator("alert_url")
+    @classmethod
+    def _webhook(cls, value: str | None) -> str | None:
+        try:
+            parts = urlsplit(value or "https://host")
+            is_web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_web = False
+        if not is_web or parts.username is not None or re.search(r"\s", value or ""):
+            raise ValueError("is not an http or https URL without a user name")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str | None) -> str | None:
@@ -274,6 +300,8 @@ def _settings(_values: tuple[str | None, ...]) -> Settings:
 
 
 _OURS = "AGENTSWARM_"
+# Only the operator may say where figures are sent to, and whether names are among them.
+_OPERATORS = frozenset({"AGENTSWARM_ALERT_URL", "AGENTSWARM_ALERT_NAMES"})
 # The host's own. Source: agency_swarm 1.11.0, ui/demos (read 2026-11-28).
 _NOT_OURS = frozenset({"AGENTSWARM_BIN"})
 # A line of .env that looks like YAML: it sets nothing.
@@ -302,6 +330,8 @@ def misspelt_settings() -> dict[str, str]:
         if close or name.startswith(_OURS):
             found[name] = f"did you mean {close[0]}?" if close else "there is no such setting"
     path, _ = _dotenv()
+    for name in filter(_is_of_dotenv, sorted(_OPERATORS)):
+        found[name] = f"only the process environment may set it, and {path} does"
     for number, line in enumerate(_lines(path), 1):
         match = _YAML_LINE.match(line)
         if match is not None and match[1] in known:
@@ -318,6 +348,8 @@ def _lines(path: str) -> list[str]:
 
 def source_of(name: str) -> str:
     """Where a variable's value comes from: "environment", the path of a .env, or "default"."""
+    if name in _OPERATORS:
+        return "environment" if name in environment() else "default"
     return dotenv_of(name) or ("environment" if os.environ.get(name) else "default")
 
 
@@ -325,7 +357,21 @@ def environment() -> dict[str, str]:
     """The nearest .env, overridden by the process environment; empty values are left out."""
     values = _dotenv()[1]
     values.update({name: value for name, value in os.environ.items() if value})
+    for name in _OPERATORS & values.keys():
+        if _is_of_dotenv(name):
+            del values[name]
     return values
+
+
+def _is_of_dotenv(name: str) -> bool:
+    """
+    Whether a variable's value is, or may be, that of the nearest .env.
+
+    agency-swarm loads .env files over the environment when it is imported, and programs do so themselves. So a value
+    that is the same in both counts as that of the file, and so does any where the file's refers to other variables.
+    """
+    raw = _dotenv(is_raw=True)[1].get(name)
+    return raw is not None and ("$" in raw or os.environ.get(name) in (None, "", raw))
 
 
 def dotenv_of(name: str) -> str | None:
@@ -357,27 +403,40 @@ def _warn_of_widening(path: str, names: tuple[str, ...]) -> None:
     logger.warning("%s sets %s, which change what agents may do. Is that file yours?", path, ", ".join(names))
 
 
-def _dotenv() -> tuple[str, dict[str, str]]:
+def _dotenv(*, is_raw: bool = False) -> tuple[str, dict[str, str]]:
     """Path and values of the nearest .env; empty when there is none, or when the working directory is gone."""
     try:
         path = find_dotenv(usecwd=True)
-        return path, dict(_read_dotenv(path, Path(path).stat().st_mtime_ns)) if path else {}
+        return path, dict(_read_dotenv(path, Path(path).stat().st_mtime_ns, is_raw=is_raw)) if path else {}
     except FileNotFoundError:
         return "", {}
 
 
 @lru_cache(maxsize=4)
-def _read_dotenv(path: str, _mtime_ns: int) -> tuple[tuple[str, str], ...]:
+def _read_dotenv(path: str, _mtime_ns: int, *, is_raw: bool = False) -> tuple[tuple[str, str], ...]:
     try:
-        return tuple((name, value) for name, value in dotenv_values(path).items() if value)
+        return tuple((name, value) for name, value in dotenv_values(path, interpolate=not is_raw).items() if value)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f".env cannot be read ({type(error).__name__})", hint="Save it as UTF-8.") from None
 
 
 def secrets() -> tuple[str, ...]:
     """Every value in the environment that may be a secret, longest first, for redaction."""
-    found = {value.strip() for name, value in environment().items() if _SECRET_NAME.search(name.upper())}
+    values = environment()
+    found = {value.strip() for name, value in values.items() if _SECRET_NAME.search(name.upper())}
+    found |= _parts_of_webhook(values.get("AGENTSWARM_ALERT_URL", ""))
     return tuple(sorted((value for value in found if len(value) >= 8), key=len, reverse=True))
+
+
+def webhook_host(url: str) -> str:
+    """The host of a webhook, which is all of its URL that may be shown."""
+    return urlsplit(url).hostname or ""
+
+
+def _parts_of_webhook(url: str) -> set[str]:
+    """A webhook's URL, and what follows its host: whoever knows that can write to it."""
+    rest = url.partition("://")[2].partition("/")[2]
+    return {url, rest} if rest else set()
 
 
 def proxy_settings() -> dict[str, str]:

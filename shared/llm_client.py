@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, overload
 
 # Packages, not names out of them: they load SQLAlchemy, Pillow, httpx and the flow of a call when first used.
-from shared import calls, ledger, models, prices, providers
+from shared import calls, ledger, models, prices, providers, reports
 from shared.budget import Budget, Limit, budgets_of
 from shared.calls import LLMStream, blocking, run_blocking
 from shared.config import Settings, database_url, environment, load_settings
@@ -385,7 +385,12 @@ class LLMClient:
         return ledger.write_attempts(Path(path), store, own)
 
     def _ledger(self) -> ledger.Ledger | None:
-        return None if self._database is None else ledger.get_ledger(self._database)
+        if self._database is None:
+            return None
+        store = ledger.get_ledger(self._database)
+        if self._settings.alert_url is not None:
+            reports.watch(store)
+        return store
 
     async def _prepare(
         self,

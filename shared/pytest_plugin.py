@@ -72,6 +72,7 @@ def agentswarm_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
     url = f"sqlite:///{tmp_path / 'agentswarm-ledger.sqlite3'}"
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", url)
+    monkeypatch.delenv("AGENTSWARM_ALERT_URL", raising=False)  # what a test spends alerts nobody
     reset_llm_client()
     ledger = get_ledger(url)
     yield ledger

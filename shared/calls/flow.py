@@ -106,7 +106,7 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
 
 @contextmanager
 def _ending(call: Call) -> Iterator[None]:
-    """Name the call in its error, and say when it has ended; a stream that its reader leaves ends with GeneratorExit."""
+    """Name the call in its error, and say that it has ended; a stream that is left ends with GeneratorExit."""
     error: BaseException | None = None
     try:
         yield

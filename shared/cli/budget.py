@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, cast
@@ -13,6 +14,7 @@ from typer.core import TyperCommand
 from shared.analytics import (
     all_budgets,
     budgets_of,
+    deliver_alerts,
     forecast_costs,
     get_llm_costs,
     remove_budget,
@@ -122,12 +124,17 @@ def check(
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """Exit with code 1 if more was spent than a limit, or a budget has little left; for cron."""
+    """
+    Exit with code 1 if more was spent than a limit, or a budget has little left; for cron.
+
+    Alerts that are due are sent to the webhook of AGENTSWARM_ALERT_URL.
+    """
+    alerts = deliver_alerts()
     if limit is None:
         found = budgets_of(conditions(where)) if where else all_budgets()
         over = [each for each in found if each["used"] >= each["limit"] * each["warn_at"] and each["used"] > 0]
         if as_json:
-            print_json({"ok": not over, "budgets": over})
+            print_json({"ok": not over, "budgets": over, "alerts": alerts})
         for each in [] if as_json else over:
             print_wrapped(printable(budget_line(each)))
     else:
@@ -136,13 +143,23 @@ def check(
         over = [costs] if costs["total_cost"] > limit else []
         names = ("total_cost", "total_cost_nano", "unknown_cost_requests", "cost_is_lower_bound", "since", "until")
         if as_json:
-            print_json({"ok": not over, "limit": limit, **{name: costs[name] for name in names}})
+            print_json({"ok": not over, "limit": limit, **{name: costs[name] for name in names}, "alerts": alerts})
         else:
             print_wrapped(f"{total_cost(costs)} since {costs['since']}; the limit is {usd(limit)}.")
+    if not as_json:
+        _print_alerts(alerts)
     if over:
         raise typer.Exit(1)
     if limit is None and not as_json:
         out.print("Every budget has enough left.")
+
+
+def _print_alerts(alerts: Sequence[Mapping[str, Any]]) -> None:
+    for each in alerts:
+        if each["delivered"]:
+            print_wrapped(printable(f"Alert sent: {each['text']}"))
+        else:
+            err.print(f"Alert not delivered ({printable(each['problem'])}): {printable(each['text'])}")
 
 
 @budget.command()

@@ -15,10 +15,10 @@ from shared.cli.models import retiring_models
 from shared.cli.prices import retirement_text
 from shared.cli.settings import show_settings
 from shared.cli.tables import print_wrapped
-from shared.config import Settings, database_url, load_settings
+from shared.config import Settings, database_url, load_settings, webhook_host
 from shared.errors import LLMError
 from shared.internal.extras import EXTRAS, has_extra, install_command
-from shared.ledger import Ledger, get_ledger, library_name, may_use_wal
+from shared.ledger import Ledger, get_ledger, library_name, may_use_wal, undelivered
 from shared.models import (
     Catalogue,
     check_model,
@@ -37,7 +37,7 @@ from shared.models import (
 )
 from shared.prices import price_table
 from shared.providers import INSTALL_MODEL, guard_by_provider, local_model_file
-from shared.reports import prices_line, printable
+from shared.reports import counted, prices_line, printable
 from shared.scope import Scope
 from shared.types import TaskType
 
@@ -113,6 +113,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("store", "ok", f"{ledger.name} is writable")
         yield from _write_ahead_log(ledger)
+        yield from _alerts(settings, ledger)
     yield from _waiting(ledger)
 
 
@@ -174,6 +175,22 @@ def _retiring(settings: Settings) -> Iterator[Finding]:
     for retirement, named_by in soon:
         text = f"{retirement.model}, {retirement_text(retirement)} (in {', '.join(named_by)})"
         yield Finding("retiring", "note", text)
+
+
+def _alerts(settings: Settings, ledger: Ledger) -> Iterator[Finding]:
+    if settings.alert_url is None:
+        return
+    host = webhook_host(settings.alert_url)
+    try:
+        failed = [each for each in undelivered(ledger) if each.problem is not None]
+    except LLMError as error:  # such as a role that may not read that table
+        yield Finding("alerts", "problem", str(error))
+        return
+    if failed:
+        text = f"{counted(len(failed), 'alert')} did not reach {host} ({failed[-1].problem}); budget check tries again"
+        yield Finding("alerts", "problem", text)
+    else:
+        yield Finding("alerts", "ok", f"are sent to {host}")
 
 
 def _waiting(ledger: Ledger) -> Iterator[Finding]:

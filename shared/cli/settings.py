@@ -18,6 +18,7 @@ from shared.config import (
     output_dir,
     setting_names,
     source_of,
+    webhook_host,
 )
 from shared.ledger import get_ledger
 from shared.models import default_by_key, default_variable, key_variables, misspelt_names, model_facts
@@ -49,6 +50,8 @@ def _settings(settings: Settings) -> Iterator[dict[str, Any]]:
         value, source = getattr(settings, field), source_of(name)
         if field == "database_url":
             value = get_ledger(database_url(settings)).name if settings.cost_tracking else None
+        elif field == "alert_url" and value is not None:
+            value = f"(a webhook at {webhook_host(value)})"
         elif field == "output_dir":
             value = output_dir(settings)
         elif name in defaults and (stand_in := default_by_key(defaults[name], settings)) is not None:

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
         priced_attempts as priced_attempts,
         repriced as repriced,
     )
+    from shared.ledger.alerts import (
+        Alert as Alert,
+        Seen as Seen,
+        add_alerts as add_alerts,
+        claim as claim,
+        due as due,
+        first_attempt_us as first_attempt_us,
+        has_spike as has_spike,
+        mark_delivered as mark_delivered,
+        mark_failed as mark_failed,
+        spike as spike,
+        undelivered as undelivered,
+    )
     from shared.ledger.answers import Answers as Answers, answers_of as answers_of
     from shared.ledger.calls import (
         KINDS as KINDS,
@@ -94,6 +107,8 @@ else:
         {
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
+            "alerts": "Alert Seen add_alerts claim due first_attempt_us has_spike mark_delivered mark_failed spike "
+            "undelivered",
             "answers": "Answers answers_of",
             "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",

@@ -218,7 +218,7 @@ def places_of(terms: Terms, row: Row, labels: Labels, limits: Sequence[Limit]) -
 def statuses(connection: Connection, row: Row, labels: Labels, limits: Sequence[Limit]) -> tuple[BudgetStatus, ...]:
     """The status of every limit that applies to an attempt such as `row`."""
     all_limits = dict.fromkeys((*applying(limits, row, labels), *applying(stored(connection), row, labels)))
-    return tuple(_status(connection, each, row, labels) for each in all_limits)
+    return tuple(status_of(connection, each, row, labels) for each in all_limits)
 
 
 def applying(limits: Iterable[Limit], row: Row, labels: Labels) -> list[Limit]:
@@ -252,6 +252,15 @@ def _value_of(limit: Limit, row: Row, labels: Labels) -> str:
 
 def _for_each(limit: Limit) -> tuple[object, ...]:
     return limit.budget.scope, limit.budget.window, limit.budget.tz, limit.labels
+
+
+def as_attempt(status: BudgetStatus) -> tuple[dict[str, str], dict[str, str]]:
+    """An attempt of a budget's group: its columns and labels."""
+    named = dict(zip(status.limit.dimensions, status.whose, strict=False))
+    if status.limit.budget.value is not None and not status.whose:  # nothing was spent yet
+        named = dict.fromkeys(status.limit.dimensions, status.limit.budget.value)
+    labels = {name.removeprefix("label:"): value for name, value in named.items() if name.startswith("label:")}
+    return {name: value for name, value in named.items() if not name.startswith("label:")}, labels
 
 
 def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
@@ -301,7 +310,7 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     """The status of a limit for each group with spending in the current window, highest spending first."""
     since_us, until_us = limit.budget.span(now_us)
     if not limit.dimensions:
-        return [_status(connection, limit, {"ts_us": now_us}, {})]
+        return [status_of(connection, limit, {"ts_us": now_us}, {})]
     amount = sa.func.sum(_AMOUNT)
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
@@ -355,15 +364,18 @@ def move(connection: Connection, moves: Sequence[tuple[Row, Row, Labels]]) -> No
         driver.change(account, changes, ("counted_nano",), add=True)
 
 
-def totals_query(connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int]) -> Query:
-    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key."""
+def totals_query(
+    connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int], *, locked: bool = True
+) -> Query:
+    """The running totals of some dimensions and groups whose windows hold any of the times, locked by key or not."""
     ordered = sorted(places)
     if connection.dialect.name == "sqlite":
         pairs = ", ".join(["(?, ?)"] * len(ordered))
         values = [value for place in ordered for value in place]
         return f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format('?')}", [*values, max(times_us), min(times_us)]
     columns = [[place[0] for place in ordered], [place[1] for place in ordered]]
-    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')} FOR UPDATE"  # noqa: S608
+    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')}"  # noqa: S608
+    text += " FOR UPDATE" if locked else ""
     return text, [*columns, max(times_us), min(times_us)]
 
 
@@ -422,7 +434,8 @@ def is_dated(limit: Limit) -> bool:
     return limit.budget.window in ("hour", "day", "month")
 
 
-def _status(connection: Connection, limit: Limit, row: Row, labels: Labels) -> BudgetStatus:
+def status_of(connection: Connection, limit: Limit, row: Row, labels: Labels) -> BudgetStatus:
+    """The status of a limit for the group of an attempt such as `row`."""
     since_us, until_us = limit.budget.span(row["ts_us"])
     group = group_of(limit.dimensions, row, labels)
     key = {"dimensions": _key(limit.dimensions), "whose": _digest(group), "since_us": since_us, "until_us": until_us}

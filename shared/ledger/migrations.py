@@ -163,6 +163,33 @@ STEPS = (
             """,
             # Without it an older program that still runs fails to settle, and keeps what it has for later.
             "DROP TABLE rollup",
+            """
+            CREATE TABLE alert (
+                alert_id $UUID NOT NULL PRIMARY KEY,
+                kind VARCHAR(20) NOT NULL,
+                dimensions TEXT NOT NULL,
+                whose VARCHAR(250) NOT NULL,
+                since_us BIGINT NOT NULL,
+                until_us BIGINT NOT NULL,
+                limit_nano BIGINT NOT NULL,
+                threshold INTEGER NOT NULL,
+                "window" VARCHAR(20) NOT NULL,
+                tz VARCHAR(60),
+                spent_nano BIGINT NOT NULL,
+                reserved_nano BIGINT NOT NULL,
+                median_nano BIGINT,
+                at_us BIGINT NOT NULL,
+                lease_us BIGINT NOT NULL,
+                again_us BIGINT NOT NULL,
+                tries INTEGER NOT NULL,
+                delivered_us BIGINT,
+                problem VARCHAR(200)
+            )
+            """,
+            """
+            CREATE UNIQUE INDEX ix_alert_once
+            ON alert (kind, dimensions, whose, since_us, until_us, limit_nano, threshold)
+            """,
         ),
     ),
 )

@@ -18,6 +18,7 @@ from shared.ledger import sums as stored_sums
 from shared.ledger.accounts import (
     BudgetStatus,
     applying,
+    as_attempt,
     recent,
     statuses,
     statuses_of_all,
@@ -157,17 +158,8 @@ def all_budget_forecasts(ledger: Ledger, limits: Mapping[str, Limit], now_us: in
             for place in (limits, kept)
             for name, limit in place.items()
             for each in statuses_of_all(connection, limit, now_us)
-            if limit in applying(place.values(), *_of_group(each))
+            if limit in applying(place.values(), *as_attempt(each))
         ]
-
-
-def _of_group(status: BudgetStatus) -> tuple[dict[str, str], dict[str, str]]:
-    """An attempt of a budget's group: its columns and labels."""
-    named = dict(zip(status.limit.dimensions, status.whose, strict=False))
-    if status.limit.budget.value is not None and not status.whose:  # nothing was spent yet
-        named = dict.fromkeys(status.limit.dimensions, status.limit.budget.value)
-    labels = {name.removeprefix("label:"): value for name, value in named.items() if name.startswith("label:")}
-    return {name: value for name, value in named.items() if not name.startswith("label:")}, labels
 
 
 def _forecast(connection: Connection, status: BudgetStatus, now_us: int) -> BudgetForecast:

@@ -235,3 +235,31 @@ event = sa.Table(
     sa.Column("metadata", sa.JSON),
     sa.Index("ix_event_ts", "ts_us"),
 )
+
+# What was, or is to be, sent to the operator's webhook: once for each threshold of an account, or day of a spike.
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("alert_id", sa.Uuid, primary_key=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("dimensions", sa.Text, nullable=False),
+    sa.Column("whose", sa.String(250), nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("limit_nano", sa.BigInteger, nullable=False),  # 0: of a spike, which has no limit
+    sa.Column("threshold", sa.Integer, nullable=False),  # per cent of the limit, or of a usual day
+    sa.Column("window", sa.String(20), nullable=False),
+    sa.Column("tz", sa.String(60)),
+    sa.Column("spent_nano", sa.BigInteger, nullable=False),
+    sa.Column("reserved_nano", sa.BigInteger, nullable=False),
+    sa.Column("median_nano", sa.BigInteger),  # of a usual day
+    sa.Column("at_us", sa.BigInteger, nullable=False),
+    sa.Column("lease_us", sa.BigInteger, nullable=False),  # until then nobody else delivers it
+    sa.Column("again_us", sa.BigInteger, nullable=False),  # after a failure nobody tries before
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("delivered_us", sa.BigInteger),
+    sa.Column("problem", sa.String(200)),  # with the latest try
+    sa.Index(
+        "ix_alert_once", "kind", "dimensions", "whose", "since_us", "until_us", "limit_nano", "threshold", unique=True
+    ),
+)

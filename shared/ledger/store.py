@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, RootTransaction
@@ -37,7 +37,7 @@ from shared.errors import StoreError
 from shared.internal.aio import wait_shielded
 from shared.internal.clock import machine_name, now_us
 from shared.internal.forks import gate
-from shared.ledger.accounts import Admission, Latest, latest
+from shared.ledger.accounts import Admission, BudgetStatus, Latest, latest
 from shared.ledger.deadline import at_leisure, seconds_left, within
 from shared.ledger.driver import Driver
 from shared.ledger.engine import (
@@ -87,6 +87,16 @@ _LOCKED_PATIENCE_S = 0.5
 _TIMED_OUT = frozenset({"55P03", "57014"})
 
 
+class Watcher(Protocol):
+    """Who wants to know of what was settled and refused once it is committed; it must neither wait nor raise."""
+
+    def settled(self, entries: Sequence[Settled | Expired], refusing: Sequence[BudgetStatus]) -> None:
+        """Attempts were settled, and budgets had no room for others; called by the thread of the database."""
+
+    def finish(self) -> None:
+        """The process ends: do what is left, for a few seconds."""
+
+
 class Ledger:
     """
     The attempts, events and sums in one database.
@@ -131,6 +141,7 @@ class Ledger:
         self._unfolded = 0
         self._latest: Latest | None = None
         self._clock_was_behind = False
+        self.watcher: Watcher | None = None
 
     # Writing
 
@@ -210,6 +221,17 @@ class Ledger:
         with within(self._patience.call_s):
             self._write(items, self._writer.keep_rejected)
         self._fold_sometimes(sum(isinstance(item.entry, Settled) for item in items))
+        if self.watcher is not None:
+            self._tell(self.watcher, items)
+
+    def _tell(self, watcher: Watcher, items: list[Item]) -> None:
+        """Say what was settled and which budgets refused; whoever waited for that was told before."""
+        settled = [item.entry for item in items if isinstance(item.entry, Settled | Expired)]
+        starts = [item.done for item in items if isinstance(item.entry, Start) and item.done.done()]
+        found = [done.result() for done in starts if done.exception() is None]
+        refusing = [each.refused_by for each in found if each.refused is not None and each.reason == "no room"]
+        if settled or refusing:
+            watcher.settled(settled, [each for each in refusing if each is not None])
 
     def _fold_sometimes(self, settled: int) -> None:
         """Fold what was settled into the sums, once it is a page."""
@@ -440,9 +462,12 @@ class Ledger:
         raise AssertionError("the last try returns or raises")
 
     @contextmanager
-    def changing(self) -> Iterator[Connection]:
+    def changing(self, *, alone: bool = True) -> Iterator[Connection]:
         """
         A connection for changing the ledger's own settings, such as its budgets.
+
+        Args:
+            alone: Whether other writers must wait meanwhile; in SQLite they always do.
 
         Raises:
             StoreError: The ledger cannot be written.
@@ -450,7 +475,7 @@ class Ledger:
         if time.monotonic() < self._silent_until:
             raise self._unreadable(self._silence)
         try:
-            with within(self._patience.call_s), self.writing() as connection:
+            with within(self._patience.call_s), self.writing() if alone else self.beside_others() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             self._failed(error)
@@ -508,6 +533,8 @@ class Ledger:
         self.flush()
         if self._unfolded:  # many short programs leave many pages too
             fold(self, if_many=True)
+        if self.watcher is not None:
+            self.watcher.finish()
         left = self.waiting
         if left:
             logger.warning(

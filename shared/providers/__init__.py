@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         local_model_file as local_model_file,
         serve_local_model as serve_local_model,
     )
+    from shared.providers.proxies import proxy_for as proxy_for
     from shared.providers.request import attach_pictures as attach_pictures
     from shared.providers.response import Partial as Partial
     from shared.providers.response_stream import ResponseStream as ResponseStream
@@ -46,6 +47,7 @@ else:
             "drafts": "Draft draft limited pin request_with with_pictures",
             "endpoints": "guard_by_provider import_litellm",
             "local": "INSTALL_MODEL local_model_file serve_local_model",
+            "proxies": "proxy_for",
             "request": "attach_pictures",
             "response": "Partial",
             "response_stream": "ResponseStream",

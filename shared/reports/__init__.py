@@ -23,6 +23,7 @@ from shared.reports.formats import (
 )
 
 if TYPE_CHECKING:
+    from shared.reports.alerts import Delivery as Delivery, check_alerts as check_alerts, watch as watch
     from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
     from shared.reports.costs import sum_costs as sum_costs
     from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
@@ -55,6 +56,7 @@ else:
     __getattr__ = lazy_exports(
         __name__,
         {
+            "alerts": "Delivery check_alerts watch",
             "calls": "attempt_dict call_dict",
             "costs": "sum_costs",
             "forecast": "month_forecast runs_out",
