@@ -13,14 +13,17 @@ from zoneinfo import ZoneInfo
 
 from shared.internal.money import NANO, to_nano
 from shared.ledger import (
+    COUNTS,
     AttemptRow,
     Billed,
+    Filter,
     Ledger,
     Reconciled,
     Window,
     attempts_billed,
     billed,
     enter,
+    grouped_sums,
     line_fits,
     reconciled,
     reconciling,
@@ -229,7 +232,7 @@ def _of_day(
 ) -> Iterable[Line]:
     """The lines of one day."""
     span = _span(day, bill.zone)
-    groups = billed(ledger, bill.provider, span)
+    groups = _agreeing(ledger, bill.provider, name, day, span, before) or billed(ledger, bill.provider, span)
     tools: dict[str, _Ours] = {}
     if day.tools and any(group.uses_tools for group in groups):
         groups, tools = _tools_apart(ledger, bill.provider, day, span, groups, catalogue())
@@ -248,6 +251,48 @@ def _of_day(
 
         line = _line(name, key, mine, charged, day, by_kind)
         yield _with_adjustment(line, mine, bill.provider, span, file)
+
+
+def _agreeing(
+    ledger: Ledger,
+    provider: str,
+    name: str,
+    day: Day,
+    span: Window,
+    before: Mapping[tuple[str, str], Reconciled],
+) -> list[Billed]:
+    """
+    What the ledger has of a day from its sums, where these are the bill already; else nothing.
+
+    So a day that agrees is fast at any number of requests. Where it does not, what answered must be read from the rows.
+    """
+    if not day.has_money or day.tools or any(line[0] == name for line in before):
+        return []
+    if reserving(ledger, provider, span):
+        return []
+    sums = grouped_sums(ledger, span, ("model",), Filter(columns={"provider": provider}))
+    groups = [_from_sums(model, numbers) for (model,), numbers in sums.items()]
+    uncertain = ("adjustment_requests", "unknown_requests", "lower_bound_requests")
+    if any(numbers[each] for numbers in sums.values() for each in uncertain):
+        return []
+    names = _names_of(groups, day, _bill_names(day), provider)
+    for group, own in zip(groups, names, strict=True):
+        charged = day.charged.get(own, Charged())
+        if names.count(own) > 1 or abs(to_nano(charged.usd) - group.cost_nano) > _tolerance(charged, group.attempts):
+            return []
+    return groups
+
+
+def _from_sums(model: str, numbers: Mapping[str, int]) -> Billed:
+    """The sums of a model, as a group of attempts whose cost is certain."""
+    uncertain = dict.fromkeys(("open_nano", "unbounded", "reserved_nano", "live", "unmeasured"), 0)
+    counts = {each: numbers[each] for each in ("cost_nano", "unpriced_calls", *COUNTS) if each != "reasoning_tokens"}
+    return Billed(model, None, "settled", uses_tools=False, attempts=numbers["requests"], **counts, **uncertain)
+
+
+def _tolerance(charged: Charged, attempts: int) -> int:
+    """Nano-dollars that rounding may hide: the bill's own of each line, and half a nano-dollar of each attempt."""
+    return max(to_nano(charged.tolerance) + attempts, 1)
 
 
 def _bill_names(day: Day) -> set[str]:
@@ -382,7 +427,7 @@ def _parts(
             found[name] = found.get(name, 0) + nano
             left -= nano
 
-    tolerance = max(to_nano(charged.tolerance) + ours.attempts, 1)
+    tolerance = _tolerance(charged, ours.attempts)
     if abs(left) <= tolerance:
         take(ROUNDING, left)
         return found
