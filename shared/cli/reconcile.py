@@ -100,7 +100,7 @@ def _sentences(found: Reconciliation) -> list[str]:
         said = ", ".join(f"{name} {_signed(nano, 6)}" for name, nano in parts.items())
         equal = sum(not line.differs for line in billed)
         shown.append(f"Ledger {money(ledger, 6)}, bill {money(bill, 6)}{f': {said}' if said else ', equal'}.")
-        shown.append(f"{equal} of {counted(len(billed), 'line')} agree to the cent.")
+        shown.append(f"{equal} of {counted(len(billed), 'line')} agree, but for rounding.")
     shown += [
         f"Not entered: {line.day} {printable(line.name)}, because {line.why_not}."
         for line in found.lines

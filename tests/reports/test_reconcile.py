@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared import cli
-from shared.analytics import zone
+from shared.analytics import get_llm_costs, zone
 from shared.errors import InvalidRequest
 from shared.ledger.grouped import grouped_sums
 from shared.ledger.query import Window
@@ -271,3 +271,212 @@ def test_an_unknown_column_is_refused_by_name(ledger: Ledger, monkeypatch: pytes
         with pytest.raises(InvalidRequest, match="surcharge"):
             run(monkeypatch, "openai", str(path), "--write")
     assert rows(ledger) == before
+
+
+def bill(tmp_path: Path, day: str, *lines: tuple[str | None, str], name: str = "bill.json") -> str:
+    """A file of OpenAI's costs of a day: each line its item and its US$, as a text so that its decimals stay."""
+    start = us(day, 0) // 10**6 - 900
+    results = [
+        {"object": "organization.costs.result", "amount": {"value": usd, "currency": "usd"}, "line_item": item}
+        for item, usd in lines
+    ]
+    bucket = {"object": "bucket", "start_time": start, "end_time": start + 86_400, "results": results}
+    path = tmp_path / name
+    path.write_text(json.dumps({"object": "page", "data": [bucket], "has_more": False, "next_page": None}))
+    return str(path)
+
+
+def parts(found: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The parts of each line in millionths of US$, by the bill's name."""
+    return {line["name"]: {part: millionths(usd) for part, usd in line["parts_usd"].items()} for line in found["lines"]}
+
+
+DAY = "2026-11-02"
+
+
+def test_another_version_of_a_model_is_not_ours(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What answered decides: a dated name that never answered us is not ours, though we ask for the same model."""
+    fill(ledger, [asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", 0.5, (10, 10))])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.50"), ("gpt-4o-2024-11-20, input", "3.00"))
+    found = compared(monkeypatch, "openai", path, "--write")
+    assert parts(found) == {"gpt-4o-2024-08-06": {}, "gpt-4o-2024-11-20": {"not ours": 3_000_000}}
+    assert not [row for row in rows(ledger) if row["adjustment_kind"]]
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "billed_as"),
+    [
+        ("anthropic/claude-haiku-4-5", "claude-haiku-4-5-20251001"),
+        ("anthropic/claude-3-5-haiku-latest", "claude-3-5-haiku-20241022"),
+        ("anthropic/claude-opus-4-6", "claude-opus-4-6"),
+    ],
+)
+def test_an_undated_name_is_found_by_its_dated_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked_for: str, billed_as: str
+) -> None:
+    """Where no answer names the version, the bill's dated name is that of the model that was asked."""
+    fill(ledger, [asked(DAY, asked_for, 0.5, (10, 10), cost_source="counted")])
+    result = {"amount": "50.0", "currency": "USD", "model": billed_as, "token_type": "output_tokens"}
+    bucket = {"starting_at": f"{DAY}T00:00:00Z", "ending_at": "2026-11-03T00:00:00Z", "results": [result]}
+    path = tmp_path / "bill.json"
+    path.write_text(json.dumps({"data": [bucket], "has_more": False, "next_page": None}))
+    assert parts(compared(monkeypatch, "anthropic", str(path), code=0)) == {billed_as: {}}
+
+
+def test_tools_that_a_bill_lists_apart_are_compared_apart(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Searches are a line of their own in the bill, and part of their model's cost in the ledger: both agree."""
+    units = {"input": 1000, "output": 100, "search": 3}
+    fill(ledger, [asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", 0.0335, (1000, 100), units=units)])
+    path = bill(
+        tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.0025"), ("gpt-4o-2024-08-06, output", "0.001"),
+        ("web search tool calls", "0.03"),
+    )  # fmt: skip
+    assert parts(compared(monkeypatch, "openai", path, code=0)) == {"gpt-4o-2024-08-06": {}, "web search": {}}
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.0035"), ("web search tool calls", "0.04"))
+    assert parts(compared(monkeypatch, "openai", path, "--write"))["web search"] == {"unexplained": 10_000}
+    assert parts(compared(monkeypatch, "openai", path, "--write", code=0))["web search"] == {}
+
+
+@pytest.mark.parametrize(
+    ("paid", "billed_input", "billed_output", "named"),
+    [
+        # The input agrees, so the requests are the same; the output has another price.
+        (3.5, "2.50000", "1.50000", {"price changed": 500_000}),
+        # All costs what it costs by today's table; the ledger's price is an older one.
+        (7.0, "2.50000", "1.00000", {"price changed": -3_500_000}),
+        # All are twice as much: another price, or twice the requests.
+        (3.5, "5.00000", "2.00000", {"unexplained": 3_500_000}),
+        (3.5, "3.50000", "1.10000", {"unexplained": 1_100_000}),
+    ],
+)
+def test_a_price_is_said_to_have_changed_only_where_the_tokens_are_the_same(
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    paid: float,
+    billed_input: str,
+    billed_output: str,
+    named: dict[str, int],
+) -> None:
+    """Without the bill's tokens, costs by kind of token must show that they are the ledger's."""
+    fill(ledger, [asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", paid, (1_000_000, 100_000))])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", billed_input), ("gpt-4o-2024-08-06, output", billed_output))
+    assert parts(compared(monkeypatch, "openai", path)) == {"gpt-4o-2024-08-06": named}
+
+
+def test_a_total_without_models_is_compared_and_not_entered(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A bill that was not grouped is compared as a whole; it says not for which model, so nothing is entered."""
+    fill(ledger, [asked(DAY, "openai/gpt-4o", 1.0, (1, 1)), asked(DAY, "openai/gpt-5.4", 2.0, (1, 1))])
+    found = compared(monkeypatch, "openai", bill(tmp_path, DAY, (None, "3.5000")), "--write")
+    (line,) = found["lines"]
+    assert line["models"] == ["openai/gpt-4o", "openai/gpt-5.4"]
+    assert (line["name"], line["parts_usd"]) == ("(all models)", {"unexplained": "0.500000000"})
+    assert line["not_entered_because"] == "the bill does not say for which model"
+    assert len(rows(ledger)) == 2
+
+
+def test_what_is_under_way_is_not_entered_until_it_ends(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A request that may still settle would be counted twice, so its line waits for it."""
+    under_way = started(ts_us=us(DAY), model="openai/gpt-4o", requested_model="openai/gpt-4o", bound_nano=NANO)
+    fill(ledger, [under_way])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.25000"))
+    (line,) = compared(monkeypatch, "openai", path, "--write")["lines"]
+    assert line["parts_usd"] == {"unfinished": "0.250000000"}
+    assert line["not_entered_because"] == "1 still under way"
+    submit(ledger, "settle", settled(under_way, cost_nano=NANO // 4, bound_nano=NANO)).result(timeout=30)
+    assert parts(compared(monkeypatch, "openai", path, "--write", code=0)) == {"gpt-4o-2024-08-06": {}}
+
+
+def test_a_later_bill_of_the_same_day_adds_only_what_is_new(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A bill that was corrected is entered against what the first one has entered."""
+    fill(ledger, [asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", 1.0, (1, 1))])
+    for usd, part in (("1.50000", 500_000), ("1.20000", -300_000)):
+        path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", usd), name=f"{usd}.json")
+        assert parts(compared(monkeypatch, "openai", path, "--write")) == {"gpt-4o-2024-08-06": {"unexplained": part}}
+    entered = [(row["adjusts"], row["cost_nano"]) for row in rows(ledger) if row["adjustment_kind"] == "reconcile"]
+    assert sorted(entered) == [
+        (f"{DAY}/gpt-4o-2024-08-06/1.20000.json", -300_000_000),
+        (f"{DAY}/gpt-4o-2024-08-06/1.50000.json", 500_000_000),
+    ]
+
+
+def test_a_correction_counts_for_its_day_wherever_it_is_dated(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A closed month takes no adjustment, so that it is dated later: it is not entered again for that."""
+    fill(ledger, [asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", 1.0, (1, 1))])
+    moved = asked(
+        "2026-11-20", "openai/gpt-4o", 0.5, status="reported", operation="adjustment", calls=0, usage_source="unknown",
+        adjustment_kind="reconcile", adjusts=f"{DAY}/gpt-4o-2024-08-06/bill.json",
+    )  # fmt: skip
+    fill(ledger, [moved])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "1.50000"))
+    assert parts(compared(monkeypatch, "openai", path, "--write", code=0)) == {"gpt-4o-2024-08-06": {}}
+    other = bill(tmp_path, "2026-11-20", ("gpt-4o-2024-08-06, input", "0.25000"))
+    assert parts(compared(monkeypatch, "openai", other)) == {"gpt-4o-2024-08-06": {"not ours": 250_000}}
+
+
+def test_a_day_that_agrees_is_compared_by_its_sums(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A day that agrees reads no rows; one that does not, or that keeps a reservation, is read by what answered."""
+    model = "openai/gpt-4o gpt-4o-2024-08-06"
+    fill(ledger, [asked(DAY, model, 0.1, (1, 1)) for _ in range(10)])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "1.00000"))
+
+    def read_rows(*_: Any) -> None:
+        raise AssertionError("rows were read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shared.reports.reconcile.billed", read_rows)
+        assert parts(compared(monkeypatch, "openai", path, code=0)) == {"gpt-4o-2024-08-06": {}}
+    fill(ledger, [asked(DAY, model, 0.0, (1, 1), reserved_nano=5, status="interrupted")])
+    assert compared(monkeypatch, "openai", path, code=0)["released_nano"] == 5
+
+
+def test_usage_alone_compares_tokens(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A usage report has no money: its tokens are compared, and nothing can be entered."""
+    fill(ledger, [asked("2025-08-01", "anthropic/claude-opus-4-6", 1.0, (3200, 500, 200), cache_write_tokens=1500)])
+    found = compared(monkeypatch, "anthropic", str(DATA / "anthropic_usage_documented.json"), "--write", code=0)
+    (line,) = found["lines"]
+    assert (line["ledger_tokens"], line["bill_tokens"], line["bill_usd"]) == (3700, 3700, None)
+    assert found["warnings"] == [
+        "anthropic_usage_documented.json says that more pages follow (has_more): days may be missing."
+    ]
+
+
+def test_the_table_says_what_each_difference_is_made_of(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On screen: each line with its parts, the totals, what would be entered, and that nothing was changed."""
+    fill(ledger, november_openai())
+    text = run(monkeypatch, "openai", str(DATA / "openai_2026-11.json"))
+    lines = text.splitlines()
+    assert lines[0].split() == ["Day", "and", "model", "Ledger", "Bill", "Difference", "Made", "of"]
+    assert "2026-11-02  gpt-4o-2024-08-06        $0.4200  $0.7000    +$0.2800  unfinished +$0.2800" in lines
+    assert "6 adjustments of +$1.177500 together would be entered" in text
+    assert lines[-1] == "Nothing was changed. Add --write to enter it."
+    done = run(monkeypatch, "openai", str(DATA / "openai_2026-11.json"), "--write")
+    assert "6 adjustments of +$1.177500 together were entered, and $0.200000 of reservations were released." in done
+    table = run(monkeypatch, "openai", str(DATA / "openai_2026-11.json"), "--format", "csv").splitlines()
+    assert table[0] == "day,name,ledger_usd,bill_usd,difference_usd,not_ours_usd"
+    assert table[2] == "2026-11-02,gpt-4o-2024-08-06,0.700000000,0.700000000,0.000000000,0.000000000"
+
+
+def test_a_correction_is_in_the_reports_of_its_day(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a bill has corrected is part of the day's total, beside the calls, which stay as they are."""
+    fill(ledger, november_openai())
+    before = get_llm_costs(since=DAY, until=DAY, tz="UTC")
+    compared(monkeypatch, "openai", str(DATA / "openai_2026-11.json"), "--write")
+    after = get_llm_costs(since=DAY, until=DAY, tz="UTC")
+    assert after["total_cost"] == pytest.approx(before["total_cost"] + 0.43)
+    assert after["adjustments"] == pytest.approx(0.43)
+    assert after["total_calls"] == before["total_calls"]
