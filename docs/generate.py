@@ -39,6 +39,7 @@ from shared.models.names import model_facts
 from shared.prices import UNKNOWN, TableEntry, price_table, rates_of
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
+from shared.reports.bill_columns import FORMATS
 from shared.types import Candidate, Rates, Unit
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
@@ -476,6 +477,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in line) + " |" for line in lines)
 
 
+def bill_columns_table() -> str:
+    """The columns of providers' usage and cost APIs, and which of them are compared."""
+    rows = []
+    for provider, form in FORMATS.items():
+        for report in form.reports.values():
+            compared = [f"`{name}`" for name, use in report.columns.items() if use]
+            known = [f"`{name}`" for name, use in report.columns.items() if not use and name != "object"]
+            rows.append((provider, report.name, ", ".join(compared), ", ".join(known)))
+    return _table(("Provider", "Report", "Compared", "Known, not compared"), rows)
+
+
 _BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "keys": keys_table,
@@ -489,6 +501,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "faults": fault_tables,
     "prices": prices_table,
     "performance": performance_tables,
+    "bill_columns": bill_columns_table,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the usage and cost APIs of providers send: their reports, and what each column means. Data, with its sources."""
+"""What each column of the reports that providers send of usage and costs means: data, with its sources."""
 
 from __future__ import annotations
 
