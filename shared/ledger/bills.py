@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.internal.clock import now_us
-from shared.ledger.adjustments import adjustment
+from shared.ledger.adjustments import NOBODY, adjustment
 from shared.ledger.query import Window, paged
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt
@@ -68,7 +68,7 @@ class Billed:
 
 def billed(ledger: Ledger, provider: str, span: Window) -> list[Billed]:
     """
-    What the ledger has of a provider in a time, without the corrections of earlier bills; read in pages.
+    What the ledger has of a provider's models in a time, without the corrections of earlier bills; read in pages.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -107,7 +107,7 @@ def _add(
     ]
     query = (
         sa.select(*keys, *(sa.func.sum(number).label(f"n{place}") for place, number in enumerate(numbers)))
-        .where(*_inside(provider, inside), attempt.c.status != "refused")
+        .where(*_inside(provider, inside), attempt.c.status != "refused", attempt.c.model != NOBODY)
         .where(sa.or_(attempt.c.adjustment_kind.is_(None), attempt.c.adjustment_kind != KIND))
         .group_by(*keys)
     )

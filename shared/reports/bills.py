@@ -19,7 +19,7 @@ from shared.errors import InvalidRequest
 from shared.reports.bill_columns import FORMATS, TIERS, TOKENS_IN, TOOLS, UNITS, UNUSED, Format, Report
 
 EVERYTHING = "(all models)"
-_MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 32 * 2**20
 _MAX_USD = Decimal(10) ** 9
 _MAX_COUNT = Decimal(10) ** 15
 _MAX_DIGITS = 60
