@@ -33,9 +33,10 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """
-    Compare the ledger with a provider's bill, by day and model, and say what each difference is made of.
+    Compare the ledger with a provider's bill, by day and model.
 
-    The exit code is 1 where they differ by more than rounding, and 0 where they agree.
+    It says what each difference is made of, and enters the differences with --write. The exit code is 1 where they
+    differ by more than rounding, and 0 where they agree.
     """
     settings = load_settings()
     with err.status("Comparing ..."):

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         line_fits as line_fits,
         reconciled as reconciled,
         reconciling as reconciling,
-        reserving as reserving,
     )
     from shared.ledger.calls import (
         KINDS as KINDS,
@@ -85,7 +84,6 @@ if TYPE_CHECKING:
         Reservation as Reservation,
         open_reservations as open_reservations,
         release as release,
-        release_of as release_of,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.sqlite_library import connect as connect, library_name as library_name
@@ -104,7 +102,7 @@ else:
             "accounts": "Admission BudgetStatus forget_budget store_budget",
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
-            "bills": "Billed Reconciled attempts_billed billed line_fits reconciled reconciling reserving",
+            "bills": "Billed Reconciled attempts_billed billed line_fits reconciled reconciling",
             "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
@@ -115,7 +113,7 @@ else:
             "maintenance": "back_up problems repair",
             "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
             "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",
-            "reservations": "Reservation open_reservations release release_of",
+            "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
             "sqlite_library": "connect library_name",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",

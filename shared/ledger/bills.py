@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -233,19 +233,3 @@ def reconciling(
 def line_fits(name: str) -> bool:
     """Whether the name of a line is short enough to be named in an adjustment."""
     return len(name) <= _LONGEST_REFERENCE - 60
-
-
-def reserving(ledger: Ledger, provider: str, span: Window) -> Sequence[tuple[uuid.UUID, str, int]]:
-    """
-    The attempts of a provider in a time that reserve something: id, model and nano-dollars.
-
-    Raises:
-        StoreError: The ledger cannot be read.
-    """
-    query = (
-        sa.select(attempt.c.attempt_id, attempt.c.model, attempt.c.reserved_nano)
-        .where(sa.text("reserved_nano > 0"))  # as the index has it
-        .where(*_inside(provider, (span.since_us, span.until_us)), attempt.c.status != "started")
-    )
-    with ledger.reading() as connection:
-        return [(row[0], row[1], row[2]) for row in connection.execute(query)]

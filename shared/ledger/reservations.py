@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import batched
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,27 +83,6 @@ def release(ledger: Ledger, *, call_id: uuid.UUID | None = None, before_us: int 
         released += [_reservation(row) for row in rows]
         if len(rows) < _PAGE:
             return released
-
-
-def release_of(ledger: Ledger, attempt_ids: Sequence[uuid.UUID]) -> int:
-    """
-    Free what these attempts reserve in their budgets.
-
-    Returns:
-        Nano-dollars that this call has released.
-
-    Raises:
-        StoreError: The ledger cannot be written.
-    """
-    ledger.flush()
-    released = 0
-    for page in batched(attempt_ids, _PAGE):
-        with ledger.changing() as connection:
-            query = _query(None, None).where(attempt.c.attempt_id.in_(page)).with_for_update()
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-            _release(connection, rows)
-        released += sum(row["reserved_nano"] for row in rows)
-    return released
 
 
 def _query(call_id: uuid.UUID | None, before_us: int | None) -> sa.Select[Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from shared.internal.money import NANO, to_nano
@@ -19,16 +18,17 @@ from shared.ledger import (
     Filter,
     Ledger,
     Reconciled,
+    Reservation,
     Window,
     attempts_billed,
     billed,
     enter,
     grouped_sums,
     line_fits,
+    open_reservations,
     reconciled,
     reconciling,
-    release_of,
-    reserving,
+    release,
 )
 from shared.models import Catalogue
 from shared.reports.bill_columns import TOOLS
@@ -200,18 +200,20 @@ def reconcile_bill(
         ledger.settle_expired()
     before = reconciled(ledger, provider)
     file = ", ".join(path.name for path in files)
+    reservations = [each for each in open_reservations(ledger) if each.provider == provider]
     lines: list[Line] = []
-    reserved: list[tuple[Any, int]] = []
+    settled: list[Reservation] = []
     for name, day in sorted(bill.days.items()):
-        found = list(_of_day(ledger, bill, name, day, before, catalogue, file))
+        kept = [each for each in reservations if day.start_s <= each.ts_us / 1e6 < day.end_s]
+        found = list(_of_day(ledger, bill, name, day, before, kept, catalogue, file))
         lines += found
-        reserved += _settled_by(ledger, provider, _span(day, zone), found)
-    released_nano = sum(nano for _, nano in reserved)
+        settled += _settled_by(kept, found)
     if write:
         rows = [line.adjustment for line in lines if line.adjustment is not None]
         if rows:
             enter(ledger, *rows)
-        released_nano = release_of(ledger, [attempt_id for attempt_id, _ in reserved])
+        settled = [freed for each in settled for freed in release(ledger, call_id=each.attempt_id)]
+    released_nano = sum(each.reserved_nano for each in settled)
     return Reconciliation(
         provider, zone.key, lines, sorted(bill.reports), sorted(bill.unused), bill.warnings, released_nano, write
     )
@@ -227,12 +229,15 @@ def _of_day(
     name: str,
     day: Day,
     before: Mapping[tuple[str, str], Reconciled],
+    reservations: Sequence[Reservation],
     catalogue: Callable[[], Catalogue],
     file: str,
 ) -> Iterable[Line]:
     """The lines of one day."""
     span = _span(day, bill.zone)
-    groups = _agreeing(ledger, bill.provider, name, day, span, before) or billed(ledger, bill.provider, span)
+    is_settled = day.has_money and not (day.tools or reservations or any(line[0] == name for line in before))
+    groups = _agreeing(ledger, bill.provider, day, span) if is_settled else []
+    groups = groups or billed(ledger, bill.provider, span)
     tools: dict[str, _Ours] = {}
     if day.tools and any(group.uses_tools for group in groups):
         groups, tools = _tools_apart(ledger, bill.provider, day, span, groups, catalogue())
@@ -253,23 +258,12 @@ def _of_day(
         yield _with_adjustment(line, mine, bill.provider, span, file)
 
 
-def _agreeing(
-    ledger: Ledger,
-    provider: str,
-    name: str,
-    day: Day,
-    span: Window,
-    before: Mapping[tuple[str, str], Reconciled],
-) -> list[Billed]:
+def _agreeing(ledger: Ledger, provider: str, day: Day, span: Window) -> list[Billed]:
     """
     What the ledger has of a day from its sums, where these are the bill already; else nothing.
 
     So a day that agrees is fast at any number of requests. Where it does not, what answered must be read from the rows.
     """
-    if not day.has_money or day.tools or any(line[0] == name for line in before):
-        return []
-    if reserving(ledger, provider, span):
-        return []
     sums = grouped_sums(ledger, span, ("model",), Filter(columns={"provider": provider}))
     groups = [_from_sums(model, numbers) for (model,), numbers in sums.items()]
     uncertain = ("adjustment_requests", "unknown_requests", "lower_bound_requests")
@@ -557,17 +551,15 @@ def _with_adjustment(line: Line, ours: _Ours, provider: str, span: Window, file:
     return replace(line, adjustment=row)
 
 
-def _settled_by(ledger: Ledger, provider: str, span: Window, lines: Sequence[Line]) -> list[tuple[Any, int]]:
+def _settled_by(reservations: Sequence[Reservation], lines: Sequence[Line]) -> list[Reservation]:
     """
     The reservations of a day that its bill settles: all lines of their model say what was charged.
 
     A line that the bill does not have settles nothing where the ledger has spent: the bill may be of another account.
     """
-    if not any(line.reserved_nano for line in lines):
-        return []
     kept: set[str] = set()
     for line in lines:
         is_missing = not line.bill_nano and line.ledger_nano
         if line.bill_nano is None or line.name == EVERYTHING or line.why_not is not None or is_missing:
             kept.update(line.models)
-    return [(attempt_id, nano) for attempt_id, model, nano in reserving(ledger, provider, span) if model not in kept]
+    return [each for each in reservations if each.model not in kept]

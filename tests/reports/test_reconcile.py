@@ -447,7 +447,7 @@ def test_a_day_that_agrees_is_compared_by_its_sums(
 def test_a_credit_of_no_model_is_left_alone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An adjustment that a person entered counts for its model; one of no model is no line, and is not undone."""
     model = "openai/gpt-4o"
-    credit = {"status": "reported", "operation": "adjustment", "adjustment_kind": "manual", "calls": 0}
+    credit: dict[str, Any] = {"status": "reported", "operation": "adjustment", "adjustment_kind": "manual", "calls": 0}
     fill(ledger, [asked(DAY, f"{model} gpt-4o-2024-08-06", 1.0, (1, 1)), asked(DAY, model, -0.25, **credit)])
     fill(ledger, [asked(DAY, "(adjustment)", -4.2, **credit, provider="openai")])
     path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.75000"))
