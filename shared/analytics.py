@@ -42,6 +42,7 @@ from shared.ledger import (
     budget_forecasts,
     call_record,
     calls_in,
+    catch_up,
     cost_nano_of,
     cost_row,
     enter,
@@ -53,7 +54,6 @@ from shared.ledger import (
     release,
     safe_metadata,
     store_budget,
-    sum_costs,
     uuid_of,
 )
 from shared.models import Catalogue, known_model, resolve
@@ -73,6 +73,7 @@ from shared.reports import (
     render,
     reprice,
     span_of,
+    sum_costs,
     totals,
     totals_of,
 )
@@ -168,8 +169,9 @@ def get_llm_costs(
         they were sent; US$), savings (None without AGENTSWARM_BASELINE_MODEL; else estimates in US$, none of which is
         in the totals: baseline_cost, what the same tokens would have cost with that model, uncached; saved, the
         difference to what these answers cost; saved_by_caches and saved_by_flex; with answers and rejected_answers),
-        since, until, timezone, store, waiting_records (records that could not be written yet,
-        and are in no figure), and price_table (date and version of the built-in prices, and age_days).
+        since, until, timezone, store, rows_read (why single requests had to be added up, which takes longer; None if
+        they had not), waiting_records (records that could not be written yet, and are in no figure), and price_table
+        (date and version of the built-in prices, and age_days).
 
         groups (with `by`): name, keys (the value of each dimension), cost (NaN if every cost is unknown), cost_nano
         (then None), avg_cost_per_call, tokens, input_tokens (cached_tokens among them), output_tokens, calls,
@@ -232,7 +234,8 @@ def _costs_in(
     if names:
         is_timed = not set(names).isdisjoint(GRAINS)
         costs["by"] = ",".join(names)
-        costs["groups"] = groups_of(ledger, span, names, which, None if is_timed else before)
+        ((costs["groups"], rows_read),) = groups_of(ledger, span, (names,), which, None if is_timed else before)
+        costs["rows_read"] = costs["rows_read"] or rows_read
     if before is not None:
         costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
@@ -256,7 +259,7 @@ def costs_page(
         InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
     """
     span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
-    costs = _costs_in(span, Filter(labels=inside), by="model", where=where, compare=True)
+    costs = _costs_in(span, Filter(labels=inside), by=None, where=where, compare=True)
     budgets = costs["budgets"] if inside else all_budgets()
     return html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
 
@@ -363,9 +366,7 @@ def calls_of(
     if found is None or not 1 <= limit <= 1000 or page < 1:
         hint = f"Give {', '.join(KINDS)}, and at most 1,000 on a page."
         raise InvalidRequest(f"There is no list of calls {kind[:40]!r}", hint=hint)
-    ledger, span = _required_ledger(), span_of(since=since, until=until, zone=zone())
-    ledger.flush()
-    ledger.settle_expired()
+    ledger, span = _up_to_date(), span_of(since=since, until=until, zone=zone())
     which = Filter(labels=current_scope().labels)
     check_names(ledger, tuple(where or ()), which, known=COLUMNS)
     which = narrowed(which, where or {})
@@ -381,9 +382,7 @@ def call_of(call_id: uuid.UUID) -> dict[str, Any]:
 
         StoreError: The ledger cannot be read.
     """
-    ledger = _required_ledger()
-    ledger.flush()
-    ledger.settle_expired()
+    ledger = _up_to_date()
     found = call_record(ledger, call_id)
     if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
         raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
@@ -423,9 +422,7 @@ def release_reservations(
 
         before_us: Only that of requests before, in microseconds since 1970.
     """
-    ledger = _required_ledger()
-    ledger.flush()
-    ledger.settle_expired()
+    ledger = _up_to_date()
     return (release if write else open_reservations)(ledger, call_id=call_id, before_us=before_us)
 
 
@@ -477,9 +474,7 @@ def all_budgets() -> list[dict[str, Any]]:
     """Every budget of the settings and of the ledger, once for each group it counts: its name, and as in `budgets`."""
     settings = load_settings()
     from_settings = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
-    ledger = _required_ledger()
-    ledger.flush()
-    ledger.settle_expired()
+    ledger = _up_to_date()
     return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
 
 
@@ -490,9 +485,7 @@ def budgets_of(where: Mapping[str, str]) -> list[dict[str, Any]]:
     Raises:
         InvalidRequest: A budget knows no such name.
     """
-    ledger, settings = _required_ledger(), load_settings()
-    ledger.flush()
-    ledger.settle_expired()
+    ledger, settings = _up_to_date(), load_settings()
     named = {name: value for name, value in where.items() if name in ("agent", "tool")}
     if refused := [name for name in where if name in COLUMNS and name not in named]:
         hint = "Give an agent, a tool or a label such as customer=acme."
@@ -518,14 +511,22 @@ def forecast_costs(where: Mapping[str, str] | None = None, *, tz: str | None = N
     Raises:
         InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
     """
-    ledger, which = _required_ledger(), Filter(labels=current_scope().labels)
-    ledger.flush()
+    ledger, which = _up_to_date(), Filter(labels=current_scope().labels)
     check_names(ledger, tuple(where or ()), which, known=COLUMNS)
     found = month_forecast(ledger, narrowed(which, where or {}), datetime.now(UTC).astimezone(zone(tz)))
     if found is None:
         return None
     amounts = {name: to_usd(getattr(found, f"{name}_nano")) for name in ("spent", "expected", "low", "high")}
     return {**amounts, "days": found.days, "until": found.until.isoformat()}
+
+
+def _up_to_date() -> Ledger:
+    """The ledger with everything of this process in it, nothing under way that has ended, and its sums as they are."""
+    ledger = _required_ledger()
+    ledger.flush()
+    ledger.settle_expired()
+    catch_up(ledger)
+    return ledger
 
 
 def _required_ledger() -> Ledger:

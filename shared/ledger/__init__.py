@@ -44,19 +44,19 @@ if TYPE_CHECKING:
         safe_metadata as safe_metadata,
         uuid_of as uuid_of,
     )
-    from shared.ledger.export import csv_cell as csv_cell, write_records as write_records
+    from shared.ledger.export import csv_cell as csv_cell, write_attempts as write_attempts
     from shared.ledger.grouped import (
         FIGURES as FIGURES,
         GRAINS as GRAINS,
+        Grouped as Grouped,
+        all_grouped as all_grouped,
         grouped_sums as grouped_sums,
         is_empty as is_empty,
         label_names as label_names,
     )
     from shared.ledger.health import (
-        SAMPLE as SAMPLE,
-        Outcome as Outcome,
         Unknown as Unknown,
-        outcomes as outcomes,
+        latencies as latencies,
         unknowns as unknowns,
     )
     from shared.ledger.image_lineage import (
@@ -70,22 +70,23 @@ if TYPE_CHECKING:
         Filter as Filter,
         RecentPrompt as RecentPrompt,
         Window as Window,
+        agents_used_tools as agents_used_tools,
         all_budget_forecasts as all_budget_forecasts,
-        attempt_records as attempt_records,
         average_output as average_output,
         average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
         own_filter as own_filter,
         recent_prompts as recent_prompts,
-        sum_costs as sum_costs,
         window as window,
     )
+    from shared.ledger.records import attempt_lines as attempt_lines, attempt_records as attempt_records
     from shared.ledger.reservations import (
         Reservation as Reservation,
         open_reservations as open_reservations,
         release as release,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
+    from shared.ledger.schema import LATENCY_MS as LATENCY_MS
     from shared.ledger.sqlite_library import connect as connect, library_name as library_name
     from shared.ledger.store import (
         STOPPED_PATIENCE_S as STOPPED_PATIENCE_S,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
         committed as committed,
         get_ledger as get_ledger,
     )
+    from shared.ledger.sums import catch_up as catch_up
     from shared.ledger.writes import LeastBound as LeastBound
 else:
     # SQLAlchemy takes time to import.
@@ -106,17 +108,20 @@ else:
             "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
-            "export": "csv_cell write_records",
-            "grouped": "FIGURES GRAINS grouped_sums is_empty label_names",
-            "health": "SAMPLE Outcome Unknown outcomes unknowns",
+            "export": "csv_cell write_attempts",
+            "grouped": "FIGURES GRAINS Grouped all_grouped grouped_sums is_empty label_names",
+            "health": "Unknown latencies unknowns",
             "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
-            "query": "BudgetForecast Filter all_budget_forecasts attempt_records average_output average_outputs "
-            "RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts sum_costs window",
+            "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts average_output "
+            "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
+            "records": "attempt_lines attempt_records",
             "reservations": "Reservation open_reservations release",
             "row": "COUNTS AttemptRow Status",
+            "schema": "LATENCY_MS",
             "sqlite_library": "connect library_name",
             "store": "STOPPED_PATIENCE_S Ledger committed get_ledger",
+            "sums": "catch_up",
             "writes": "LeastBound",
         },
     )

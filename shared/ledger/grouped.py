@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -28,6 +28,18 @@ Key = tuple[str, ...]
 Sums = dict[str, int]
 
 
+class Grouped(NamedTuple):
+    """
+    Sums of FIGURES by the values of some keys: whole counts, nano-dollars and microseconds.
+
+    A key is "" where an attempt has no such value; times are 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48 and 2026-11.
+    `rows_read` says why all rows of a time were read, and not only those of the window's ends; None if they were not.
+    """
+
+    sums: dict[Key, Sums]
+    rows_read: str | None
+
+
 def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
     """
     What was spent in a window, by `keys`.
@@ -36,24 +48,72 @@ def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filte
         keys: Any of provider, model, tool, agent, names of labels, and hour, day, week or month in the window's zone.
 
     Returns:
-        By the values of the keys ("" where an attempt has none; times as 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48
-        and 2026-11), the sums of FIGURES: whole counts, nano-dollars and microseconds.
+        The sums of `Grouped`.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
+    return all_grouped(ledger, span, (keys,), which)[0].sums
+
+
+def all_grouped(
+    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter | None = None
+) -> list[Grouped]:
+    """The same by each of several keys, as of one moment."""
     which = which or Filter()
-    stored_sums.catch_up(ledger)
-    found: dict[Key, Sums] = defaultdict(lambda: dict.fromkeys(FIGURES, 0))
+    # What is by columns alone is read once, by all of these columns.
+    columns = tuple(name for name in DIMENSIONS if any(name in keys for keys in several if _are_columns(keys)))
+    read = {tuple(keys): columns if _are_columns(keys) else tuple(keys) for keys in several}
+    found = _read(ledger, span, list(dict.fromkeys(read.values())), which)
+    return [_narrowed(found[read[tuple(keys)]], read[tuple(keys)], keys) for keys in several]
+
+
+def _are_columns(keys: Sequence[str]) -> bool:
+    return set(keys) <= set(DIMENSIONS)
+
+
+def _narrowed(found: Grouped, names: Sequence[str], keys: Sequence[str]) -> Grouped:
+    """Sums by some of the keys that they are by."""
+    if tuple(names) == tuple(keys):
+        return found
+    places = [names.index(key) for key in keys]
+    sums: dict[Key, Sums] = defaultdict(_no_sums)
+    for values, numbers in found.sums.items():
+        _add(sums[tuple(values[place] for place in places)], numbers, 1)
+    return Grouped(_not_empty(sums), found.rows_read)
+
+
+def _read(
+    ledger: Ledger, span: Window, several: Sequence[tuple[str, ...]], which: Filter
+) -> dict[tuple[str, ...], Grouped]:
+    found: dict[tuple[str, ...], dict[Key, Sums]] = {keys: defaultdict(_no_sums) for keys in several}
     with ledger.reading() as connection:
-        how = _plan(connection, span, keys, which)
-        if how.summed:
-            _add_stored(connection, found, how, span.zone, keys, which)
-        rest = _add_rows(connection, found, how.rows, span.zone, keys, which)
-    while rest:
-        with ledger.reading() as connection:
-            rest = _add_rows(connection, found, rest, span.zone, keys, which)
+        plans = {keys: _plan(connection, span, keys, which) for keys in several}
+        for keys, how in plans.items():
+            if how.summed:
+                _add_stored(connection, found[keys], how, span.zone, keys, which)
+        rest = {
+            keys: _add_rows(connection, found[keys], how.rows, span.zone, keys, which) for keys, how in plans.items()
+        }
+    for keys, ranges in rest.items():
+        while ranges:
+            with ledger.reading() as connection:
+                ranges = _add_rows(connection, found[keys], ranges, span.zone, keys, which)  # noqa: PLW2901
+    return {keys: Grouped(_not_empty(found[keys]), _rows_read(how, keys, which)) for keys, how in plans.items()}
+
+
+def _no_sums() -> Sums:
+    return dict.fromkeys(FIGURES, 0)
+
+
+def _not_empty(found: Mapping[Key, Sums]) -> dict[Key, Sums]:
     return {key: sums for key, sums in found.items() if any(sums.values())}
+
+
+def _rows_read(how: Plan, keys: Sequence[str], which: Filter) -> str | None:
+    if how.reason or how.summed:
+        return how.reason
+    return "there are no sums of pairs of labels" if len({*_labels_in(keys), *which.labels}) > 1 else None
 
 
 def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
@@ -123,7 +183,7 @@ def _add_stored(
     connection: Connection, found: dict[Key, Sums], how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
 ) -> None:
     """Add what the sums have, and what is left to fold into them."""
-    columns = DIMENSIONS if which.columns or not set(keys).isdisjoint(DIMENSIONS) else ()
+    columns = tuple(name for name in DIMENSIONS if name in keys or name in which.columns)
     time = ("start",) if not set(keys).isdisjoint(GRAINS) else ()
     for place, (owner, sign) in enumerate(_owners(keys, which)):
         # The first of three has the label's values; the two others together have what is left without one.
@@ -150,24 +210,48 @@ def _add_rows(
 ) -> list[Range]:
     """Add attempts from their rows, at most a page of them; returns what is left to read."""
     now, rest = paged(connection, ranges)
-    expressions = stored_sums.expressions(connection.dialect.name)
-    columns = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
-    figures: list[Any] = [sa.func.sum(sa.literal_column(expressions[name])).label(f"sum_{name}") for name in VALUES]
+    narrow = (which.labels, which.columns)
+    query = _rows_by(
+        connection.dialect.name, tuple(keys), which.conversation, which.any_conversation, *map(_items, narrow)
+    )
     for since_us, until_us in now:
-        query = (
-            sa.select(*columns, *figures)
-            .select_from(_with_labels(keys))
-            .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
-            .where(*conditions(which))
-            .group_by(*columns)
-        )
-        for row in connection.execute(query):
+        for row in connection.execute(query, {"since_us": since_us, "until_us": until_us}):
             values = tuple(
                 _period(key, value * BUCKET_S, zone) if key in GRAINS else value
                 for key, value in zip(keys, row, strict=False)
             )
             _add(found[values], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
     return rest
+
+
+def _items(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(values.items())
+
+
+@lru_cache(maxsize=64)
+def _rows_by(
+    dialect: str,
+    keys: tuple[str, ...],
+    conversation: str | None,
+    any_conversation: bool,
+    labels: tuple[tuple[str, str], ...],
+    columns: tuple[tuple[str, str], ...],
+) -> sa.Select[Any]:
+    """Sums of the settled attempts between :since_us and :until_us; building it takes longer than its execution."""
+    which = Filter(dict(labels), conversation, any_conversation, dict(columns))
+    by = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
+    figures: list[Any] = [
+        sa.func.sum(sa.literal_column(number)).label(f"sum_{name}")
+        for name, number in stored_sums.expressions(dialect).items()
+    ]
+    since_us, until_us = (sa.bindparam(name, type_=sa.BigInteger) for name in ("since_us", "until_us"))
+    return (
+        sa.select(*by, *figures)
+        .select_from(_with_labels(keys))
+        .where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status != "started")
+        .where(*conditions(which))
+        .group_by(*by)
+    )
 
 
 def _columns(keys: Sequence[str]) -> Iterator[sa.ColumnElement[Any]]:

@@ -1,28 +1,19 @@
-"""How requests went: how long they took and how they ended, and of which the cost is unknown, and why."""
+"""How requests went: how long answers took, and of which requests the cost is unknown, and why."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from shared.ledger.query import Filter, Window, conditions
+from shared.ledger import sums as stored_sums
+from shared.ledger.query import Filter, Window, conditions, paged
 from shared.ledger.schema import UNKNOWN_COST, attempt
 from shared.ledger.store import Ledger
-
-# Requests that are looked at for percentiles: the latest, so that a page of a million requests is as fast.
-SAMPLE = 10_000
-
-
-class Outcome(NamedTuple):
-    """How one request ended; `duration_us` is None where it is unknown."""
-
-    call_id: str
-    attempt_number: int
-    model: str
-    status: str
-    duration_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +33,58 @@ class Unknown:
     reserved_nano: int
 
 
-def outcomes(ledger: Ledger, span: Window, which: Filter, *, limit: int = SAMPLE) -> list[Outcome]:
+def latencies(ledger: Ledger, span: Window, which: Filter) -> dict[str, Counter[int]]:
     """
-    How the latest requests of a time ended, the newest first.
+    By model: how many answers took how long, as the number of answers by place in LATENCY_MS.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    columns = (attempt.c.call_id, attempt.c.attempt_number, attempt.c.model, attempt.c.status, attempt.c.duration_us)
-    inside = (attempt.c.ts_us >= span.since_us, attempt.c.ts_us < span.until_us, *conditions(which))
-    ended = (attempt.c.status.not_in(("started", "reported", "refused")), attempt.c.adjustment_kind.is_(None))
-    query = sa.select(*columns).where(*inside, *ended).order_by(attempt.c.ts_us.desc()).limit(limit)
+    found: dict[str, Counter[int]] = defaultdict(Counter)
     with ledger.reading() as connection:
-        return [Outcome(str(row[0]), *row[1:]) for row in connection.execute(query)]
+        for model, place, answers in _stored_latencies(connection, how := _plan(connection, span, which), which):
+            found[model][place] += answers
+        rest = _add_rows(connection, found, how.rows, which)
+    while rest:
+        with ledger.reading() as connection:
+            rest = _add_rows(connection, found, rest, which)
+    return {model: places for model, places in found.items() if any(places.values())}
+
+
+def _plan(connection: Connection, span: Window, which: Filter) -> stored_sums.Plan:
+    if which.owner is None or not which.columns.keys() <= {"provider", "model"}:
+        return stored_sums.Plan((), ((span.since_us, span.until_us),))
+    return stored_sums.plan(
+        connection, span.since_us, span.until_us, [which.owner], finest=stored_sums.LATENCY_GRAINS[0]
+    )
+
+
+def _stored_latencies(connection: Connection, how: stored_sums.Plan, which: Filter) -> Iterator[tuple[str, int, int]]:
+    """Model, place and number of answers, from the sums and from what is left to fold into them."""
+    owner, keys = which.owner, ("provider", "model", "place")
+    if owner is None or not how.summed:
+        return
+    stored = stored_sums.read_latencies(connection, how, owner)
+    left = stored_sums.left(connection, how, owner, keys)
+    for key, answers in chain(stored, ((key, numbers.get("requests", 0)) for key, numbers in left)):
+        named = dict(zip(keys, key, strict=True))
+        if named["place"] is not None and which.columns.items() <= named.items():
+            yield named["model"], named["place"], answers
+
+
+def _add_rows(
+    connection: Connection, found: dict[str, Counter[int]], ranges: Sequence[stored_sums.Range], which: Filter
+) -> list[stored_sums.Range]:
+    """Add answers from the rows of a page of attempts; returns what is left to read."""
+    now, rest = paged(connection, ranges)
+    place: sa.ColumnElement[int] = sa.literal_column(stored_sums.PLACE, sa.Integer)
+    for since_us, until_us in now:
+        inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us, attempt.c.status == "ok", *conditions(which))
+        query = sa.select(attempt.c.model, place.label("place"), sa.func.count()).where(*inside)
+        for model, number, answers in connection.execute(query.group_by(attempt.c.model, sa.text("place"))):
+            if number is not None:
+                found[model][number] += answers
+    return rest
 
 
 def unknowns(ledger: Ledger, span: Window, which: Filter) -> list[Unknown]:

@@ -71,7 +71,7 @@ _ANSWER_S = 5.0
 _LABEL = "label:"
 # Entries of an attempt's metadata that are summed.
 IN_METADATA = frozenset({"image_tokens_saved", "image_nano_saved"})
-_LABEL_GRAINS = GRAINS[1:]
+_LABEL_GRAINS = LATENCY_GRAINS = GRAINS[1:]
 _DAY_S = GRAINS[-1]
 _ALWAYS = -(2**62)
 
@@ -437,7 +437,7 @@ def _all_latencies() -> str:
     return "\nUNION ALL\n".join(
         f"SELECT {grain}, {_start(grain)}, {owner}, provider, model, place, sum(requests) FROM {source} "  # noqa: S608
         f"WHERE place IS NOT NULL GROUP BY {', '.join((_start(grain), *groups, 'provider', 'model', 'place'))}"
-        for grain in _LABEL_GRAINS
+        for grain in LATENCY_GRAINS
         for source, owner, groups in (("page", "'', ''", ()), ("labelled", "owner, value", ("owner", "value")))
     )
 
@@ -558,15 +558,22 @@ class Plan:
 
 
 def plan(
-    connection: Connection, since_us: int, until_us: int, owners: Sequence[Owner], zone: ZoneInfo | None = None
+    connection: Connection,
+    since_us: int,
+    until_us: int,
+    owners: Sequence[Owner],
+    zone: ZoneInfo | None = None,
+    finest: int = BUCKET_S,
 ) -> Plan:
     """
     How to answer a window from the sums of these owners.
 
     Args:
         zone: Whose days are reported each by itself.
+
+        finest: The smallest grain that may be used.
     """
-    finest = max(owner.grains[0] for owner in owners)
+    finest = max(finest, *(owner.grains[0] for owner in owners))
     built_us = _since(connection)
     low_us = since_us if built_us is None else min(max(since_us, built_us), until_us)
     reason = _BUILDING if low_us > since_us else None
@@ -650,6 +657,25 @@ def read(
                 yield tuple(row[: len(keys)]), _numbers(row[len(keys) :])
 
 
+def read_latencies(connection: Connection, how: Plan, owner: Owner) -> Iterator[tuple[tuple[str, str, int], int]]:
+    """By provider, model and place, how many answers took how long in the summed part of a window."""
+    query = _LATENCIES[connection.dialect.name]
+    for grain, starts in _starts(how, LATENCY_GRAINS, ()).items():
+        for place in range(0, len(starts), _STARTS):
+            given = {"grain": grain, "owner": owner.owner, "value": owner.value}
+            for row in connection.execute(
+                query, {**given, "starts": _array(connection, starts[place : place + _STARTS])}
+            ):
+                yield (row[0], row[1], row[2]), int(row[3])
+
+
+_LATENCIES = {
+    dialect: sa.text(
+        "SELECT provider, model, place, sum(answers) FROM latency WHERE grain = :grain AND owner = :owner "  # noqa: S608
+        f"AND value = :value AND start {_any_of(dialect, 'bigint', 'starts')} GROUP BY provider, model, place"
+    )
+    for dialect in _IN
+}
 _STARTS = 2000
 
 

@@ -24,6 +24,7 @@ from shared.reports.formats import (
 
 if TYPE_CHECKING:
     from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
+    from shared.reports.costs import sum_costs as sum_costs
     from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
     from shared.reports.groups import (
         COLUMNS as COLUMNS,
@@ -60,6 +61,7 @@ else:
         __name__,
         {
             "calls": "attempt_dict call_dict",
+            "costs": "sum_costs",
             "forecast": "month_forecast runs_out",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
             "page": "html_page",

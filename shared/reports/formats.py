@@ -92,6 +92,8 @@ def footer(costs: Mapping[str, Any]) -> str:
     lines = [f"Store: {printable(costs['store'])} (time zone {costs['timezone']})"]
     if costs.get("price_table"):
         lines.insert(0, f"Prices: {prices_line(costs['price_table'])}")
+    if costs.get("rows_read"):
+        lines.append(f"Added up from single requests, which takes longer: {costs['rows_read']}.")
     if costs.get("waiting_records"):
         lines.append(
             f"{costs['waiting_records']:,} records are waiting to be written and are not counted; see `doctor`."

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
-from shared.ledger import FIGURES, GRAINS, UNALLOCATED, Filter, Ledger, Window, grouped_sums, is_empty, label_names
+from shared.ledger import (
+    FIGURES,
+    GRAINS,
+    UNALLOCATED,
+    Filter,
+    Grouped,
+    Ledger,
+    Window,
+    all_grouped,
+    grouped_sums,
+    is_empty,
+    label_names,
+)
 from shared.reports.formats import printable
 
 COLUMNS = ("provider", "model", "tool", "agent")
@@ -69,34 +81,47 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
             )
 
 
-def groups_of(
-    ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None
-) -> list[dict[str, Any]]:
+class Groups(NamedTuple):
     """
-    The costs of each group: in the order of time where they are grouped by it, else the most expensive first.
+    The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
+
+    They are in the order of time where they are grouped by it, else the most expensive comes first.
+    """
+
+    groups: list[dict[str, Any]]
+    rows_read: str | None
+
+
+def groups_of(
+    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter, before: Window | None = None
+) -> list[Groups]:
+    """
+    The costs of each group, by each of several tuples of dimensions.
 
     Args:
         before: The time to compare each group with; None: no comparison.
 
-    Returns:
-        The dicts that `get_llm_costs` documents as "groups".
-
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found = grouped_sums(ledger, span, by, which)
-    earlier = {} if before is None else grouped_sums(ledger, before, by, which)
-    total = sum(sums["cost_nano"] for sums in found.values())
+    found = all_grouped(ledger, span, several, which)
+    earlier = [None] * len(several) if before is None else all_grouped(ledger, before, several, which)
+    return [_groups(*each) for each in zip(several, found, earlier, strict=True)]
+
+
+def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Groups:
+    total = sum(sums["cost_nano"] for sums in found.sums.values())
     grain = next((place for place, name in enumerate(by) if name in GRAINS), None)
 
     def order(item: tuple[tuple[str, ...], Sums]) -> tuple[Any, ...]:
         key, sums = item
         return ("" if grain is None else key[grain], -sums["cost_nano"], -sums["calls"], key)
 
-    return [
-        _group(by, key, sums, total) | ({} if before is None else _before(earlier.get(key)))
-        for key, sums in sorted(found.items(), key=order)
+    groups = [
+        _group(by, key, sums, total) | ({} if earlier is None else _before(earlier.sums.get(key)))
+        for key, sums in sorted(found.sums.items(), key=order)
     ]
+    return Groups(groups, found.rows_read)
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
@@ -106,14 +131,14 @@ def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
 
 
 def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -> dict[str, Any]:
-    nano = _known_nano(sums)
+    nano = known_nano(sums)
     names = [value or UNALLOCATED for value in key]
     return {
         "name": ", ".join(names),
         "keys": dict(zip(by, names, strict=True)),
         "cost": to_usd(nano),
         "cost_nano": nano,
-        "avg_cost_per_call": _average(sums),
+        "avg_cost_per_call": average_cost(sums),
         "tokens": sums["prompt_tokens"] + sums["completion_tokens"],
         "input_tokens": sums["prompt_tokens"],
         "output_tokens": sums["completion_tokens"],
@@ -128,19 +153,19 @@ def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -
 
 
 def _before(sums: Sums | None) -> dict[str, Any]:
-    nano = 0 if sums is None else _known_nano(sums)
+    nano = 0 if sums is None else known_nano(sums)
     return {"previous_cost": to_usd(nano), "previous_cost_nano": nano}
 
 
-def _known_nano(sums: Sums) -> int | None:
+def known_nano(sums: Sums) -> int | None:
     """The sum of the known costs; None if there is none, and something that was charged is unknown."""
     is_part = sums["unknown_requests"] or sums["lower_bound_requests"]
     return None if is_part and not sums["cost_nano"] else sums["cost_nano"]
 
 
-def _average(sums: Sums) -> float:
+def average_cost(sums: Sums) -> float:
     """Average cost of the calls whose cost is known, in US$: NaN if there are only others, 0 without calls."""
     known = sums["calls"] - sums["unknown_calls"]
-    if _known_nano(sums) is None or (known <= 0 and sums["unknown_requests"]):
+    if known_nano(sums) is None or (known <= 0 and sums["unknown_requests"]):
         return math.nan
     return to_usd(sums["cost_nano"] - sums["adjustment_nano"]) / known if known > 0 else 0.0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from shared.internal.money import to_nano
-from shared.ledger import SAMPLE, Filter, Ledger, Outcome, Unknown, Window, label_names, outcomes, unknowns
+from shared.ledger import LATENCY_MS, Filter, Ledger, Unknown, Window, grouped_sums, label_names, latencies, unknowns
 from shared.reports.forecast import month_forecast, runs_out
 from shared.reports.formats import counted, notes, prices_line, printable
 from shared.reports.groups import groups_of
@@ -35,7 +35,7 @@ def html_page(
     The report of a window as a page.
 
     Args:
-        costs: As `get_llm_costs` returns them, by model and compared with the period before.
+        costs: As `get_llm_costs` returns them, compared with the period before.
 
         budgets: As `get_llm_costs` documents them.
 
@@ -64,7 +64,8 @@ def _page(
     decimals = decimals_for([total["cost_nano"]])
     labels = sorted((name for name in label_names(ledger, which) if name not in which.labels), key=_customer_first)
     names = [*labels[:_LABELS], "agent", "tool", "model"]
-    tables = [_table(name, groups_of(ledger, span, (name,), which, before), decimals) for name in names]
+    found = groups_of(ledger, span, [(name,) for name in names], which, before)
+    tables = [_table(name, each.groups, decimals) for name, each in zip(names, found, strict=True)]
     whose = next((table for table in tables if table["is_of_somebody"]), tables[-1])
     reasons = unknowns(ledger, span, which)
     return {
@@ -77,8 +78,8 @@ def _page(
         "before": money(total["previous_cost_nano"], decimals),
         "before_window": window_text(before),
         "change": change(total),
-        "calls": f"{total['calls']:,}",
-        "failed": f"{total['failed_calls']:,}",
+        "calls": f"{costs['total_calls']:,}",
+        "failed": f"{costs['failed_calls']:,}",
         "forecast": _forecast(ledger, which, span, now),
         "whose": whose,
         "unknown": _unknown_card(costs, reasons, decimals),
@@ -86,8 +87,7 @@ def _page(
         "more_budgets": max(len(budgets) - _BUDGETS, 0),
         "days": _chart(ledger, span, which, decimals),
         "tables": tables,
-        "health": _health(outcomes(ledger, span, which)),
-        "sample": f"{SAMPLE:,}",
+        "health": _health(ledger, span, which),
         "reasons": [_reason(each) for each in reasons[:_REASONS]],
         "more_reasons": sum(each.requests for each in reasons[_REASONS:]),
         "notes": notes(costs),
@@ -157,7 +157,7 @@ def _chart(ledger: Ledger, span: Window, which: Filter, decimals: int) -> dict[s
     ends = (span.since_us, span.until_us - 1)
     first, last = (datetime.fromtimestamp(ts_us // 1_000_000, span.zone).date() for ts_us in ends)
     grain = "day" if (last - first).days < _DAYS_SHOWN else "month"
-    groups = groups_of(ledger, span, (grain, "model"), which)
+    groups = groups_of(ledger, span, [(grain, "model")], which)[0].groups
     names = {group["keys"][grain] for group in groups}
     every = [f"{first + timedelta(days=number)}" for number in range((last - first).days + 1)] if names else []
     if grain == "month":
@@ -267,42 +267,39 @@ def _budget(budget: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     }
 
 
-def _health(found: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """By model: how long answers took, which share of requests failed, and of calls another model answered."""
-    durations, requests, failed = defaultdict[str, list[int]](list), Counter[str](), Counter[str]()
-    calls: dict[str, list[Outcome]] = defaultdict(list)
-    for each in found:
-        requests[each.model] += 1
-        failed[each.model] += each.status not in ("ok", "rejected_response")
-        calls[each.call_id].append(each)
-        if each.status == "ok" and each.duration_us is not None:
-            durations[each.model].append(each.duration_us)
-    asked, fallen = Counter[str](), Counter[str]()
-    for attempts in calls.values():
-        attempts.sort(key=lambda each: each.attempt_number)
-        answered = next((each.model for each in attempts if each.status == "ok"), None)
-        asked[attempts[0].model] += 1
-        fallen[attempts[0].model] += answered is not None and answered != attempts[0].model
+def _health(ledger: Ledger, span: Window, which: Filter) -> list[dict[str, Any]]:
+    """By model: how long answers took, and which share of requests failed, and of answers came after a failure."""
+    found = [(key[0], sums) for key, sums in grouped_sums(ledger, span, ("model",), which).items()]
+    sent = [(model, sums) for model, sums in found if sums["requests"] > sums["adjustment_requests"]]
+    times = latencies(ledger, span, which)
     return [
         {
             "model": model,
-            "requests": f"{count:,}",
-            "times": [_seconds(_percentile(sorted(durations[model]), share)) for share in _PERCENTILES],
-            "failed": f"{failed[model] / count:.1%}",
-            "has_failed": bool(failed[model]),
-            "fallback": f"{fallen[model] / asked[model]:.1%}" if asked[model] else "",
+            "requests": f"{sums['requests'] - sums['adjustment_requests']:,}",
+            "times": [_seconds(_percentile(times.get(model, {}), share)) for share in _PERCENTILES],
+            "failed": f"{sums['failed_requests'] / (sums['requests'] - sums['adjustment_requests']):.1%}",
+            "has_failed": bool(sums["failed_requests"]),
+            "retried": f"{sums['retried_calls'] / sums['calls']:.1%}" if sums["calls"] else "",
         }
-        for model, count in requests.most_common(_ROWS * 2)
+        for model, sums in sorted(sent, key=lambda item: -item[1]["requests"])[: _ROWS * 2]
     ]
 
 
-def _percentile(ordered: Sequence[int], share: float) -> int | None:
-    """The smallest of the values that is no less than this share of them."""
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else None
+def _percentile(places: Mapping[int, int], share: float) -> float | None:
+    """About how many milliseconds this share of the answers took at most, from how many lie in which place."""
+    limits = (0, *LATENCY_MS, LATENCY_MS[-1])
+    left = share * sum(places.values())
+    for place, answers in sorted(places.items()):
+        if left <= answers:  # as if the answers of a place were spread evenly over it
+            return limits[place] + (limits[place + 1] - limits[place]) * left / answers
+        left -= answers
+    return None
 
 
-def _seconds(duration_us: int | None) -> str:
-    return "unknown" if duration_us is None else f"{duration_us / 1e6:.2f} s"
+def _seconds(duration_ms: float | None) -> str:
+    if duration_ms is None:
+        return "unknown"
+    return f"over {LATENCY_MS[-1] / 1000:.0f} s" if duration_ms >= LATENCY_MS[-1] else f"{duration_ms / 1000:.2g} s"
 
 
 def _reason(each: Unknown) -> dict[str, Any]:

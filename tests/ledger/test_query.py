@@ -20,9 +20,10 @@ from shared.analytics import costs_of, get_llm_costs
 from shared.errors import ConfigurationError, InvalidRequest, StoreError
 from shared.internal.clock import now_us
 from shared.internal.money import to_nano
-from shared.ledger import query
 from shared.ledger.query import UNALLOCATED, Filter, Window, window
 from shared.ledger.store import Ledger
+from shared.reports.costs import sum_costs
+from shared.reports.groups import groups_of
 from shared.scope import scope
 from tests.support.examples import at_most
 from tests.support.ledger_rows import held_nano, settled, started, submit, write
@@ -47,10 +48,11 @@ def known_nano(cost: float) -> int:
 
 def days_of(ledger: Ledger, span: Window) -> dict[str, int]:
     """Nano-dollars by day, by both ways that a report tells them, which must agree with the total."""
-    costs = query.sum_costs(ledger, span, by="day")
+    costs = sum_costs(ledger, span)
+    groups = groups_of(ledger, span, [("day",)], Filter())[0].groups
     by_day = {day: known_nano(cost) for day, cost in costs["cost_by_day"].items()}
-    assert by_day == {group["name"]: known_nano(group["cost"]) for group in costs["groups"]}
-    assert by_day == {group["name"]: group["cost_nano"] or 0 for group in costs["groups"]}
+    assert by_day == {group["name"]: known_nano(group["cost"]) for group in groups}
+    assert by_day == {group["name"]: group["cost_nano"] or 0 for group in groups}
     assert sum(by_day.values()) == costs["total_cost_nano"]
     return by_day
 
@@ -71,7 +73,7 @@ def test_one_day_is_24_hours(age: timedelta, inside: bool, now: str, ledger: Led
     """`days=1` is the last 24 hours to the microsecond, whatever the calendar or the clock change says."""
     moment = datetime.fromisoformat(now)
     write(ledger, "settle", settled(ts_us=us(moment - age)))
-    costs = query.sum_costs(ledger, window(1, zone=BERLIN, now=moment))
+    costs = sum_costs(ledger, window(1, zone=BERLIN, now=moment))
     assert costs["total_calls"] == int(inside)
 
 
@@ -141,9 +143,9 @@ def test_windows_add_up_wherever_they_are_cut(
     """A span's totals are those of its rows, and of its parts, cut at any microsecond; so are its days."""
     ledger, found = filled
     cuts = sorted(cuts)
-    whole = query.sum_costs(ledger, Window(cuts[0], cuts[-1], zone))
+    whole = sum_costs(ledger, Window(cuts[0], cuts[-1], zone))
     inside = [row for row in found if cuts[0] <= row["ts_us"] < cuts[-1]]
-    parts = [query.sum_costs(ledger, Window(*pair, zone)) for pair in pairwise(cuts)]
+    parts = [sum_costs(ledger, Window(*pair, zone)) for pair in pairwise(cuts)]
     for name, expected in (
         ("total_cost_nano", sum(row["cost_nano"] or 0 for row in inside)),
         ("total_calls", sum(row["calls"] for row in inside)),
@@ -161,17 +163,18 @@ def test_every_grouping_adds_up_to_the_total(filled: tuple[Ledger, list[dict[str
     """Whatever costs are grouped by, the groups are the whole; what belongs to none is shown as such."""
     ledger, found = filled
     span = Window(min(row["ts_us"] for row in found) + 1, max(row["ts_us"] for row in found), BERLIN)
-    costs = query.sum_costs(ledger, span, by=by)
-    assert sum(known_nano(group["cost"]) for group in costs["groups"]) == costs["total_cost_nano"]
+    costs = sum_costs(ledger, span)
+    groups = groups_of(ledger, span, [(by,)], Filter())[0].groups
+    assert sum(known_nano(group["cost"]) for group in groups) == costs["total_cost_nano"]
     inside = [row for row in found if span.since_us <= row["ts_us"] < span.until_us]
-    unknown = sum(group["unknown_cost_requests"] for group in costs["groups"])
+    unknown = sum(group["unknown_cost_requests"] for group in groups)
     assert unknown == costs["unknown_cost_requests"] == sum(row["cost_nano"] is None for row in inside) > 0
-    assert sum(group["calls"] for group in costs["groups"]) == costs["total_calls"]
-    names = {group["name"] for group in costs["groups"]}
+    assert sum(group["calls"] for group in groups) == costs["total_calls"]
+    names = {group["name"] for group in groups}
     expected = {"tool": {"T", UNALLOCATED}, "agent": {UNALLOCATED}, "customer": {"acme", "other"}}
     assert names == expected.get(by, {UNALLOCATED} if by == "nobody-has-this" else names)
     if by != "day":
-        order = [(-known_nano(group["cost"]), -group["calls"], group["name"]) for group in costs["groups"]]
+        order = [(-known_nano(group["cost"]), -group["calls"], group["name"]) for group in groups]
         assert order == sorted(order)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
@@ -18,9 +19,13 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.ledger import accounts, sums
-from shared.ledger.query import UNALLOCATED, Filter, Window, sum_costs
-from shared.ledger.schema import DIMENSIONS, label, metadata, unsummed, unsummed_label
+from shared.ledger.grouped import all_grouped
+from shared.ledger.health import latencies
+from shared.ledger.query import UNALLOCATED, Filter, Window
+from shared.ledger.schema import DIMENSIONS, LATENCY_MS, label, metadata, unsummed, unsummed_label
 from shared.ledger.store import Ledger
+from shared.reports.costs import sum_costs
+from shared.reports.groups import groups_of
 from tests.support.examples import at_most
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit, write
 from tests.support.processes import race, run
@@ -200,6 +205,11 @@ def expected(ledger: Ledger, span: Window, which: Filter, by: str | None) -> dic
         "adjustments": sum(row["cost_nano"] for row in found if row["adjustment_kind"]),
         "saved": sum(value for value in saved if type(value) is int),
         "groups": {name: figures(part) for name, part in group(by_key[by]).items()} if by else None,
+        "latencies": {
+            model: Counter(bisect_right(LATENCY_MS, row["duration_us"] / 1000) for row in timed)
+            for model, part in group(itemgetter("model")).items()
+            if (timed := [row for row in part if row["status"] == "ok" and row["duration_us"] is not None])
+        },
         **{name: {value for value, part in group(by_key[name]).items() if shown(part)} for name in DIMENSIONS},
     }
 
@@ -211,7 +221,8 @@ def shown(part: list[dict[str, Any]]) -> bool:
 
 
 def reported(ledger: Ledger, span: Window, which: Filter, by: str | None) -> dict[str, Any]:
-    found = sum_costs(ledger, span, which, by)
+    found = sum_costs(ledger, span, which)
+    groups = groups_of(ledger, span, [(by,)], which)[0].groups if by else []
     names = ("tokens", "calls", "failed_calls", "unpriced_calls", "unknown_cost_requests", "cost_is_lower_bound")
     total = ("total_cost_nano", "total_tokens", "total_calls", *names[2:])
     return {
@@ -219,9 +230,10 @@ def reported(ledger: Ledger, span: Window, which: Filter, by: str | None) -> dic
         "days": {name: 0 if math.isnan(cost) else round(cost * 1e9) for name, cost in found["cost_by_day"].items()},
         "adjustments": round(found["adjustments"] * 1e9),
         "saved": found["image_tokens_saved"],
-        "groups": {each["name"]: (each["cost_nano"] or 0, *(each[name] for name in names)) for each in found["groups"]}
+        "groups": {each["name"]: (each["cost_nano"] or 0, *(each[name] for name in names)) for each in groups}
         if by
         else None,
+        "latencies": {model: +places for model, places in latencies(ledger, span, which).items()},
         **{name: set(found[f"cost_by_{name}"]) for name in DIMENSIONS},
     }
 
@@ -304,9 +316,9 @@ def test_two_folders_at_once_fold_each_change_once(url: str, monkeypatch: pytest
         race(FOLD, url, count=3)
         monkeypatch.undo()
         assert_exact(store)
-        found = sum_costs(store, Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0]), by="customer")
-        assert found["total_cost_nano"] == sum(range(150))
-        assert {group["calls"] for group in found["groups"]} == {30}
+        groups = groups_of(store, Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0]), [("customer",)], Filter())[0].groups
+        assert sum(group["cost_nano"] for group in groups) == sum(range(150))
+        assert {group["calls"] for group in groups} == {30}
 
 
 KILLED = """
@@ -349,7 +361,7 @@ def test_a_label_with_too_many_values_is_read_from_rows(store: Ledger, monkeypat
     span = Window(FIRST_US, FIRST_US + SPAN_US, ZONES[1])
     for which, by in ((Filter(), "customer"), (Filter({"customer": "c-1"}), None)):
         assert reported(store, span, which, by) == expected(store, span, which, by)
-        assert "values" in (sum_costs(store, span, which, by)["rows_read"] or "")
+        assert "values" in (all_grouped(store, span, [[by] if by else []], which)[0].rows_read or "")
     assert sum_costs(store, span)["rows_read"] is None
     fill(store, 120)
     assert_exact(store)
@@ -369,8 +381,9 @@ def test_a_label_with_too_many_values_is_read_from_rows(store: Ledger, monkeypat
 def test_a_report_says_when_it_has_read_rows(store: Ledger, which: Filter, by: str | None, reason: str | None) -> None:
     """Only what there are no sums of is read from rows, in pages, and the report says why."""
     fill(store, 20)
-    found = sum_costs(store, Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0]), which, by)
-    assert (found["rows_read"] is None) if reason is None else (reason in found["rows_read"])
+    span = Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0])
+    found = all_grouped(store, span, [[by] if by else []], which)[0].rows_read
+    assert (found is None) if reason is None else (reason in (found or ""))
 
 
 def test_a_long_read_of_rows_is_paged(store: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

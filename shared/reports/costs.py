@@ -1,0 +1,113 @@
+"""The costs of a window as the dict that `get_llm_costs` documents."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from shared.internal.money import to_usd
+from shared.ledger import FIGURES, UNALLOCATED, Filter, Ledger, Window, agents_used_tools, all_grouped
+from shared.reports.groups import COLUMNS, average_cost, known_nano
+
+Sums = dict[str, int]
+Groups = Mapping[str, Sums]
+
+
+def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None) -> dict[str, Any]:
+    """
+    What was spent in a window.
+
+    Returns:
+        Of the dict that `get_llm_costs` documents, what the ledger's sums say.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    which = which or Filter()
+    used_tools = agents_used_tools(ledger, span, which)
+    by_columns, by_day = all_grouped(ledger, span, (COLUMNS, ("day",)), which)
+    groups: dict[str, dict[str, Sums]] = {name: defaultdict(_no_sums) for name in ("", *COLUMNS)}
+    for key, sums in by_columns.sums.items():
+        _add(groups[""][""], sums)
+        for name, value in zip(COLUMNS, key, strict=True):
+            _add(groups[name][value or UNALLOCATED], sums)
+    return {
+        **_totals(groups[""][""]),
+        # What was taken back, as a correction to another model, leaves nothing where it was.
+        **_by_columns(
+            {name: {value: sums for value, sums in groups[name].items() if sums["requests"]} for name in COLUMNS}
+        ),
+        "cost_by_day": {day: _cost(sums) for (day,), sums in sorted(by_day.sums.items()) if sums["requests"]},
+        **dict(zip(("since", "until"), span.ends, strict=True)),
+        "timezone": str(span.zone),
+        "store": ledger.name,
+        "waiting_records": ledger.waiting,
+        "agent_turns": _agent_turns(by_columns.sums, which, used_tools=used_tools),
+        "rows_read": by_columns.rows_read,
+    }
+
+
+def _totals(total: Sums) -> dict[str, Any]:
+    return {
+        "total_cost": to_usd(total["cost_nano"]),
+        "total_cost_nano": total["cost_nano"],
+        "total_tokens": total["prompt_tokens"] + total["completion_tokens"],
+        "total_calls": total["calls"],
+        "avg_cost_per_call": average_cost(total),
+        "adjustments": to_usd(total["adjustment_nano"]),
+        "failed_calls": total["failed_calls"],
+        "unpriced_calls": total["unpriced_calls"],
+        "cost_is_lower_bound": bool(total["lower_bound_requests"]),
+        "lower_bound_requests": total["lower_bound_requests"],
+        "unknown_cost_requests": total["unknown_requests"],
+        "image_tokens_saved": total["image_tokens_saved"],
+        "image_cost_saved": to_usd(total["image_nano_saved"]),
+    }
+
+
+def _by_columns(groups: Mapping[str, Groups]) -> dict[str, Any]:
+    models = _sorted(groups["model"])
+    return {
+        **{f"cost_by_{name}": _most_expensive_first(groups[name]) for name in COLUMNS},
+        "calls_by_model": {name: sums["calls"] for name, sums in models},
+        "avg_cost_by_model": {name: average_cost(sums) for name, sums in models},
+        **{
+            f"{shown}_by_{name}": {group: sums[counted] for group, sums in _sorted(groups[name]) if sums[counted]}
+            for name in ("provider", "model")
+            for shown, counted in (("unknown_cost", "unknown_requests"), ("lower_bound", "lower_bound_requests"))
+        },
+    }
+
+
+def _agent_turns(found: Mapping[tuple[str, ...], Sums], which: Filter, *, used_tools: bool) -> int | None:
+    """Number of agents' own answered turns; None when only their tools' calls were recorded, not the turns."""
+    by_agents = [(bool(tool), sums) for (_, _, tool, agent), sums in found.items() if agent and sums["requests"]]
+    turns = [sums for by_tool, sums in by_agents if not by_tool]
+    if any(sums["calls"] + sums["failed_calls"] for sums in turns):
+        return sum(sums["calls"] for sums in turns)
+    if which.columns:
+        return 0  # the filter has left the turns out, or there are none
+    return None if by_agents or used_tools else 0
+
+
+def _sorted(groups: Groups) -> list[tuple[str, Sums]]:
+    return sorted(groups.items(), key=lambda item: (-item[1]["cost_nano"], -item[1]["calls"], item[0]))
+
+
+def _most_expensive_first(groups: Groups) -> dict[str, float]:
+    shown = ("calls", "cost_nano", "unknown_requests")
+    return {name: _cost(sums) for name, sums in _sorted(groups) if any(sums[each] for each in shown)}
+
+
+def _cost(sums: Sums) -> float:
+    return to_usd(known_nano(sums))
+
+
+def _no_sums() -> Sums:
+    return dict.fromkeys(FIGURES, 0)
+
+
+def _add(into: Sums, sums: Sums) -> None:
+    for name, value in sums.items():
+        into[name] += value
