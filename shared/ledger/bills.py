@@ -38,6 +38,10 @@ _STATE = sa.case(
 _IS_UNMEASURED = sa.and_(attempt.c.prompt_tokens.is_(None), sa.func.coalesce(attempt.c.cost_nano, 1) != 0)
 
 
+# When a record happened that was entered later, because the books of its time were closed; NULL for all others.
+_HAPPENED: sa.ColumnElement[Any] = attempt.c.get("happened_us", sa.null())
+
+
 @dataclass(frozen=True, slots=True)
 class Billed:
     """
@@ -79,12 +83,37 @@ def billed(ledger: Ledger, provider: str, span: Window) -> list[Billed]:
         with ledger.reading() as connection:
             now, rest = paged(connection, rest)
             for inside in now:
-                _add(connection, found, provider, inside)
+                _add(connection, found, provider, (*_dated(inside), _HAPPENED.is_(None)))
+    with ledger.reading() as connection:
+        _add(connection, found, provider, _happened(span))
     return [Billed(key[0], key[1], key[2], bool(key[3]), *numbers) for key, numbers in found.items()]
 
 
+def has_late(ledger: Ledger, provider: str, span: Window) -> bool:
+    """
+    Whether something of a provider in a time was entered later, because its books were closed.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    query = sa.select(attempt.c.attempt_id).where(*_happened(span), attempt.c.provider == provider).limit(1)
+    with ledger.reading() as connection:
+        return connection.execute(query).first() is not None
+
+
+def _dated(inside: tuple[int, int]) -> tuple[sa.ColumnElement[bool], ...]:
+    return attempt.c.ts_us >= inside[0], attempt.c.ts_us < inside[1]
+
+
+def _happened(span: Window) -> tuple[sa.ColumnElement[bool], ...]:
+    return _HAPPENED.is_not(None), span.since_us <= _HAPPENED, span.until_us > _HAPPENED
+
+
 def _add(
-    connection: Connection, found: dict[tuple[Any, ...], list[int]], provider: str, inside: tuple[int, int]
+    connection: Connection,
+    found: dict[tuple[Any, ...], list[int]],
+    provider: str,
+    inside: tuple[sa.ColumnElement[bool], ...],
 ) -> None:
     tools = sa.case((_uses_tools(), 1), else_=0)
     keys = [attempt.c.model, attempt.c.response_model, _STATE.label("state"), tools.label("tools")]
@@ -107,7 +136,7 @@ def _add(
     ]
     query = (
         sa.select(*keys, *(sa.func.sum(number).label(f"n{place}") for place, number in enumerate(numbers)))
-        .where(*_inside(provider, inside), attempt.c.status != "refused", attempt.c.model != NOBODY)
+        .where(*inside, attempt.c.provider == provider, attempt.c.status != "refused", attempt.c.model != NOBODY)
         .where(sa.or_(attempt.c.adjustment_kind.is_(None), attempt.c.adjustment_kind != KIND))
         .group_by(*keys)
     )
@@ -115,10 +144,6 @@ def _add(
         key = tuple(row[: len(keys)])
         known = found.setdefault(key, [0] * len(numbers))
         found[key] = [total + int(number or 0) for total, number in zip(known, row[len(keys) :], strict=True)]
-
-
-def _inside(provider: str, inside: tuple[int, int]) -> tuple[sa.ColumnElement[bool], ...]:
-    return attempt.c.ts_us >= inside[0], attempt.c.ts_us < inside[1], attempt.c.provider == provider
 
 
 def _uses_tools() -> sa.ColumnElement[bool]:
@@ -141,8 +166,10 @@ def attempts_billed(
     Raises:
         StoreError: The ledger cannot be read.
     """
-    query = sa.select(attempt).where(*_inside(provider, (span.since_us, span.until_us)))
-    query = query.where(attempt.c.adjustment_kind.is_(None), attempt.c.status.not_in(("refused", "started")))
+    query = sa.select(attempt).where(*_dated((span.since_us, span.until_us)), attempt.c.provider == provider)
+    query = query.where(
+        _HAPPENED.is_(None), attempt.c.adjustment_kind.is_(None), attempt.c.status.not_in(("refused", "started"))
+    )
     if model is not None:
         query = query.where(attempt.c.model == model)
     if with_tools:

@@ -24,6 +24,7 @@ from shared.ledger import (
     billed,
     enter,
     grouped_sums,
+    has_late,
     line_fits,
     open_reservations,
     reconciled,
@@ -264,6 +265,8 @@ def _agreeing(ledger: Ledger, provider: str, day: Day, span: Window) -> list[Bil
 
     So a day that agrees is fast at any number of requests. Where it does not, what answered must be read from the rows.
     """
+    if has_late(ledger, provider, span):
+        return []
     sums = grouped_sums(ledger, span, ("model",), Filter(columns={"provider": provider}))
     groups = [_from_sums(model, numbers) for (model,), numbers in sums.items()]
     uncertain = ("adjustment_requests", "unknown_requests", "lower_bound_requests")
