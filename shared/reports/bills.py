@@ -28,6 +28,7 @@ _DAY_S = 86_400
 _FIRST_YEAR, _LAST_YEAR = 2015, 2200
 _HALF_CENT = Decimal("0.005")
 _COUNTED = ("input_and_cached", "input", "cached", "cache_write", "output", "requests")
+_NOT_BLANK = re.compile(r"\S")
 _LINE = re.compile(
     r"(?:(?P<tier>[a-z]+) \| )?(?P<model>[A-Za-z0-9][\w.:/-]*)(?: (?P<kind>text|audio|image))?, "
     r"(?P<unit>[^,|]+)(?P<rest>, [^|]+)?"
@@ -122,7 +123,10 @@ def read_bill(provider: str, files: Sequence[Path], zone: ZoneInfo, now: datetim
         reports: set[Report] = set()
         for page in _pages(path, form, bill.warnings):
             over = [bucket for bucket in page if bucket.end_s <= now_s]
-            unfinished |= {_day(bucket, zone) for bucket in page if bucket.end_s > now_s}
+            for bucket in (bucket for bucket in page if bucket.end_s > now_s):
+                unfinished.add(_day(bucket, zone))
+                for result in bucket.results:
+                    _report_of(provider, form, _flat(result, bucket.file), bucket.file)
             # A page without any result does not say of what it is: as the one before it.
             reports = {report for bucket in over for report in _take(bill, form, bucket, seen)} or reports
             for bucket in over:
@@ -191,7 +195,7 @@ def _values(path: Path) -> Iterator[Any]:
 
 def _skip_blank(text: str, place: int) -> int:
     """The place after the first character that is not blank, counted from 1; 0 at the end."""
-    found = re.compile(r"[^\s]").search(text, place)
+    found = _NOT_BLANK.search(text, place)
     return found.end() if found else 0
 
 
@@ -360,6 +364,8 @@ def _report_of(provider: str, form: Format, columns: Mapping[str, Any], file: st
     """The report that a result is of; every column of it is known."""
     mark = columns.get("object") if provider == "openai" else next((n for n in form.reports if n in columns), None)
     report = form.reports.get(mark) if isinstance(mark, str) else None
+    if report is not None and columns.keys() <= report.columns.keys():
+        return report
     if report is not None:
         # Where a column with parts has none, it is null as a whole.
         whole = {name.partition(".")[0] for name in report.columns if "." in name}

@@ -117,6 +117,12 @@ def test_missing_pages_and_days_that_are_not_over_are_said(tmp_path: Path) -> No
         now=now,
     )
     assert list(bill.days) == ["2026-11-02"]
+    with pytest.raises(InvalidRequest, match="surcharge"):  # its columns are checked all the same
+        read(
+            tmp_path,
+            json.dumps(costs(("gpt-4o, input", 1))).replace("line_item", "surcharge"),
+            now=datetime.fromtimestamp(DAY, UTC),
+        )
     assert bill.warnings == [
         "0.json says that more pages follow (has_more): days may be missing.",
         "2026-11-03 was not over, and is left out.",
