@@ -42,6 +42,8 @@ NOT_OURS, PRICE, UNPRICED, UNFINISHED, RESERVED, ROUNDING, UNEXPLAINED = (
 )  # fmt: skip
 # Figures that are less apart are the same to the cent.
 _HALF_CENT = NANO // 200
+# An amount tells something where it is so many times what rounding may hide.
+_TELLING = 100
 # Requests of a line that are priced again, one by one, to see which kind of token has another price.
 _PRICED_AGAIN = 100_000
 _DATED = re.compile(r"([-@]\d{8}|-\d{4}-\d\d-\d\d|-\d{4})$")
@@ -513,8 +515,8 @@ def _same_tokens(ours: _Ours, charged: Charged, by_kind: Callable[[], Mapping[st
     """
     Whether costs by kind of token show that the tokens are the same, so that only a price differs.
 
-    They do where all kinds cost in the bill what they cost by today's prices, or where one kind costs what the ledger
-    has, and another does not.
+    They do where all kinds cost in the bill what they cost by today's prices; where one kind costs what the ledger has,
+    and another does not; or where all cost more by the same share, which is not that of some more requests alike.
     """
     if ours.uncertain or ours.before.cost_nano or None in charged.by_unit or len(charged.by_unit) < 2:
         return False
@@ -522,9 +524,17 @@ def _same_tokens(ours: _Ours, charged: Charged, by_kind: Callable[[], Mapping[st
     if known is None or not set(known) <= set(charged.by_unit):
         return False
     slack = charged.tolerance + Decimal(ours.attempts) / NANO
-    same = {unit: abs(usd - known.get(unit or "", Decimal(0))) <= slack for unit, usd in charged.by_unit.items()}
-    is_ours = abs(to_nano(sum(known.values(), Decimal(0))) - ours.cost_nano) <= ours.attempts
-    return all(same.values()) or (is_ours and any(same[unit] and charged.by_unit[unit] > 100 * slack for unit in same))
+    pairs = [(usd, known.get(unit or "", Decimal(0))) for unit, usd in charged.by_unit.items()]
+    if all(abs(usd - own) <= slack for usd, own in pairs):
+        return True
+    if not ours.cost_nano or abs(to_nano(sum(known.values(), Decimal(0))) - ours.cost_nano) > ours.attempts:
+        return False  # what was paid for each kind is not known
+    if any(abs(usd - own) <= slack and own > _TELLING * slack for usd, own in pairs):
+        return True
+    share = charged.usd * NANO / ours.cost_nano
+    more = ours.attempts * (share - 1)
+    is_even = all(abs(usd - own * share) <= slack and own > _TELLING * slack for usd, own in pairs)
+    return is_even and abs(more - round(more)) > Decimal("0.001")
 
 
 def _with_adjustment(line: Line, ours: _Ours, provider: str, span: Window, file: str) -> Line:

@@ -348,6 +348,8 @@ def test_tools_that_a_bill_lists_apart_are_compared_apart(
         (3.5, "2.50000", "1.50000", {"price changed": 500_000}),
         # All costs what it costs by today's table; the ledger's price is an older one.
         (7.0, "2.50000", "1.00000", {"price changed": -3_500_000}),
+        # All are a tenth more, which is no number of requests.
+        (3.5, "2.75000", "1.10000", {"price changed": 350_000}),
         # All are twice as much: another price, or twice the requests.
         (3.5, "5.00000", "2.00000", {"unexplained": 3_500_000}),
         (3.5, "3.50000", "1.10000", {"unexplained": 1_100_000}),
