@@ -75,7 +75,13 @@ def _row(line: Line, decimals: int) -> list[str]:
     difference = line.difference_nano
     bill = "no amount" if line.bill_nano is None else money(line.bill_nano, decimals)
     shown = "" if difference is None else _signed(difference, decimals)
-    return [f"{line.day}  {line.name}", money(line.ledger_nano, decimals), bill, shown, _made_of(line, decimals)]
+    return [f"{line.day}  {line.name}", _known(line, decimals), bill, shown, _made_of(line, decimals)]
+
+
+def _known(line: Line, decimals: int) -> str:
+    """What the ledger has, as reports say it: "at least" so much where that is not all, or "unknown"."""
+    is_part = line.known_nano is not None and line.unknown_requests
+    return f"{'at least ' if is_part else ''}{money(line.known_nano, decimals)}"
 
 
 def _made_of(line: Line, decimals: int) -> str:
@@ -100,7 +106,8 @@ def _sentences(found: Reconciliation) -> list[str]:
     if billed:
         said = ", ".join(f"{name} {_signed(nano, 6)}" for name, nano in parts.items())
         equal = sum(not line.differs for line in billed)
-        shown.append(f"Ledger {money(ledger, 6)}, bill {money(bill, 6)}{f': {said}' if said else ', equal'}.")
+        at_least = "at least " if any(line.unknown_requests for line in billed) else ""
+        shown.append(f"Ledger {at_least}{money(ledger, 6)}, bill {money(bill, 6)}{f': {said}' if said else ', equal'}.")
         shown.append(f"{equal} of {counted(len(billed), 'line')} agree, but for rounding.")
     shown += [
         f"Not entered: {line.day} {printable(line.name)}, because {line.why_not}."
@@ -154,7 +161,8 @@ def _line_dict(line: Line) -> dict[str, Any]:
         "name": line.name,
         "models": line.models,
         "attempts": line.attempts,
-        "ledger_usd": usd_text(line.ledger_nano),
+        "ledger_usd": None if line.known_nano is None else usd_text(line.known_nano),
+        "unknown_cost_requests": line.unknown_requests,
         "bill_usd": None if line.bill_nano is None else usd_text(line.bill_nano),
         "difference_usd": None if line.difference_nano is None else usd_text(line.difference_nano),
         "differs": line.differs,
@@ -176,7 +184,7 @@ def _csv(found: Reconciliation) -> str:
     head = ("day", "name", "ledger_usd", "bill_usd", "difference_usd")
     writer.writerow([*head, *(f"{name.replace(' ', '_')}_usd" for name in reasons)])
     for line in found.lines:
-        figures = (line.ledger_nano, line.bill_nano, line.difference_nano)
+        figures = (line.known_nano, line.bill_nano, line.difference_nano)
         parts = (line.parts.get(name, 0) for name in reasons)
         writer.writerow([line.day, csv_cell(line.name), *map(usd_text, (*figures, *parts))])
     return file.getvalue()

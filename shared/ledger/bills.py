@@ -49,7 +49,8 @@ class Billed:
 
     `state` is settled, unfinished, reserved or unpriced, or adjusted for adjustments. `open_nano` is how much more they
     may cost, of those that have a bound; `unbounded` counts the others. `live` counts those that are still under way.
-    `unmeasured` counts those that may have cost something, and have no tokens. Money is nano-dollars.
+    `unmeasured` counts those that may have cost something, and have no tokens; `unknown` those whose cost is not known,
+    or only in part. Money is nano-dollars.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Billed:
     reserved_nano: int
     live: int
     unmeasured: int
+    unknown: int
     unpriced_calls: int
     prompt_tokens: int
     cached_tokens: int
@@ -128,6 +130,7 @@ def _add(
         sa.func.coalesce(attempt.c.reserved_nano, 0),
         sa.case((is_live, 1), else_=0),
         sa.case((no_attempt, 0), (_IS_UNMEASURED, 1), else_=0),
+        sa.case((no_attempt, 0), (_IS_PART, 1), else_=0),
         attempt.c.unpriced_calls,
         *(
             sa.func.coalesce(attempt.c[name], 0)

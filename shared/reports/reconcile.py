@@ -85,12 +85,14 @@ class _Ours:
     states: dict[str, _State] = field(default_factory=lambda: defaultdict(_State))
     before: Reconciled = field(default_factory=Reconciled)
     live: int = 0
+    unknown: int = 0
     unpriced_calls: int = 0
 
     def add(self, group: Billed) -> None:
         self.states[group.state].add(group)
         self.models[group.model] += group.attempts
         self.live += group.live
+        self.unknown += group.unknown
         self.unpriced_calls += group.unpriced_calls
 
     @property
@@ -115,9 +117,10 @@ class Line:
     """
     One model on one day, in nano-dollars.
 
-    `name` is the bill's, `models` are the ledger's. `bill_nano` is None where only a usage report was given. `parts`
-    say what the difference is made of, and add up to it. `tokens` are the ledger's and the bill's; None where either
-    has none. `adjustment` is what brings the ledger to the bill; `why_not` says why there is none although they differ.
+    `name` is the bill's, `models` are the ledger's. `ledger_nano` is what is known; the cost of `unknown_requests` is
+    not, or only in part. `bill_nano` is None where only a usage report was given. `parts` say what the difference is
+    made of, and add up to it. `tokens` are the ledger's and the bill's; None where either has none. `adjustment` is
+    what brings the ledger to the bill; `why_not` says why there is none although they differ.
     """
 
     day: str
@@ -125,12 +128,18 @@ class Line:
     models: tuple[str, ...]
     attempts: int
     ledger_nano: int
+    unknown_requests: int
     bill_nano: int | None
     parts: Mapping[str, int]
     reserved_nano: int
     tokens: tuple[int, int] | None
     adjustment: AttemptRow | None = None
     why_not: str | None = None
+
+    @property
+    def known_nano(self) -> int | None:
+        """What the ledger has; None where nothing of it is known."""
+        return None if self.unknown_requests and not self.ledger_nano else self.ledger_nano
 
     @property
     def difference_nano(self) -> int | None:
@@ -284,7 +293,7 @@ def _agreeing(ledger: Ledger, provider: str, day: Day, span: Window) -> list[Bil
 
 def _from_sums(model: str, numbers: Mapping[str, int]) -> Billed:
     """The sums of a model, as a group of attempts whose cost is certain."""
-    uncertain = dict.fromkeys(("open_nano", "unbounded", "reserved_nano", "live", "unmeasured"), 0)
+    uncertain = dict.fromkeys(("open_nano", "unbounded", "reserved_nano", "live", "unmeasured", "unknown"), 0)
     counts = {each: numbers[each] for each in ("cost_nano", "unpriced_calls", *COUNTS) if each != "reasoning_tokens"}
     return Billed(model, None, "settled", uses_tools=False, attempts=numbers["requests"], **counts, **uncertain)
 
@@ -404,6 +413,7 @@ def _line(
         models=tuple(sorted(ours.models)),
         attempts=ours.attempts,
         ledger_nano=ours.cost_nano,
+        unknown_requests=0 if ours.before.cost_nano else ours.unknown,
         bill_nano=to_nano(charged.usd) if day.has_money else None,
         parts=_parts(ours, charged, day, by_kind) if day.has_money else {},
         reserved_nano=ours.reserved_nano,
