@@ -100,6 +100,15 @@ class _Bucket:
     file: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The buckets of a page; `has_more`: whether the API has sent that more pages follow."""
+
+    buckets: Sequence[_Bucket]
+    has_more: bool
+    file: str
+
+
 def read_bill(provider: str, files: Sequence[Path], zone: ZoneInfo, now: datetime | None = None) -> Bill:
     """
     Read what a provider's usage and cost API has sent.
@@ -119,18 +128,20 @@ def read_bill(provider: str, files: Sequence[Path], zone: ZoneInfo, now: datetim
     seen: dict[str, dict[tuple[int, int], set[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(set))
     now_s = (now or datetime.now(UTC)).timestamp()
     unfinished: set[str] = set()
+    pages: list[tuple[_Page, frozenset[str]]] = []
     for path in files:
         reports: set[Report] = set()
-        for page in _pages(path, form, bill.warnings):
-            over = [bucket for bucket in page if bucket.end_s <= now_s]
-            for bucket in (bucket for bucket in page if bucket.end_s > now_s):
-                unfinished.add(_day(bucket, zone))
-                for result in bucket.results:
-                    _report_of(provider, form, _flat(result, bucket.file), bucket.file)
-            # A page without any result does not say of what it is: as the one before it.
-            reports = {report for bucket in over for report in _take(bill, form, bucket, seen)} or reports
+        for page in _pages(path, form):
+            over = [bucket for bucket in page.buckets if bucket.end_s <= now_s]
+            growing = [bucket for bucket in page.buckets if bucket.end_s > now_s]
+            unfinished |= {_day(bucket, zone) for bucket in growing}
+            found = {report for bucket in growing for report in _reports_of(provider, form, bucket)}
+            found |= {report for bucket in over for report in _take(bill, form, bucket, seen)}
+            reports = found or reports  # a page without any result is of what the one before it is
+            pages.append((page, frozenset(report.name for report in reports)))
             for bucket in over:
                 _cover(bill.days[_day(bucket, zone)], bucket, reports)
+    bill.warnings += _missing(pages)
     for kind, buckets in seen.items():
         _check_apart(kind, list(buckets))
     for day, part in bill.days.items():
@@ -146,20 +157,39 @@ def read_bill(provider: str, files: Sequence[Path], zone: ZoneInfo, now: datetim
     return bill
 
 
+def _missing(pages: Sequence[tuple[_Page, frozenset[str]]]) -> list[str]:
+    """What to say of pages that say that more follow, which are not in the files."""
+    last: dict[frozenset[str], int] = defaultdict(int)
+    for page, reports in pages:
+        last[reports] = max(last[reports], *(bucket.start_s for bucket in page.buckets), 0)
+    found = {
+        f"{page.file} says that more pages follow (has_more): days may be missing.": None
+        for page, reports in pages
+        if page.has_more and last[reports] < max((bucket.end_s for bucket in page.buckets), default=last[reports] + 1)
+    }
+    return list(found)
+
+
+def _reports_of(provider: str, form: Format, bucket: _Bucket) -> Iterator[Report]:
+    """The reports that the results of a bucket are of, whose columns are all known."""
+    for result in bucket.results:
+        yield _report_of(provider, form, _flat(result, bucket.file), bucket.file)
+
+
 def _wrong(what: str, hint: str = "Give the API's answer as it was sent.") -> InvalidRequest:
     return InvalidRequest(what, hint=hint)
 
 
-def _pages(path: Path, form: Format, warnings: list[str]) -> Iterator[list[_Bucket]]:
+def _pages(path: Path, form: Format) -> Iterator[_Page]:
     """The pages of a file, each as its buckets; buckets that were saved without their page are one."""
     for value in _values(path):
         values = value if isinstance(value, list) else [value]
         bare = [_bucket(form, each, path.name) for each in values if isinstance(each, dict) and "results" in each]
         if bare:
-            yield bare
+            yield _Page(bare, has_more=False, file=path.name)
         for each in values:
             if not (isinstance(each, dict) and "results" in each):
-                yield _page(form, each, path.name, warnings)
+                yield _page(form, each, path.name)
 
 
 def _values(path: Path) -> Iterator[Any]:
@@ -216,7 +246,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _page(form: Format, page: Any, file: str, warnings: list[str]) -> list[_Bucket]:
+def _page(form: Format, page: Any, file: str) -> _Page:
     if not isinstance(page, dict):
         raise _wrong(f"{file} has {_kind(page)} where a page should be")
     if "data" not in page:
@@ -229,10 +259,7 @@ def _page(form: Format, page: Any, file: str, warnings: list[str]) -> list[_Buck
         raise _wrong(f"{file} has {_kind(data)} where the data of a page should be")
     buckets = [_bucket(form, each, file) for each in data]
     _check(page, form.page, f"a page of {file}")
-    note = f"{file} says that more pages follow (has_more): days may be missing."
-    if page.get("has_more") is True and note not in warnings:
-        warnings.append(note)
-    return buckets
+    return _Page(buckets, page.get("has_more") is True, file)
 
 
 def _bucket(form: Format, bucket: Any, file: str) -> _Bucket:
