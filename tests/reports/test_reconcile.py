@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from shared import cli
 from shared.analytics import get_llm_costs, zone
 from shared.errors import InvalidRequest
+from shared.ledger.adjustments import enter
+from shared.ledger.bills import Reconciled, reconciling
 from shared.ledger.grouped import grouped_sums
 from shared.ledger.query import Window
 from shared.ledger.store import Ledger, get_ledger
@@ -410,6 +412,22 @@ def test_a_later_bill_of_the_same_day_adds_only_what_is_new(
         (f"{DAY}/gpt-4o-2024-08-06/1.20000.json", -300_000_000),
         (f"{DAY}/gpt-4o-2024-08-06/1.50000.json", 500_000_000),
     ]
+
+
+def test_two_people_who_enter_the_same_bill_enter_it_once(ledger: Ledger) -> None:
+    """Both have seen the ledger before the other wrote; the adjustment of both is the same row."""
+    one, other = (
+        reconciling(
+            Reconciled(), Reconciled(NANO, 0), us(DAY), provider="openai", model="openai/gpt-4o", line=(DAY, "gpt-4o"),
+            file=f"{name}/bill.json",
+        )
+        for name in ("a", "b")
+    )  # fmt: skip
+    enter(ledger, one)
+    enter(ledger, other)
+    (row,) = rows(ledger)
+    assert (row["cost_nano"], row["adjusts"].rpartition("/")[0]) == (NANO, f"{DAY}/gpt-4o")
+    assert_exact(ledger)
 
 
 def test_a_correction_counts_for_its_day_wherever_it_is_dated(
