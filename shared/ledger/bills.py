@@ -19,12 +19,19 @@ from shared.ledger.store import Ledger
 
 KIND = "reconcile"
 _NAMESPACE = uuid.UUID("0c0a4b0e-5b86-4c1e-9a53-3f0a6f0b6d52")
+_APART = "apart"
 _ANSWERED = ("ok", "rejected_response", "reported")
 _LONGEST_REFERENCE = 250
 _PAGE = 500
 # How certain the cost of an attempt is, and why not. Adjustments are no attempts. An attempt without an answer whose
 # cost is a guess may turn out cheaper too.
 _IS_PART = sa.or_(attempt.c.cost_nano.is_(None), attempt.c.cost_is_lower_bound.is_(True))
+# What is no part of a bill: what earlier bills have corrected, credits of no model, what was never sent.
+_IS_APART = sa.or_(
+    sa.and_(attempt.c.adjustment_kind.is_not(None), attempt.c.adjustment_kind == KIND),
+    attempt.c.model == NOBODY,
+    attempt.c.status == "refused",
+)
 _STATE = sa.case(
     (attempt.c.adjustment_kind.is_not(None), "adjusted"),
     (attempt.c.status.in_(("started", "unsettled")), "unfinished"),
@@ -72,23 +79,33 @@ class Billed:
     completion_tokens: int
 
 
-def billed(ledger: Ledger, provider: str, span: Window) -> list[Billed]:
+def billed(ledger: Ledger, provider: str, span: Window) -> tuple[list[Billed], int]:
     """
     What the ledger has of a provider's models in a time, without the corrections of earlier bills; read in pages.
+
+    Returns:
+        The attempts, and nano-dollars of all records dated in that time: those of the sums, if none is missing.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found: dict[tuple[Any, ...], list[int]] = {}
+    dated: dict[tuple[Any, ...], list[int]] = {}
+    late: dict[tuple[Any, ...], list[int]] = {}
     rest = [(span.since_us, span.until_us)]
     while rest:
         with ledger.reading() as connection:
             now, rest = paged(connection, rest)
             for inside in now:
-                _add(connection, found, provider, (*_dated(inside), _HAPPENED.is_(None)))
+                _add(connection, dated, provider, _dated(inside), sa.or_(_IS_APART, _HAPPENED.is_not(None)))
     with ledger.reading() as connection:
-        _add(connection, found, provider, _happened(span))
-    return [Billed(key[0], key[1], key[2], bool(key[3]), *numbers) for key, numbers in found.items()]
+        _add(connection, late, provider, _happened(span), _IS_APART)
+    found = [
+        Billed(key[0], key[1], key[2], bool(key[3]), *numbers)
+        for part in (dated, late)
+        for key, numbers in part.items()
+    ]
+    cost_nano = sum(group.cost_nano for group in found[: len(dated)])
+    return [group for group in found if group.state != _APART], cost_nano
 
 
 def has_late(ledger: Ledger, provider: str, span: Window) -> bool:
@@ -116,9 +133,15 @@ def _add(
     found: dict[tuple[Any, ...], list[int]],
     provider: str,
     inside: tuple[sa.ColumnElement[bool], ...],
+    is_apart: sa.ColumnElement[bool],
 ) -> None:
     tools = sa.case((_uses_tools(), 1), else_=0)
-    keys = [attempt.c.model, attempt.c.response_model, _STATE.label("state"), tools.label("tools")]
+    keys = [
+        attempt.c.model,
+        attempt.c.response_model,
+        sa.case((is_apart, _APART), else_=_STATE).label("state"),
+        tools.label("tools"),
+    ]
     spent = sa.func.coalesce(attempt.c.cost_nano, 0)
     is_live = sa.and_(attempt.c.status == "started", attempt.c.lease_us > now_us())
     no_attempt = attempt.c.adjustment_kind.is_not(None)
@@ -139,8 +162,7 @@ def _add(
     ]
     query = (
         sa.select(*keys, *(sa.func.sum(number).label(f"n{place}") for place, number in enumerate(numbers)))
-        .where(*inside, attempt.c.provider == provider, attempt.c.status != "refused", attempt.c.model != NOBODY)
-        .where(sa.or_(attempt.c.adjustment_kind.is_(None), attempt.c.adjustment_kind != KIND))
+        .where(*inside, attempt.c.provider == provider)
         .group_by(*keys)
     )
     for row in connection.execute(query):

@@ -248,8 +248,13 @@ def _of_day(
     """The lines of one day."""
     span = _span(day, bill.zone)
     is_settled = day.has_money and not (day.tools or reservations or any(line[0] == name for line in before))
-    groups = _agreeing(ledger, bill.provider, day, span) if is_settled else []
-    groups = groups or billed(ledger, bill.provider, span)
+    sums = grouped_sums(ledger, span, ("model",), Filter(columns={"provider": bill.provider}))
+    groups = _agreeing(ledger, bill.provider, day, span, sums) if is_settled else []
+    if not groups:
+        groups, cost_nano = billed(ledger, bill.provider, span)
+        if cost_nano != sum(numbers["cost_nano"] for numbers in sums.values()):
+            bill.warnings.append(f"{name} is left out: the ledger has sums of it, and no longer all of its records.")
+            return
     tools: dict[str, _Ours] = {}
     if day.tools and any(group.uses_tools for group in groups):
         groups, tools = _tools_apart(ledger, bill.provider, day, span, groups, catalogue())
@@ -270,7 +275,9 @@ def _of_day(
         yield _with_adjustment(line, mine, bill.provider, span, file)
 
 
-def _agreeing(ledger: Ledger, provider: str, day: Day, span: Window) -> list[Billed]:
+def _agreeing(
+    ledger: Ledger, provider: str, day: Day, span: Window, sums: Mapping[tuple[str, ...], Mapping[str, int]]
+) -> list[Billed]:
     """
     What the ledger has of a day from its sums, where these are the bill already; else nothing.
 
@@ -278,7 +285,6 @@ def _agreeing(ledger: Ledger, provider: str, day: Day, span: Window) -> list[Bil
     """
     if has_late(ledger, provider, span):
         return []
-    sums = grouped_sums(ledger, span, ("model",), Filter(columns={"provider": provider}))
     groups = [_from_sums(model, numbers) for (model,), numbers in sums.items()]
     uncertain = ("adjustment_requests", "unknown_requests", "lower_bound_requests")
     if any(numbers[each] for numbers in sums.values() for each in uncertain):

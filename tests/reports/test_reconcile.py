@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from shared import cli
@@ -20,6 +21,7 @@ from shared.ledger.adjustments import enter
 from shared.ledger.bills import Reconciled, reconciling
 from shared.ledger.grouped import grouped_sums
 from shared.ledger.query import Window
+from shared.ledger.schema import attempt
 from shared.ledger.store import Ledger, get_ledger
 from tests.support.ledger_rows import assert_exact, rows, settled, started, submit
 
@@ -472,6 +474,23 @@ def test_a_credit_of_no_model_is_left_alone(ledger: Ledger, monkeypatch: pytest.
     fill(ledger, [asked(DAY, "(adjustment)", -4.2, **credit, provider="openai")])
     path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.75000"))
     assert parts(compared(monkeypatch, "openai", path, "--write", code=0)) == {"gpt-4o-2024-08-06": {}}
+
+
+def test_a_day_whose_records_are_gone_is_left_out(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where only sums are left of a day, nothing can be said of what answered: it is left out, and not "not ours"."""
+    for day in (DAY, "2026-11-03"):
+        fill(ledger, [asked(day, "openai/gpt-4o gpt-4o-2024-08-06", 1.0, (1, 1))])
+    assert_exact(ledger)  # the sums are complete
+    with ledger.changing() as connection:
+        connection.execute(sa.delete(attempt).where(attempt.c.ts_us < us("2026-11-03", 0)))
+    one, two = (
+        bill(tmp_path, day, ("gpt-4o-2024-08-06, input", "1.50000"), name=f"{day}.json") for day in (DAY, "2026-11-03")
+    )
+    found = compared(monkeypatch, "openai", one, two, "--write")
+    assert [line["day"] for line in found["lines"]] == ["2026-11-03"]
+    assert found["warnings"] == [f"{DAY} is left out: the ledger has sums of it, and no longer all of its records."]
 
 
 def test_usage_alone_compares_tokens(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
