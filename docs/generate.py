@@ -40,6 +40,7 @@ from shared.prices import UNKNOWN, TableEntry, price_table, rates_of
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
 from shared.reports import telemetry
+from shared.reports.bill_columns import FORMATS
 from shared.types import Candidate, Rates, Unit
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
@@ -491,6 +492,17 @@ def telemetry_metrics_table() -> str:
     return _table(("Metric", "Kind", "Unit", "Meaning"), rows)
 
 
+def bill_columns_table() -> str:
+    """The columns of providers' usage and cost APIs, and which of them are compared."""
+    rows = []
+    for provider, form in FORMATS.items():
+        for report in form.reports.values():
+            compared = [f"`{name}`" for name, use in report.columns.items() if use]
+            known = [f"`{name}`" for name, use in report.columns.items() if not use and name != "object"]
+            rows.append((provider, report.name, ", ".join(compared), ", ".join(known)))
+    return _table(("Provider", "Report", "Compared", "Known, not compared"), rows)
+
+
 _BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "keys": keys_table,
@@ -506,6 +518,7 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "performance": performance_tables,
     "telemetry_spans": telemetry_attributes_table,
     "telemetry_metrics": telemetry_metrics_table,
+    "bill_columns": bill_columns_table,
 }
 
 if __name__ == "__main__":

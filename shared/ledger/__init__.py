@@ -33,6 +33,16 @@ if TYPE_CHECKING:
         undelivered as undelivered,
     )
     from shared.ledger.answers import Answers as Answers, answers_of as answers_of
+    from shared.ledger.bills import (
+        Billed as Billed,
+        Reconciled as Reconciled,
+        attempts_billed as attempts_billed,
+        billed as billed,
+        has_late as has_late,
+        line_fits as line_fits,
+        reconciled as reconciled,
+        reconciling as reconciling,
+    )
     from shared.ledger.calls import (
         KINDS as KINDS,
         CallRecord as CallRecord,
@@ -110,6 +120,7 @@ else:
             "alerts": "Alert Seen add_alerts claim due first_attempt_us has_spike mark_delivered mark_failed spike "
             "undelivered",
             "answers": "Answers answers_of",
+            "bills": "Billed Reconciled attempts_billed billed has_late line_fits reconciled reconciling",
             "calls": "KINDS CallRecord call_record calls_in",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",

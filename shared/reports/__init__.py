@@ -41,9 +41,15 @@ if TYPE_CHECKING:
         span_of as span_of,
         window_text as window_text,
     )
+    from shared.reports.reconcile import (
+        Line as Line,
+        Reconciliation as Reconciliation,
+        reconcile_bill as reconcile_bill,
+    )
     from shared.reports.repricing import Repriced as Repriced, reprice as reprice, totals as totals
     from shared.reports.tables import (
         csv_text as csv_text,
+        decimals_for as decimals_for,
         lines_of as lines_of,
         money as money,
         percent as percent,
@@ -63,8 +69,9 @@ else:
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
             "page": "html_page",
             "periods": "period_before span_of window_text",
+            "reconcile": "Line Reconciliation reconcile_bill",
             "repricing": "Repriced reprice totals",
-            "tables": "csv_text lines_of money percent table_of usd_text",
+            "tables": "csv_text decimals_for lines_of money percent table_of usd_text",
             "telemetry": "call_watch flush_telemetry",
         },
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from shared.internal.money import to_nano
-from shared.ledger import AttemptRow, Ledger, enter, priced_attempts, repriced
+from shared.ledger import COUNTS, AttemptRow, Ledger, enter, priced_attempts, repriced
 from shared.models import Catalogue, has_own_endpoint, rates_served
 from shared.prices import itemised, price_table
 from shared.types import Rates, Served, TaskType, Usage
@@ -56,6 +56,12 @@ def reprice(ledger: Ledger, catalogue: Catalogue, since_us: int, until_us: int, 
 
 def cost_today(row: AttemptRow, catalogue: Catalogue) -> int | None:
     """Nano-dollars that the request costs by today's table; None where that cannot be said."""
+    found = items_today(row, catalogue)
+    return None if found is None else to_nano(sum(found.values(), Decimal(0)))
+
+
+def items_today(row: AttemptRow, catalogue: Catalogue) -> Mapping[str, Decimal] | None:
+    """US$ by unit that the request costs by today's table; None where that cannot be said."""
     if row.cost_source == "unknown" and has_own_endpoint(row.provider):
         return None  # never had a list price
     if row.provider == "openrouter":
@@ -71,11 +77,13 @@ def cost_today(row: AttemptRow, catalogue: Catalogue) -> int | None:
     if own.source != "table" or (row.operation == TaskType.IMAGE_GENERATION and "output_image" not in own.prices):
         return None
     found = itemised(_usage(row), own, lambda model: rates(model, is_other=True))
-    return None if found is None else to_nano(sum(found.usd.values(), Decimal(0)))
+    return None if found is None else found.usd
 
 
 def _usage(row: AttemptRow) -> Usage:
     """The counts of a row as they were priced: by unit, those of other models apart."""
+    if row.units is None:
+        return Usage(**{name: getattr(row, name) for name in COUNTS}, source=row.usage_source)
     others: dict[str, dict[str, int]] = {}
     own = {"input": 0, "output": 0}
     for name, count in (row.units or {}).items():
