@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from shared.ledger import (
     Answers,
     AttemptRow,
     BudgetForecast,
+    ClosedMonth,
+    Figures,
     Filter,
     ImageLineage,
     Ledger,
@@ -38,11 +41,14 @@ from shared.ledger import (
     adjustment_row,
     all_budget_forecasts,
     answers_of,
+    as_entered,
     attempt_of,
     budget_forecasts,
     call_record,
     calls_in,
     catch_up,
+    close_month,
+    closed_months,
     cost_nano_of,
     cost_row,
     enter,
@@ -387,7 +393,13 @@ def call_of(call_id: uuid.UUID) -> dict[str, Any]:
     if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
         raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
     adjustments = [
-        {"kind": row.adjustment_kind, "cost_nano": row.cost_nano, "cost_usd": to_usd(row.cost_nano)}
+        {
+            "kind": row.adjustment_kind,
+            "time": datetime.fromtimestamp(row.ts_us / 1e6, UTC),
+            "cost_nano": row.cost_nano,
+            "cost_usd": to_usd(row.cost_nano),
+            "reserved_usd": to_usd(row.reserved_nano or 0),
+        }
         for row in found.adjustments
     ]
     attempts = [attempt_dict(row, found.attempts[0]) for row in found.attempts]
@@ -441,7 +453,8 @@ def adjust_cost(
     The adjustment that adds to what was spent; entered if `write` is set.
 
     Args:
-        ts_us: In the day that it corrects, in microseconds since 1970; that of the call where one is given.
+        ts_us: In the day that it corrects, in microseconds since 1970; that of the call where one is given. In a month
+            that is closed it becomes now.
 
     Raises:
         InvalidRequest: There is no such call.
@@ -455,6 +468,7 @@ def adjust_cost(
         known = {"provider": provider or (model or "").partition("/")[0] or None, "model": model}
         named = {name: value for name, value in known.items() if value}
         row = adjustment(cost_nano, ts_us, "manual", adjusts=reference, labels=labels, **named)
+    row = as_entered(ledger, row)
     if write:
         enter(ledger, row)
     return row
@@ -468,6 +482,32 @@ def reprice_costs(
     ledger.flush()
     found = reprice(ledger, Catalogue.load(load_settings()), since_us, until_us, write=write)
     return found, list(totals(found))
+
+
+def close_books(month: str, *, tz: str | None = None) -> ClosedMonth:
+    """
+    Close a month: its figures never change again, and what comes late is dated to when it is entered.
+
+    Args:
+        month: Such as 2026-11.
+
+        tz: The time zone of the books. None: that of the last closed month, else that of reports.
+
+    Raises:
+        InvalidRequest: It cannot be closed; the message says why.
+
+        StoreError: The ledger cannot be read, or written.
+    """
+    ledger = _up_to_date()
+    if not re.fullmatch(r"\d{4}-\d{2}", month):
+        raise InvalidRequest(f"{month[:40]!r} is not a month", hint="Give 2026-11, for example.")
+    before = None if tz else next((each.zone for each, _ in reversed(closed_months(ledger))), None)
+    return close_month(ledger, month, span_of(since=month, until=month, zone=zone(tz or before)))
+
+
+def closed_books() -> list[tuple[ClosedMonth, Figures]]:
+    """Every closed month, oldest first, with its figures as they are now, which should be those that it has."""
+    return closed_months(_up_to_date())
 
 
 def all_budgets() -> list[dict[str, Any]]:

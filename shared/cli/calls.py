@@ -76,7 +76,8 @@ def show(
     for each in call["attempts"]:
         _print_attempt(each)
     for each in call["adjustments"]:
-        print_wrapped(printable(f"Adjustment: {cost_text(each)} ({each['kind']})"))
+        freed = f", ${-each['reserved_usd']:.6f} released" if each["reserved_usd"] < 0 else ""
+        print_wrapped(printable(f"Adjustment: {cost_text(each)}{freed} ({each['kind']}, {_clock(each['time'])})"))
 
 
 def cost_text(priced: dict[str, Any]) -> str:
@@ -93,6 +94,9 @@ def _print_attempt(each: dict[str, Any]) -> None:
     out.print("")
     ended = f"{each['status']}{error or ''}{http or ''}{took}"
     print_wrapped(printable(f"{each['attempt']}. {each['model']}{served}, {each['why']}: {ended}"))
+    if each["happened"] is not None:
+        entered = f"   Happened {_clock(each['happened'])}, in a month that was closed; entered {_clock(each['time'])}"
+        print_wrapped(entered, "   ")
     counts = {
         "input": "input_tokens",
         "cached": "cached_tokens",

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
-from shared.analytics import adjust_cost, release_reservations, reprice_costs, zone
-from shared.cli.console import AsJson, err, out
+from shared.analytics import adjust_cost, close_books, closed_books, release_reservations, reprice_costs, zone
+from shared.cli.console import AsJson, err, out, print_json
 from shared.config import database_url, load_settings
 from shared.errors import InvalidRequest
 from shared.internal.money import to_nano, to_usd
 from shared.internal.serialize import to_json
-from shared.ledger import Ledger, back_up, get_ledger, problems, repair
-from shared.reports import printable
+from shared.ledger import ClosedMonth, Ledger, back_up, get_ledger, problems, repair
+from shared.reports import EXACT, counted, money, printable
 
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -82,12 +84,15 @@ def adjust(
     )
     if as_json:
         shown = {"id": str(row.attempt_id), "time": _iso(row.ts_us), "cost_usd": to_usd(row.cost_nano)}
+        shown |= {"corrects": None if row.happened_us is None else _iso(row.happened_us)}
         what = {"provider": row.provider, "model": row.model, "labels": dict(row.labels), "adjusts": row.adjusts}
         out.out(to_json({"written": write, **shown, **what}, indent=2))
         return
     labels = "".join(f", {name}={value}" for name, value in row.labels.items())
     about = printable(f"{row.provider}, {row.model}{labels}{f', {row.adjusts}' if row.adjusts else ''}")
     out.print(f"{_time(row.ts_us)}  {_signed(nano)}  {about}")
+    if row.happened_us is not None:
+        out.print(f"It is dated to now, because {_time(row.happened_us)} is in a month that is closed.")
     if not write:
         out.print(f"{_NOT_DONE} Add --write to enter it.")
 
@@ -112,6 +117,61 @@ def reprice(
     out.print(f"{_signed(total)} by today's prices, for {len(found)} {'request' if len(found) == 1 else 'requests'}.")
     if found and not write:
         out.print(_NOT_DONE)
+
+
+@ledger.command()
+def close(
+    month: Annotated[str | None, typer.Argument(help="The month: 2026-11.")] = None,
+    tz: Annotated[str | None, typer.Option(help="Time zone of the books; that of the last closed month.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the closed months, and check their figures.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Close a month: its figures never change again, and what comes late is dated to when it is entered."""
+    if show or month is None:
+        _print_closed(as_json=as_json)
+        return
+    found = close_books(month, tz=tz)
+    if as_json:
+        print_json(_closed_dict(found))
+        return
+    out.print(f"{month} is closed ({found.zone}). Its figures stay as they are:")
+    out.print(_figures_text(found))
+
+
+def _print_closed(*, as_json: bool) -> None:
+    """Print the closed months; exit with code 1 if the figures of one have changed."""
+    found = closed_books()
+    changed = [each.month for each, now in found if each.figures != now]
+    if as_json:
+        print_json([_closed_dict(each) | {"unchanged": each.figures == now} for each, now in found])
+    elif not found:
+        out.print("No month is closed. Close one with: agentswarm-tools ledger close 2026-11")
+    for each, now in found if not as_json else ():
+        out.print(_figures_text(each))
+        if each.figures != now:
+            out.print(f"FAIL  now it is {_figures_text(replace(each, figures=now))}")
+    if changed:
+        raise typer.Exit(1)
+
+
+def _figures_text(closed: ClosedMonth) -> str:
+    figures = closed.figures
+    cost = money(figures.cost_nano, EXACT)
+    is_part = figures.unknown_requests or figures.lower_bound_requests
+    unknown = f", plus {counted(figures.unknown_requests, 'request')} of unknown cost" * bool(figures.unknown_requests)
+    reserved = f", {money(figures.reserved_nano, EXACT)} reserved" if figures.reserved_nano else ""
+    when = f"closed {datetime.fromtimestamp(closed.closed_us / 1e6, ZoneInfo(closed.zone)):%Y-%m-%d %H:%M}"
+    return (
+        f"{closed.month}  {'at least ' if is_part else ''}{cost}{unknown}{reserved}, "
+        f"{counted(figures.calls, 'call')}, {counted(figures.requests, 'record')} ({when}, {closed.zone})"
+    )
+
+
+def _closed_dict(closed: ClosedMonth) -> dict[str, Any]:
+    figures = asdict(closed.figures)
+    ends = {"since": _iso(closed.since_us), "until": _iso(closed.until_us), "closed": _iso(closed.closed_us)}
+    usd = {"cost_usd": to_usd(figures["cost_nano"]), "reserved_usd": to_usd(figures["reserved_nano"])}
+    return {"month": closed.month, "timezone": closed.zone, **ends, **figures, **usd}
 
 
 def _ledger() -> Ledger:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
         call_record as call_record,
         calls_in as calls_in,
     )
+    from shared.ledger.closing import (
+        ClosedMonth as ClosedMonth,
+        Figures as Figures,
+        as_entered as as_entered,
+        close_month as close_month,
+        closed_months as closed_months,
+    )
     from shared.ledger.engine import may_use_wal as may_use_wal
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
@@ -96,6 +103,7 @@ else:
             "adjustments": "adjustment adjustment_of attempt_of enter priced_attempts repriced",
             "answers": "Answers answers_of",
             "calls": "KINDS CallRecord call_record calls_in",
+            "closing": "ClosedMonth Figures as_entered close_month closed_months",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_records",

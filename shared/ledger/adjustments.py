@@ -168,16 +168,17 @@ def priced_attempts(ledger: Ledger, since_us: int, until_us: int) -> Iterator[tu
 
 
 def _repriced(connection: Connection, rows: list[AttemptRow]) -> dict[str, int]:
-    """The adjustments of these rows by repricing, which are dated as the rows are."""
+    """The adjustments of these rows by repricing, which are dated as the rows are, or say when those happened."""
     if not rows:
         return {}
-    query = sa.select(attempt.c.adjusts, attempt.c.cost_nano).where(
-        sa.text("adjustment_kind IS NOT NULL"),  # as the index has it
-        attempt.c.adjustment_kind == "reprice",
-        attempt.c.ts_us >= rows[0].ts_us,
-        attempt.c.ts_us <= rows[-1].ts_us,
-    )
+    query = sa.select(attempt.c.adjusts, attempt.c.cost_nano).where(attempt.c.adjustment_kind == "reprice")
     found: dict[str, int] = defaultdict(int)
-    for adjusts, cost_nano in connection.execute(query):
-        found[adjusts] += cost_nano
+    # As the indexes have them.
+    for date, which in (
+        (attempt.c.ts_us, "adjustment_kind IS NOT NULL AND happened_us IS NULL"),
+        (attempt.c.happened_us, "happened_us IS NOT NULL"),
+    ):
+        dated = query.where(date >= rows[0].ts_us, date <= rows[-1].ts_us, sa.text(which))
+        for adjusts, cost_nano in connection.execute(dated):
+            found[adjusts] += cost_nano
     return found

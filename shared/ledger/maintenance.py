@@ -15,6 +15,7 @@ from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
 from shared.ledger import sums
 from shared.ledger.accounts import CLOCK_TOLERANCE_US
+from shared.ledger.closing import changed_months
 from shared.ledger.schema import account, attempt, bucket_of
 from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
@@ -39,10 +40,13 @@ def problems(ledger: Ledger) -> Iterator[str]:
             yield from (f"the file is damaged: {each}" for each in found if each != "ok")
         ahead = connection.scalar(sa.select(sa.func.count()).where(_is_ahead(now_us()))) or 0
         wrong = sums.wrong(connection)
+        changed = changed_months(connection)
     if ahead:
         yield f"{ahead:,} records are from a clock that was ahead"
     if wrong:
         yield f"{wrong:,} sums differ from their records"
+    if changed:
+        yield f"the figures of {', '.join(changed)} have changed since they were closed"
     if ledger.waiting:
         yield f"{ledger.waiting:,} records wait to be written, in {ledger.waiting_in}"
     for file in ledger.dead_letters():

@@ -163,6 +163,23 @@ STEPS = (
             """,
             # Without it an older program that still runs fails to settle, and keeps what it has for later.
             "DROP TABLE rollup",
+            "ALTER TABLE attempt ADD COLUMN happened_us BIGINT",
+            "CREATE INDEX ix_attempt_happened ON attempt (happened_us) WHERE happened_us IS NOT NULL",
+            """
+            CREATE TABLE closed_month (
+                month VARCHAR(7) NOT NULL PRIMARY KEY,
+                zone VARCHAR(60) NOT NULL,
+                since_us BIGINT NOT NULL,
+                until_us BIGINT NOT NULL,
+                cost_nano BIGINT NOT NULL,
+                calls BIGINT NOT NULL,
+                requests BIGINT NOT NULL,
+                unknown_requests BIGINT NOT NULL,
+                lower_bound_requests BIGINT NOT NULL,
+                reserved_nano BIGINT NOT NULL,
+                closed_us BIGINT NOT NULL
+            )
+            """,
         ),
     ),
 )

@@ -75,6 +75,8 @@ attempt = sa.Table(
     sa.Column("adjustment_kind", sa.String(20)),
     sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: the id of an attempt, or a text
     sa.Column("machine", sa.String(120)),  # name of the machine whose clock gave ts_us
+    # Since 2.0. When it happened, or what it corrects did, if ts_us is when it was entered, because books were closed.
+    sa.Column("happened_us", sa.BigInteger),
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),
@@ -113,6 +115,13 @@ sa.Index(
     attempt.c.ts_us,
     sqlite_where=attempt.c.adjustment_kind.is_not(None),
     postgresql_where=attempt.c.adjustment_kind.is_not(None),
+)
+
+sa.Index(
+    "ix_attempt_happened",
+    attempt.c.happened_us,
+    sqlite_where=attempt.c.happened_us.is_not(None),
+    postgresql_where=attempt.c.happened_us.is_not(None),
 )
 
 label = sa.Table(
@@ -258,4 +267,21 @@ event = sa.Table(
     sa.Column("labels", sa.JSON),
     sa.Column("metadata", sa.JSON),
     sa.Index("ix_event_ts", "ts_us"),
+)
+
+# Months whose figures never change again, with what they were.
+closed_month = sa.Table(
+    "closed_month",
+    metadata,
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("zone", sa.String(60), nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("unknown_requests", sa.BigInteger, nullable=False),
+    sa.Column("lower_bound_requests", sa.BigInteger, nullable=False),
+    sa.Column("reserved_nano", sa.BigInteger, nullable=False),
+    sa.Column("closed_us", sa.BigInteger, nullable=False),
 )

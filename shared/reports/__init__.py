@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from shared.reports.repricing import Repriced as Repriced, reprice as reprice, totals as totals
     from shared.reports.tables import (
+        EXACT as EXACT,
         csv_text as csv_text,
         lines_of as lines_of,
         money as money,
@@ -61,7 +62,7 @@ else:
             "page": "html_page",
             "periods": "period_before span_of window_text",
             "repricing": "Repriced reprice totals",
-            "tables": "csv_text lines_of money percent table_of usd_text",
+            "tables": "EXACT csv_text lines_of money percent table_of usd_text",
         },
     )
 

@@ -20,6 +20,7 @@ from shared.analytics import AnalyticsEvent, all_budgets, get_llm_costs, record_
 from shared.budget import Budget
 from shared.errors import InvalidRequest
 from shared.ledger import adjustments
+from shared.ledger.schema import bucket_of
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope
@@ -80,6 +81,29 @@ def test_release_lists_and_frees(ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     found = json.loads(run(monkeypatch, "release", "--before", str(TODAY + timedelta(days=1)), "--json"))
     assert [each["call_id"] for each in found["reservations"]] == [str(two["call_id"])]
     assert budget()["reserved"] == 0
+
+
+def test_a_month_is_closed_and_listed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` prints the figures, again with an error; `close --list` checks them; what comes late says when it was."""
+    may_us = int(datetime(2026, 5, 7, 9, tzinfo=UTC).timestamp()) * 10**6
+    row, late = (settled(fresh(), ts_us=may_us, bucket=bucket_of(may_us), cost_nano=5 * 10**9) for _ in range(2))
+    write(ledger, "settle", row)
+    assert "No month is closed" in run(monkeypatch, "close", "--list")
+    figures = "2026-05  $5.000000000, 1 call, 1 record (closed "
+    assert figures in run(monkeypatch, "close", "2026-05", "--tz", "UTC")
+    with pytest.raises(InvalidRequest, match=r"was closed on .* with \$5\.000000000 for 1 call"):
+        run(monkeypatch, "close", "2026-05")
+    write(ledger, "settle", late)
+    said = run(monkeypatch, "adjust", "-1", "--call", str(row["call_id"]), "--write")
+    assert "It is dated to now, because 2026-05-07 09:00 is in a month that is closed." in said
+    assert figures in run(monkeypatch, "close", "--list")
+    (listed,) = json.loads(run(monkeypatch, "close", "--list", "--json"))
+    assert (listed["month"], listed["cost_nano"], listed["unchanged"]) == ("2026-05", 5 * 10**9, True)
+    for call, line in ((row, "(manual, 20"), (late, "Happened 2026-05-07 09:00:00, in a month that was closed")):
+        printed = io.StringIO()
+        monkeypatch.setattr(cli.out, "_file", printed)
+        assert CliRunner().invoke(cli.app, ["calls", "show", str(call["call_id"])]).exit_code == 0
+        assert line in printed.getvalue()
 
 
 def test_an_adjustment_is_a_dry_run_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
