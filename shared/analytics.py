@@ -58,6 +58,7 @@ from shared.ledger import (
     lineages_of,
     open_reservations,
     release,
+    removed_before,
     safe_metadata,
     store_budget,
     uuid_of,
@@ -176,8 +177,9 @@ def get_llm_costs(
         in the totals: baseline_cost, what the same tokens would have cost with that model, uncached; saved, the
         difference to what these answers cost; saved_by_caches and saved_by_flex; with answers and rejected_answers),
         since, until, timezone, store, rows_read (why single requests had to be added up, which takes longer; None if
-        they had not), waiting_records (records that could not be written yet, and are in no figure), and price_table
-        (date and version of the built-in prices, and age_days).
+        they had not), removed_before (before when `ledger prune` has removed records; None if the window has none of
+        them), is_incomplete (whether figures are missing because of that), waiting_records (records that could not be
+        written yet, and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
         groups (with `by`): name, keys (the value of each dimension), cost (NaN if every cost is unknown), cost_nano
         (then None), avg_cost_per_call, tokens, input_tokens (cached_tokens among them), output_tokens, calls,
@@ -240,8 +242,10 @@ def _costs_in(
     if names:
         is_timed = not set(names).isdisjoint(GRAINS)
         costs["by"] = ",".join(names)
-        costs["groups"], rows_read = groups_of(ledger, span, names, which, None if is_timed else before)
-        costs["rows_read"] = costs["rows_read"] or rows_read
+        found = groups_of(ledger, span, names, which, None if is_timed else before)
+        costs["groups"] = found.groups
+        costs["rows_read"] = costs["rows_read"] or found.rows_read
+        costs["is_incomplete"] |= found.is_incomplete
     if before is not None:
         costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
@@ -379,6 +383,19 @@ def calls_of(
     return [call_dict(each) for each in calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)]
 
 
+def removed_calls(
+    *, since: datetime | date | str | None = None, until: datetime | date | str | None = None
+) -> datetime | None:
+    """
+    Before when calls of a time have been removed by `ledger prune`; None if none of that time have.
+
+    Args:
+        since, until: As for `get_llm_costs`.
+    """
+    found, span = removed_before(_required_ledger(), zone()), span_of(since=since, until=until, zone=zone())
+    return found if found is not None and found.timestamp() * 1e6 > span.since_us else None
+
+
 def call_of(call_id: uuid.UUID) -> dict[str, Any]:
     """
     One call with its attempts: why each was made, and why it costs what it costs.
@@ -505,8 +522,11 @@ def close_books(month: str, *, tz: str | None = None) -> ClosedMonth:
     return close_month(ledger, month, span_of(since=month, until=month, zone=zone(tz or before)))
 
 
-def closed_books() -> list[tuple[ClosedMonth, Figures]]:
-    """Every closed month, oldest first, with its figures as they are now, which should be those that it has."""
+def closed_books() -> list[tuple[ClosedMonth, Figures | None]]:
+    """
+    Every closed month, oldest first, with its figures as they are now, which should be those that it has; None if its
+    records and sums have been removed.
+    """
     return closed_months(_up_to_date())
 
 

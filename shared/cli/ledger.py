@@ -13,12 +13,12 @@ from zoneinfo import ZoneInfo
 import typer
 
 from shared.analytics import adjust_cost, close_books, closed_books, release_reservations, reprice_costs, zone
-from shared.cli.console import AsJson, err, out, print_json
+from shared.cli.console import AsJson, Yes, confirm, err, out, print_json
 from shared.config import database_url, load_settings
 from shared.errors import InvalidRequest
 from shared.internal.money import to_nano, to_usd
 from shared.internal.serialize import to_json
-from shared.ledger import ClosedMonth, Ledger, back_up, get_ledger, problems, repair
+from shared.ledger import ClosedMonth, Ledger, Window, back_up, get_ledger, problems, prunable, prune, repair
 from shared.reports import EXACT, counted, money, printable
 
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -141,14 +141,18 @@ def close(
 def _print_closed(*, as_json: bool) -> None:
     """Print the closed months; exit with code 1 if the figures of one have changed."""
     found = closed_books()
-    changed = [each.month for each, now in found if each.figures != now]
+    changed = [each.month for each, now in found if now not in (None, each.figures)]
     if as_json:
-        print_json([_closed_dict(each) | {"unchanged": each.figures == now} for each, now in found])
+        print_json(
+            [_closed_dict(each) | {"unchanged": None if now is None else each.figures == now} for each, now in found]
+        )
     elif not found:
         out.print("No month is closed. Close one with: agentswarm-tools ledger close 2026-11")
     for each, now in found if not as_json else ():
         out.print(_figures_text(each))
-        if each.figures != now:
+        if now is None:
+            out.print("  (not checked: its records and sums have been removed)")
+        elif each.figures != now:
             out.print(f"FAIL  now it is {_figures_text(replace(each, figures=now))}")
     if changed:
         raise typer.Exit(1)
@@ -197,6 +201,38 @@ def repair_command() -> None:
         done = repair(_ledger())
     for each in done:
         out.print(f"{printable(each[0].upper() + each[1:])}.")
+
+
+@ledger.command(name="prune")
+def prune_command(
+    before: Annotated[str, typer.Option(help="The first day to keep: 2026-01-01.")],
+    keep_sums: Annotated[
+        bool, typer.Option("--keep-sums", help="Keep the sums, so that reports stay as they are.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove old records; what is under way, or whose outcome is unknown, stays."""
+    first, own = _day(before), _ledger()
+    span = Window(0, _us(first, hour=0), zone())
+    found = prunable(own, span)
+    kept = f" {counted(found.kept, 'record')} of unknown outcome or under way stay." if found.kept else ""
+    sums = "Their sums stay." if keep_sums else "Their sums are removed too: reports will not know of that time."
+    what = f"{counted(found.records, 'record')} and {counted(found.events, 'event')} from before {first}"
+    out.print(f"{what} {'would be' if dry_run else 'are to be'} removed.{kept} {sums}")
+    if dry_run or not confirm("Remove them?", yes=yes):
+        out.print(_NOT_DONE)
+        return
+    done = 0
+    with err.status("Removing ...") as status:
+
+        def progress(removed: int) -> None:
+            nonlocal done
+            done += removed
+            status.update(f"Removing ... {done:,} of {found.records:,}")
+
+        prune(own, span, keep_sums=keep_sums, budget=load_settings().budget, progress=progress)
+    out.print(f"{counted(done, 'record')} removed. `ledger vacuum` gives their room back.")
 
 
 @ledger.command()

@@ -156,4 +156,5 @@ def _compared(costs: Mapping[str, Any]) -> str:
     """The total of the period before, in words."""
     before, now = costs["previous"], known_cost(costs)
     change = f", now {now / before['cost'] - 1:+,.0%}" if before["cost"] > 0 and now == now else ""  # noqa: PLR0124
-    return f"The period before ({period_text(before)}): {usd(before['cost'])}{change}"
+    removed = ", without records that were removed" if before["is_incomplete"] else ""
+    return f"The period before ({period_text(before)}): {usd(before['cost'])}{change}{removed}"

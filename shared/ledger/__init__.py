@@ -83,6 +83,12 @@ if TYPE_CHECKING:
         open_reservations as open_reservations,
         release as release,
     )
+    from shared.ledger.retention import (
+        Prunable as Prunable,
+        prunable as prunable,
+        prune as prune,
+        removed_before as removed_before,
+    )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.schema import LATENCY_MS as LATENCY_MS
     from shared.ledger.sqlite_library import connect as connect, library_name as library_name
@@ -114,6 +120,7 @@ else:
             "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts attempt_records average_output "
             "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
             "reservations": "Reservation open_reservations release",
+            "retention": "Prunable prunable prune removed_before",
             "row": "COUNTS AttemptRow Status",
             "schema": "LATENCY_MS",
             "sqlite_library": "connect library_name",

@@ -26,6 +26,7 @@ Account = tuple[str, str, int, int]
 
 # How far the clocks of machines that share a ledger may differ while a budget has an hour, day or month window.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
+_HASH = "sha256:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
@@ -106,8 +107,8 @@ class Terms:
     """
     What every writer must know of the ledger.
 
-    The budgets stored in it, the sets of dimensions that it keeps running totals for, and the end of the last closed
-    month, in microseconds since 1970: what happened before does not change, and what comes late is dated to now.
+    The budgets stored in it, the sets of dimensions that it keeps running totals for, and the end of what is closed or
+    removed, in microseconds since 1970: what happened before does not change, and what comes late is dated to now.
     """
 
     limits: tuple[Limit, ...] = ()
@@ -118,7 +119,8 @@ class Terms:
 TERMS = (
     'SELECT name, limit_nano, "window", scope, tz, warn_at, on_exceed, on_unknown_price, value FROM budget UNION ALL '
     "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind UNION ALL "
-    "SELECT NULL, max(until_us), NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM closed_month ORDER BY 1"
+    "SELECT NULL, max(until_us), NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM closed_month UNION ALL "
+    "SELECT NULL, frozen_us, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM pruned ORDER BY 1"
 )
 _TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price", "value")
 _TOTALS = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
@@ -325,6 +327,8 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     if not limit.dimensions:
         return [_status(connection, limit, {"ts_us": now_us}, {})]
     amount = sa.func.sum(_amount(since_us))
+    if since_us < sums.removed(connection).rows_us and (known := _of_accounts(connection, limit, since_us, until_us)):
+        return known
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
     if limit.budget.value is not None:
@@ -333,6 +337,22 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
     statuses = [BudgetStatus(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
     return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]
+
+
+def _of_accounts(connection: Connection, limit: Limit, since_us: int, until_us: int) -> list[BudgetStatus]:
+    """The same from the running totals, for a window whose attempts have been removed in part."""
+    of_limit = (account.c.dimensions == _key(limit.dimensions), account.c.since_us == since_us)
+    query = sa.select(account.c.whose, account.c.counted_nano).where(*of_limit, account.c.until_us == until_us)
+    found = [
+        BudgetStatus(limit, tuple(json.loads(whose)), int(counted_nano), since_us, until_us)
+        for whose, counted_nano in connection.execute(query.order_by(account.c.counted_nano.desc()))
+        if not whose.startswith(_HASH)
+    ]
+    if limit.budget.value is None:
+        return found
+    own = f"label:{limit.budget.scope}"
+    place = limit.dimensions.index(own if own in limit.dimensions else limit.budget.scope)
+    return [each for each in found if each.whose[place] == limit.budget.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,4 +559,4 @@ def _key(values: Iterable[str]) -> str:
 def _digest(values: Iterable[str]) -> str:
     """A key short enough for an index: the values as JSON, or their hash when that is long."""
     key = _key(values)
-    return key if len(key) <= 200 else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    return key if len(key) <= 200 else f"{_HASH}{hashlib.sha256(key.encode()).hexdigest()}"

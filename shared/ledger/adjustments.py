@@ -15,6 +15,7 @@ from shared.ledger.reservations import labels_of
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, bucket_of
 from shared.ledger.store import Ledger
+from shared.ledger.sums import removed_note
 
 OPERATION = "adjustment"
 NOBODY = "(adjustment)"
@@ -131,7 +132,9 @@ def attempt_of(ledger: Ledger, call_id: uuid.UUID) -> AttemptRow:
     with ledger.reading() as connection:
         found = connection.execute(query.limit(1)).mappings().one_or_none()
         if found is None:
-            raise InvalidRequest(f"The ledger has no call {call_id}", hint="Take the call_id from an export.")
+            raise InvalidRequest(
+                f"The ledger has no call {call_id}{removed_note(connection)}", hint="Take the call_id from an export."
+            )
         labels = labels_of(connection, [found["attempt_id"]])
     return replace(AttemptRow.read(dict(found)), labels=labels[found["attempt_id"]])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from shared.errors import InvalidRequest
 from shared.internal.clock import now_us
 from shared.ledger import sums
+from shared.ledger.accounts import terms_in
 from shared.ledger.query import Window
 from shared.ledger.row import AttemptRow, dates
 from shared.ledger.schema import attempt, closed_month
@@ -84,15 +85,19 @@ def close_month(ledger: Ledger, month: str, span: Window) -> ClosedMonth:
         pass
     with ledger.changing() as connection:
         _check(connection, month, span)
-        found = ClosedMonth(month, str(span.zone), span.since_us, span.until_us, now_us(), _figures(connection, span))
+        figures = _figures(connection, span)
+        if figures is None:
+            raise InvalidRequest(f"Records of {month} have been removed", hint="Close a later month.")
+        found = ClosedMonth(month, str(span.zone), span.since_us, span.until_us, now_us(), figures)
         own = {name: getattr(found, name) for name in _COLUMNS}
         connection.execute(sa.insert(closed_month), own | {name: getattr(found.figures, name) for name in _FIGURES})
     return found
 
 
-def closed_months(ledger: Ledger) -> list[tuple[ClosedMonth, Figures]]:
+def closed_months(ledger: Ledger) -> list[tuple[ClosedMonth, Figures | None]]:
     """
-    Every closed month, oldest first, with its figures as they are now, which should be the same.
+    Every closed month, oldest first, with its figures as they are now, which should be the same; None if its records
+    and sums have been removed.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -104,7 +109,7 @@ def closed_months(ledger: Ledger) -> list[tuple[ClosedMonth, Figures]]:
 
 def changed_months(connection: Connection) -> list[str]:
     """The closed months whose figures are not what they were."""
-    return [each.month for each in _closed(connection) if _figures(connection, _span(each)) != each.figures]
+    return [each.month for each in _closed(connection) if _figures(connection, _span(each)) not in (None, each.figures)]
 
 
 def as_entered(ledger: Ledger, row: AttemptRow) -> AttemptRow:
@@ -115,7 +120,7 @@ def as_entered(ledger: Ledger, row: AttemptRow) -> AttemptRow:
         StoreError: The ledger cannot be read.
     """
     with ledger.reading() as connection:
-        closed_us = connection.scalar(sa.select(sa.func.max(closed_month.c.until_us))) or 0
+        closed_us = terms_in(connection).closed_us
     return replace(row, **dates(max(now_us(), closed_us), row.ts_us)) if row.ts_us < closed_us else row
 
 
@@ -140,10 +145,9 @@ def _check(connection: Connection, month: str, span: Window) -> None:
         if each.month == month:
             when = datetime.fromtimestamp(each.closed_us / 1e6, ZoneInfo(each.zone))
             usd, calls = Decimal(each.figures.cost_nano).scaleb(-9), each.figures.calls
-            raise InvalidRequest(
-                f"{month} was closed on {when:%Y-%m-%d %H:%M} ({each.zone}) with ${usd:,.9f} for {calls:,} {'call' if calls == 1 else 'calls'}",
-                hint=_CORRECT,
-            )
+            what = f"${usd:,.9f} for {calls:,} {'call' if calls == 1 else 'calls'}"
+            closed_on = f"{month} was closed on {when:%Y-%m-%d %H:%M} ({each.zone})"
+            raise InvalidRequest(f"{closed_on} with {what}", hint=_CORRECT)
     if closed and closed[-1].zone != str(span.zone):
         raise InvalidRequest(
             f"The books are in the time zone {closed[-1].zone}, in which {closed[-1].month} was closed",
@@ -151,7 +155,7 @@ def _check(connection: Connection, month: str, span: Window) -> None:
         )
     if closed and span.since_us < closed[-1].until_us:
         raise InvalidRequest(f"{month} lies before {closed[-1].month}, and all before that is closed", hint=_CORRECT)
-    _check_under_way(connection, month, span)
+    check_under_way(connection, span, f"Close {month}")
     since_us = closed[-1].until_us if closed else None
     before = sa.select(sa.func.min(attempt.c.ts_us)).where(attempt.c.ts_us < span.since_us)
     first_us = connection.scalar(before if since_us is None else before.where(attempt.c.ts_us >= since_us))
@@ -160,23 +164,35 @@ def _check(connection: Connection, month: str, span: Window) -> None:
         raise InvalidRequest(f"{first} is open and has requests", hint=f"Close {first} first.")
 
 
-def _check_under_way(connection: Connection, month: str, span: Window) -> None:
+def check_under_way(connection: Connection, span: Window, what: str) -> None:
+    """
+    Check that no request is under way that began before the end of `span`.
+
+    Args:
+        what: What waits for them, as an order.
+
+    Raises:
+        InvalidRequest: Some are.
+    """
     under_way = (sa.text("status = 'started'"), attempt.c.ts_us < span.until_us)
     count, last_us = connection.execute(
         sa.select(sa.func.count(), sa.func.max(attempt.c.lease_us)).where(*under_way)
     ).one()
     if count:
-        last = datetime.fromtimestamp((last_us or now_us()) / 1e6, UTC).astimezone(span.zone)
-        requests = "1 request is" if count == 1 else f"{count:,} requests are"
+        end, last = (datetime.fromtimestamp(us / 1e6, span.zone) for us in (span.until_us, last_us or now_us()))
+        requests = "1 request from" if count == 1 else f"{count:,} requests from"
         raise InvalidRequest(
-            f"{requests} still under way in {month}, or before it",
-            hint=f"Close it when they have ended, at the latest after {last:%Y-%m-%d %H:%M} ({span.zone}).",
+            f"{requests} before {end:%Y-%m-%d %H:%M} {'is' if count == 1 else 'are'} still under way",
+            hint=f"{what} when they have ended, at the latest after {last:%Y-%m-%d %H:%M} ({span.zone}).",
         )
 
 
-def _figures(connection: Connection, span: Window) -> Figures:
+def _figures(connection: Connection, span: Window) -> Figures | None:
+    """What a time adds up to; None if what it takes to know that has been removed."""
     everything = sums.Owner()
     how = sums.plan(connection, span.since_us, span.until_us, [everything])
+    if how.is_incomplete:
+        return None
     names = [name for name in _FIGURES if name != "reserved_nano"]
     found = dict.fromkeys(names, 0)
     for part in (sums.read, sums.left):

@@ -75,8 +75,8 @@ def repair(ledger: Ledger) -> list[str]:
         sums.rebuild(ledger)
         done.append(f"computed all sums anew, of which {wrong:,} differed from their records")
     with ledger.changing() as connection:
-        # They are computed from the records when they are next needed.
-        connection.execute(sa.delete(account))
+        # They are computed from the records when they are next needed, but for those whose records were removed.
+        connection.execute(sa.delete(account).where(account.c.since_us >= sums.removed(connection).rows_us))
     done.append("cleared the running totals of budgets, which are computed from the records again")
     return done
 

@@ -180,6 +180,13 @@ STEPS = (
                 closed_us BIGINT NOT NULL
             )
             """,
+            """
+            CREATE TABLE pruned (
+                frozen_us BIGINT NOT NULL PRIMARY KEY,
+                rows_us BIGINT NOT NULL,
+                sums_us BIGINT NOT NULL
+            )
+            """,
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from shared.ledger.schema import BUCKET_S, attempt, event, label
 from shared.ledger.store import Ledger
 from shared.scope import Scope
 
+logger = logging.getLogger("agentswarm_tools")
+
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
 _FUTURE_US = 2**52 // _BUCKET_US * _BUCKET_US
@@ -52,8 +55,11 @@ class Window:
     @property
     def ends(self) -> tuple[str, str]:
         """Both ends in its time zone, to the second."""
-        first, last = (datetime.fromtimestamp(ts_us / 1e6, self.zone) for ts_us in (self.since_us, self.until_us))
-        return first.isoformat(timespec="seconds"), last.isoformat(timespec="seconds")
+        return self.moment(self.since_us), self.moment(self.until_us)
+
+    def moment(self, ts_us: int) -> str:
+        """A time in its time zone, to the second."""
+        return datetime.fromtimestamp(ts_us / 1e6, self.zone).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,11 @@ def attempt_records(
     if span is not None:
         query = query.where(attempt.c.ts_us < span.until_us)
     after = sa.true() if span is None else attempt.c.ts_us >= span.since_us
+    with ledger.reading() as connection:
+        gone = stored_sums.removed(connection).rows_us
+    if gone > (0 if span is None else span.since_us):
+        when = datetime.fromtimestamp(gone / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
+        logger.warning("Records before %s UTC were removed (ledger prune), and are not in this export.", when)
     is_more = True
     while is_more:
         with ledger.reading() as connection:

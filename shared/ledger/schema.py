@@ -285,3 +285,14 @@ closed_month = sa.Table(
     sa.Column("reserved_nano", sa.BigInteger, nullable=False),
     sa.Column("closed_us", sa.BigInteger, nullable=False),
 )
+
+# At most one row, times in microseconds since 1970: what happened before `frozen_us` does not change, because it is
+# being removed; before `rows_us` attempts have been removed, so that only sums tell of them; and before `sums_us` those
+# too.
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    sa.Column("frozen_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("rows_us", sa.BigInteger, nullable=False),
+    sa.Column("sums_us", sa.BigInteger, nullable=False),
+)

@@ -74,7 +74,7 @@ def provider_costs(costs: Mapping[str, Any]) -> dict[str, str]:
 
 def notes(costs: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the totals; nothing where there is nothing to say."""
-    found = [_where_note(costs), _total_note(costs)]
+    found = [_where_note(costs), _removed_note(costs), _total_note(costs)]
     found += [f"{what} calls: {number:,}" for what, number in _call_counts(costs) if number]
     if costs["adjustments"]:
         found.append(f"Adjustments: {usd(costs['adjustments'])}, part of the total")
@@ -195,6 +195,15 @@ def known_cost(costs: Mapping[str, Any]) -> float:
 def _where_note(costs: Mapping[str, Any]) -> str:
     where = ", ".join(f"{printable(name)}={printable(value)}" for name, value in (costs.get("where") or {}).items())
     return where and f"Only of {where}"
+
+
+def _removed_note(costs: Mapping[str, Any]) -> str:
+    """That records have been removed, and whether they are missing."""
+    if not costs.get("removed_before"):
+        return ""
+    when = costs["removed_before"][:16].replace("T", " ").removesuffix(" 00:00")
+    what = "are missing here" if costs["is_incomplete"] else "count here by their sums"
+    return f"The records before {when} were removed (ledger prune), and {what}"
 
 
 def _total_note(costs: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.errors import InvalidRequest
 from shared.internal.money import to_usd
@@ -28,6 +28,14 @@ _MOST = 2
 _MOST_NAMED = 20
 
 Sums = Mapping[str, int]
+
+
+class Groups(NamedTuple):
+    """Groups of costs; why single requests were added up for them, and whether some have been removed."""
+
+    groups: list[dict[str, Any]]
+    rows_read: str | None
+    is_incomplete: bool
 
 
 def dimensions(by: str) -> tuple[str, ...]:
@@ -80,9 +88,7 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
             )
 
 
-def groups_of(
-    ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None
-) -> tuple[list[dict[str, Any]], str | None]:
+def groups_of(ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None) -> Groups:
     """
     The costs of each group: in the order of time where they are grouped by it, else the most expensive first.
 
@@ -90,12 +96,13 @@ def groups_of(
         before: The time to compare each group with; None: no comparison.
 
     Returns:
-        The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
+        The dicts that `get_llm_costs` documents as "groups", and its "rows_read" and "is_incomplete".
 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found, rows_read = all_grouped(ledger, span, (by,), which)[0]
+    grouped = all_grouped(ledger, span, (by,), which)[0]
+    found = grouped.sums
     earlier = {} if before is None else grouped_sums(ledger, before, by, which)
     total = sum(sums["cost_nano"] for sums in found.values())
     grain = next((place for place, name in enumerate(by) if name in GRAINS), None)
@@ -108,13 +115,14 @@ def groups_of(
         _group(by, key, sums, total) | ({} if before is None else _before(earlier.get(key)))
         for key, sums in sorted(found.items(), key=order)
     ]
-    return groups, rows_read
+    return Groups(groups, grouped.rows_read, grouped.is_incomplete)
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
     """The costs of all in a window, as those of a group."""
-    sums = grouped_sums(ledger, span, (), which).get((), dict.fromkeys(FIGURES, 0))
-    return _group((), (), sums, sums["cost_nano"])
+    [found] = all_grouped(ledger, span, ((),), which)
+    sums = found.sums.get((), dict.fromkeys(FIGURES, 0))
+    return _group((), (), sums, sums["cost_nano"]) | {"is_incomplete": found.is_incomplete}
 
 
 def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _page(
     decimals = decimals_for([total["cost_nano"]])
     labels = sorted((name for name in label_names(ledger, which) if name not in which.labels), key=_customer_first)
     names = [*labels[:_LABELS], "agent", "tool", "model"]
-    tables = [_table(name, groups_of(ledger, span, (name,), which, before)[0], decimals) for name in names]
+    tables = [_table(name, groups_of(ledger, span, (name,), which, before).groups, decimals) for name in names]
     whose = next((table for table in tables if table["is_of_somebody"]), tables[-1])
     reasons = unknowns(ledger, span, which)
     return {
@@ -156,7 +156,7 @@ def _chart(ledger: Ledger, span: Window, which: Filter, decimals: int) -> dict[s
     ends = (span.since_us, span.until_us - 1)
     first, last = (datetime.fromtimestamp(ts_us // 1_000_000, span.zone).date() for ts_us in ends)
     grain = "day" if (last - first).days < _DAYS_SHOWN else "month"
-    groups, _ = groups_of(ledger, span, (grain, "model"), which)
+    groups = groups_of(ledger, span, (grain, "model"), which).groups
     names = {group["keys"][grain] for group in groups}
     every = [f"{first + timedelta(days=number)}" for number in range((last - first).days + 1)] if names else []
     if grain == "month":

@@ -23,6 +23,7 @@ from shared.ledger import adjustments
 from shared.ledger.schema import bucket_of
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
+from shared.reports import notes
 from shared.scope import scope
 from tests.support.asking import HELLO, MINI
 from tests.support.ledger_rows import assert_exact, fresh, records, rows, settled, write
@@ -104,6 +105,34 @@ def test_a_month_is_closed_and_listed(ledger: Ledger, monkeypatch: pytest.Monkey
         monkeypatch.setattr(cli.out, "_file", printed)
         assert CliRunner().invoke(cli.app, ["calls", "show", str(call["call_id"])]).exit_code == 0
         assert line in printed.getvalue()
+
+
+def test_pruning_asks_first_and_reports_say_so(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune` removes nothing without --yes where nobody can be asked; then reports and lists say what was removed."""
+    may_us = int(datetime(2026, 5, 7, 9, tzinfo=UTC).timestamp()) * 10**6
+    old = settled(fresh(), ts_us=may_us, bucket=bucket_of(may_us), cost_nano=5 * 10**9)
+    for row in (old, settled(fresh(), cost_nano=10**9)):
+        write(ledger, "settle", row, customer="acme", team="red")
+    what = ("prune", "--before", "2026-06-01", "--keep-sums")
+    assert "1 record and 0 events from before 2026-06-01 would be removed." in run(monkeypatch, *what, "--dry-run")
+    with pytest.raises(InvalidRequest, match="This cannot be undone"):
+        run(monkeypatch, *what)
+    assert len(records(ledger)) == 2
+    assert "1 record removed." in run(monkeypatch, *what, "--yes")
+    assert len(records(ledger)) == 1
+    costs = get_llm_costs(since="2026-05-01", by="customer")
+    assert (costs["total_cost"], costs["is_incomplete"], costs["removed_before"][:10]) == (6, False, "2026-06-01")
+    assert "The records before 2026-06-01 were removed (ledger prune), and count here by their sums" in notes(costs)
+    costs = get_llm_costs(since="2026-05-01", by="customer,team")
+    assert (costs["groups"][0]["cost"], costs["is_incomplete"]) == (1, True)
+    assert "The records before 2026-06-01 were removed (ledger prune), and are missing here" in notes(costs)
+    assert get_llm_costs(since="2026-06-01")["removed_before"] is None
+    with pytest.raises(InvalidRequest, match="records before 2026-06-01 00:00 UTC were removed"):
+        run(monkeypatch, "adjust", "-1", "--call", str(old["call_id"]))
+    said = io.StringIO()
+    monkeypatch.setattr(cli.err, "_file", said)
+    assert CliRunner().invoke(cli.app, ["calls", "list", "--since", "2026-05"]).exit_code == 0
+    assert "Calls before 2026-06-01 00:00 were removed" in said.getvalue()
 
 
 def test_an_adjustment_is_a_dry_run_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_what_is_under_way_must_end_first(store: Ledger) -> None:
     write(store, "start", started(ts_us=SPAN.since_us, lease_us=1))
     running = started(ts_us=SPAN.until_us - 1)
     write(store, "start", running)
-    with pytest.raises(InvalidRequest, match="1 request is still under way in 2026-05"):
+    with pytest.raises(InvalidRequest, match="1 request from before 2026-06-01 00:00 is still under way"):
         close(store)
     write(store, "settle", settled(running))
     assert (found := close(store).figures).requests == 2
