@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from shared.analytics import get_llm_costs
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import get_ledger
 from shared.llm_client import LLMClient
 from tests.support.provider_double import Double, dial, running

@@ -242,7 +242,7 @@ def _costs_in(
     if names:
         is_timed = not set(names).isdisjoint(GRAINS)
         costs["by"] = ",".join(names)
-        found = groups_of(ledger, span, names, which, None if is_timed else before)
+        [found] = groups_of(ledger, span, (names,), which, None if is_timed else before)
         costs["groups"] = found.groups
         costs["rows_read"] = costs["rows_read"] or found.rows_read
         costs["is_incomplete"] |= found.is_incomplete
@@ -269,7 +269,7 @@ def costs_page(
         InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
     """
     span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
-    costs = _costs_in(span, Filter(labels=inside), by="model", where=where, compare=True)
+    costs = _costs_in(span, Filter(labels=inside), by=None, where=where, compare=True)
     budgets = costs["budgets"] if inside else all_budgets()
     return html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
 

@@ -380,7 +380,7 @@ class LLMClient:
             raise ConfigurationError("Cost tracking is off, so there is nothing to export")
         store.flush()
         own = ledger.Filter(labels=current_scope().labels)
-        return ledger.write_records(Path(path), ledger.attempt_records(store, which=own))
+        return ledger.write_attempts(Path(path), store, own)
 
     def _ledger(self) -> ledger.Ledger | None:
         return None if self._database is None else ledger.get_ledger(self._database)

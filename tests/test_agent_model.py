@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from shared.agent_model import budgeted
 from shared.analytics import get_llm_costs
 from shared.errors import AllModelsFailed, AuthenticationError, ConfigurationError, InvalidRequest
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient, get_llm_client
 from shared.scope import scope

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 
 from shared.agent_model import track_agency
 from shared.analytics import get_llm_costs
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger, get_ledger
 from shared.reports.formats import render
 from shared.scope import scope

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from shared.analytics import get_llm_costs, record_event
 from shared.base_tool import BaseTool
 from shared.errors import ContentBlocked, RateLimitError
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client
 from shared.scope import current_scope, scope

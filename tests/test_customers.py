@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope as Connection, Send
 from shared.base_tool import BaseTool
 from shared.budget import Budget
 from shared.calls.stream import _pumps
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.schema import event
 from shared.ledger.store import Ledger
 from shared.llm_client import get_llm_client

@@ -8,9 +8,9 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -78,31 +78,40 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
-    if call.plan.is_open:
-        await _choose(call)
-    schedule = RetrySchedule(call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant)
+    with _named_in_errors(call):
+        if call.plan.is_open:
+            await _choose(call)
+        schedule = RetrySchedule(
+            call.plan.candidates, cooldowns, max_retries=call.max_retries, tenant=call.scope.tenant
+        )
+        try:
+            attempt, first = await _first_item(call, schedule)
+        except LLMError as error:
+            final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
+            if not call.is_counted:
+                await refuse_call(call, final)
+            raise final from None
+        except BaseException as error:
+            # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
+            if not call.is_counted and (call.attempts or call.is_part):
+                await refuse_call(call, error)
+            raise
+        try:
+            async with aclosing(_answer(call, attempt, first)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            attempt.release()
+
+
+@contextmanager
+def _named_in_errors(call: Call) -> Iterator[None]:
+    """Give the call's id to the error that it ends with."""
     try:
-        attempt, first = await _first_item(call, schedule)
-    except LLMError as error:
-        final = error if _ends_call(call, error) else _final_error([*call.plan.skipped, *schedule.errors])
-        if not call.is_counted:
-            await refuse_call(call, final)
-        final.call_id = str(call.call_id)
-        raise final from None
-    except BaseException as error:
-        # Stopped between two attempts, or before the first of one of several requests: no row counts it yet.
-        if not call.is_counted and (call.attempts or call.is_part):
-            await refuse_call(call, error)
-        raise
-    try:
-        async with aclosing(_answer(call, attempt, first)) as items:
-            async for item in items:
-                yield item
+        yield
     except LLMError as error:
         error.call_id = str(call.call_id)
         raise
-    finally:
-        attempt.release()
 
 
 async def _choose(call: Call) -> None:
@@ -116,7 +125,6 @@ async def _choose(call: Call) -> None:
         call.plan = await anyio.to_thread.run_sync(chosen_plan, call)
     except LLMError as error:
         await refuse_call(call, error)
-        error.call_id = str(call.call_id)
         raise
 
 

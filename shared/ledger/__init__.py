@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         safe_metadata as safe_metadata,
         uuid_of as uuid_of,
     )
-    from shared.ledger.export import csv_cell as csv_cell, write_records as write_records
+    from shared.ledger.export import csv_cell as csv_cell, write_attempts as write_attempts
     from shared.ledger.grouped import (
         FIGURES as FIGURES,
         GRAINS as GRAINS,
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
         Window as Window,
         agents_used_tools as agents_used_tools,
         all_budget_forecasts as all_budget_forecasts,
-        attempt_records as attempt_records,
         average_output as average_output,
         average_outputs as average_outputs,
         budget_forecasts as budget_forecasts,
@@ -78,6 +77,7 @@ if TYPE_CHECKING:
         recent_prompts as recent_prompts,
         window as window,
     )
+    from shared.ledger.records import attempt_lines as attempt_lines, attempt_records as attempt_records
     from shared.ledger.reservations import (
         Reservation as Reservation,
         open_reservations as open_reservations,
@@ -112,13 +112,14 @@ else:
             "closing": "ClosedMonth Figures as_entered close_month closed_months",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
-            "export": "csv_cell write_records",
+            "export": "csv_cell write_attempts",
             "grouped": "FIGURES GRAINS Grouped all_grouped grouped_sums is_empty label_names",
             "health": "Unknown latencies unknowns",
             "image_lineage": "ImageLineage lineages_of",
             "maintenance": "back_up problems repair",
-            "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts attempt_records average_output "
+            "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts average_output "
             "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
+            "records": "attempt_lines attempt_records",
             "reservations": "Reservation open_reservations release",
             "retention": "Prunable prunable prune removed_before",
             "row": "COUNTS AttemptRow Status",

@@ -12,15 +12,31 @@ from typing import Any, TextIO
 
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.serialize import jsonable, to_json
+from shared.ledger.query import Filter
+from shared.ledger.records import attempt_lines, attempt_records
+from shared.ledger.store import Ledger
 
-Record = Mapping[str, Any]
+Record = Mapping[str, Any] | str  # or JSON already
 # Spreadsheets treat a cell that begins with one of these as a formula, some also in full width or behind blanks.
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def write_attempts(path: Path, ledger: Ledger, which: Filter) -> int:
+    """
+    Write the attempts that match in the format given by the file's extension.
+
+    Returns, Raises: As `write_records`.
+    """
+    read = attempt_records if path.suffix.lower() == ".csv" else attempt_lines
+    return write_records(path, read(ledger, which=which))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """
     Write records in the format given by the file's extension.
+
+    Args:
+        records: Dicts with the same keys, or their JSON where the format is JSON too.
 
     Returns:
         The number of records.
@@ -72,6 +88,8 @@ def _write_lines(file: TextIO, records: Iterable[Record]) -> int:
 
 def _as_json(record: Record) -> str:
     """The same as `to_json`; most records need not be looked through for what JSON has not."""
+    if isinstance(record, str):
+        return record
     try:
         text = _encoder.encode(record)
     except (TypeError, ValueError):
@@ -86,6 +104,7 @@ def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
     writer: csv.DictWriter[str] | None = None
     count = 0
     for record in records:
+        assert not isinstance(record, str), "a CSV is of dicts"  # noqa: S101
         if writer is None:
             writer = csv.DictWriter(file, fieldnames=list(record))
             writer.writeheader()

@@ -65,29 +65,56 @@ def all_grouped(
 ) -> list[Grouped]:
     """The same by each of several keys, as of one moment."""
     which = which or Filter()
-    found: list[dict[Key, Sums]] = [defaultdict(lambda: dict.fromkeys(FIGURES, 0)) for _ in several]
+    # What is by columns alone is read once, by all of these columns.
+    columns = tuple(name for name in DIMENSIONS if any(name in keys for keys in several if _are_columns(keys)))
+    read = {tuple(keys): columns if _are_columns(keys) else tuple(keys) for keys in several}
+    found = _read(ledger, span, list(dict.fromkeys(read.values())), which)
+    return [_narrowed(found[read[tuple(keys)]], read[tuple(keys)], keys) for keys in several]
+
+
+def _are_columns(keys: Sequence[str]) -> bool:
+    return set(keys) <= set(DIMENSIONS)
+
+
+def _narrowed(found: Grouped, names: Sequence[str], keys: Sequence[str]) -> Grouped:
+    """Sums by some of the keys that they are by."""
+    if tuple(names) == tuple(keys):
+        return found
+    places = [names.index(key) for key in keys]
+    sums: dict[Key, Sums] = defaultdict(_no_sums)
+    for values, numbers in found.sums.items():
+        _add(sums[tuple(values[place] for place in places)], numbers, 1)
+    return found._replace(sums=_not_empty(sums))
+
+
+def _read(
+    ledger: Ledger, span: Window, several: Sequence[tuple[str, ...]], which: Filter
+) -> dict[tuple[str, ...], Grouped]:
+    found: dict[tuple[str, ...], dict[Key, Sums]] = {keys: defaultdict(_no_sums) for keys in several}
     with ledger.reading() as connection:
-        plans = [_plan(connection, span, keys, which) for keys in several]
-        for keys, sums, how in zip(several, found, plans, strict=True):
+        plans = {keys: _plan(connection, span, keys, which) for keys in several}
+        for keys, how in plans.items():
             if how.summed:
-                _add_stored(connection, sums, how, span.zone, keys, which)
-        rest = [
-            _add_rows(connection, sums, how.rows, span.zone, keys, which)
-            for keys, sums, how in zip(several, found, plans, strict=True)
-        ]
-    for keys, sums, ranges in zip(several, found, rest, strict=True):
+                _add_stored(connection, found[keys], how, span.zone, keys, which)
+        rest = {
+            keys: _add_rows(connection, found[keys], how.rows, span.zone, keys, which) for keys, how in plans.items()
+        }
+    for keys, ranges in rest.items():
         while ranges:
             with ledger.reading() as connection:
-                ranges = _add_rows(connection, sums, ranges, span.zone, keys, which)  # noqa: PLW2901 - what is left
-    return [
-        Grouped(
-            {key: sums for key, sums in each.items() if any(sums.values())},
-            _rows_read(how, keys, which),
-            how.removed_us,
-            how.is_incomplete,
-        )
-        for keys, each, how in zip(several, found, plans, strict=True)
-    ]
+                ranges = _add_rows(connection, found[keys], ranges, span.zone, keys, which)  # noqa: PLW2901
+    return {
+        keys: Grouped(_not_empty(found[keys]), _rows_read(how, keys, which), how.removed_us, how.is_incomplete)
+        for keys, how in plans.items()
+    }
+
+
+def _no_sums() -> Sums:
+    return dict.fromkeys(FIGURES, 0)
+
+
+def _not_empty(found: Mapping[Key, Sums]) -> dict[Key, Sums]:
+    return {key: sums for key, sums in found.items() if any(sums.values())}
 
 
 def _rows_read(how: Plan, keys: Sequence[str], which: Filter) -> str | None:
@@ -163,7 +190,7 @@ def _add_stored(
     connection: Connection, found: dict[Key, Sums], how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
 ) -> None:
     """Add what the sums have, and what is left to fold into them."""
-    columns = DIMENSIONS if which.columns or not set(keys).isdisjoint(DIMENSIONS) else ()
+    columns = tuple(name for name in DIMENSIONS if name in keys or name in which.columns)
     time = ("start",) if not set(keys).isdisjoint(GRAINS) else ()
     for place, (owner, sign) in enumerate(_owners(keys, which)):
         # The first of three has the label's values; the two others together have what is left without one.

@@ -1,10 +1,9 @@
-"""What reports read beside sums: windows, filters, rows, budgets."""
+"""What reports read beside sums: windows, filters, prompts, budgets."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,7 +14,6 @@ from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
 from shared.errors import InvalidRequest
-from shared.internal.money import to_usd
 from shared.ledger import sums as stored_sums
 from shared.ledger.accounts import (
     BudgetStatus,
@@ -31,14 +29,11 @@ from shared.ledger.schema import BUCKET_S, attempt, event, label
 from shared.ledger.store import Ledger
 from shared.scope import Scope
 
-logger = logging.getLogger("agentswarm_tools")
-
 UNALLOCATED = "(unallocated)"
 _BUCKET_US = BUCKET_S * 1_000_000
 _FUTURE_US = 2**52 // _BUCKET_US * _BUCKET_US
 _MAX_PROMPTS = 100
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
-_HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine"})
 
 # Attempts read in one transaction, so that no writer waits for long.
 _PAGE = 5000
@@ -135,54 +130,6 @@ def window(
     if start >= end:
         raise InvalidRequest("since must be before until", hint="Give since=2026-11-01, for example.")
     return Window(_us(start), _us(end), zone)
-
-
-def attempt_records(
-    ledger: Ledger, span: Window | None = None, which: Filter | None = None
-) -> Iterator[dict[str, Any]]:
-    """
-    The attempts as plain dicts, oldest first, for exports.
-
-    Raises:
-        StoreError: The ledger cannot be read.
-    """
-    query = sa.select(*(attempt.c[name] for name in _EXPORTED_COLUMNS)).where(*conditions(which or Filter()))
-    query = query.order_by(attempt.c.ts_us, attempt.c.attempt_id).limit(_EXPORTED)
-    if span is not None:
-        query = query.where(attempt.c.ts_us < span.until_us)
-    after = sa.true() if span is None else attempt.c.ts_us >= span.since_us
-    with ledger.reading() as connection:
-        gone = stored_sums.removed(connection).rows_us
-    if gone > (0 if span is None else span.since_us):
-        when = datetime.fromtimestamp(gone / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
-        logger.warning("Records before %s UTC were removed (ledger prune), and are not in this export.", when)
-    is_more = True
-    while is_more:
-        with ledger.reading() as connection:
-            rows = connection.execute(query.where(after)).all()
-            labels = _labels_of(connection, [row[1] for row in rows])
-        for row in rows:
-            yield _record(row, labels)
-        is_more = len(rows) == _EXPORTED
-        if is_more:
-            ts_us, attempt_id = rows[-1][:2]
-            # The first condition says the same to SQLite, which finds the place by the index of it.
-            key = sa.tuple_(attempt.c.ts_us, attempt.c.attempt_id) > sa.tuple_(ts_us, attempt_id)
-            after = sa.and_(attempt.c.ts_us >= ts_us, key)
-
-
-# Attempts exported from one read, which no writer waits for long.
-_EXPORTED = 2000
-_EXPORTED_COLUMNS = ("ts_us", *(name for name in attempt.c.keys() if name not in {*_HIDDEN, "ts_us"}))  # noqa: SIM118
-_COST = _EXPORTED_COLUMNS.index("cost_nano")
-
-
-def _labels_of(connection: Connection, attempt_ids: Sequence[Any]) -> dict[Any, dict[str, str]]:
-    """The labels of a page of attempts."""
-    found: dict[Any, dict[str, str]] = {}
-    for row in connection.execute(sa.select(label).where(label.c.attempt_id.in_(attempt_ids))) if attempt_ids else ():
-        found.setdefault(row[0], {})[row[1]] = row[2]
-    return found
 
 
 def budget_forecasts(
@@ -311,14 +258,6 @@ def recent_prompts(
         for conversation, run, metadata, cached in rows
         if metadata and "prompt_chars" in metadata
     ]
-
-
-def _record(row: Sequence[Any], labels: Mapping[Any, dict[str, str]]) -> dict[str, Any]:
-    record: dict[str, Any] = dict(zip(_EXPORTED_COLUMNS[1:], row[1:], strict=True))
-    record["time"] = datetime.fromtimestamp(row[0] / 1e6, UTC)
-    record["cost_usd"] = to_usd(row[_COST])
-    record["labels"] = labels.get(row[1], {})
-    return record
 
 
 def agents_used_tools(ledger: Ledger, span: Window, which: Filter) -> bool:

@@ -81,48 +81,18 @@ attempt = sa.Table(
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),
 )
-sa.Index(
-    "ix_attempt_started",
-    attempt.c.lease_us,
-    sqlite_where=attempt.c.status == "started",
-    postgresql_where=attempt.c.status == "started",
-)
-
 UNKNOWN_COST = "cost_nano IS NULL AND status <> 'started'"
-sa.Index(
-    "ix_attempt_unknown_cost",
-    attempt.c.ts_us,
-    sqlite_where=sa.text(UNKNOWN_COST),
-    postgresql_where=sa.text(UNKNOWN_COST),
-)
-
-sa.Index(
-    "ix_attempt_lower_bound",
-    attempt.c.ts_us,
-    sqlite_where=sa.text("cost_is_lower_bound"),
-    postgresql_where=sa.text("cost_is_lower_bound"),
-)
-
-sa.Index(
-    "ix_attempt_reserved",
-    attempt.c.ts_us,
-    sqlite_where=attempt.c.reserved_nano > 0,
-    postgresql_where=attempt.c.reserved_nano > 0,
-)
-
-sa.Index(
-    "ix_attempt_adjustment",
-    attempt.c.ts_us,
-    sqlite_where=attempt.c.adjustment_kind.is_not(None),
-    postgresql_where=attempt.c.adjustment_kind.is_not(None),
-)
-
-sa.Index(
-    "ix_attempt_happened",
-    attempt.c.happened_us,
-    sqlite_where=attempt.c.happened_us.is_not(None),
-    postgresql_where=attempt.c.happened_us.is_not(None),
-)
+# Indexes of some of the attempts. As text, because SQLAlchemy would import PostgreSQL's dialect for the condition.
+for _name, _column, _where in (
+    ("ix_attempt_started", "lease_us", "status = 'started'"),
+    ("ix_attempt_unknown_cost", "ts_us", UNKNOWN_COST),
+    ("ix_attempt_lower_bound", "ts_us", "cost_is_lower_bound"),
+    ("ix_attempt_reserved", "ts_us", "reserved_nano > 0"),
+    ("ix_attempt_adjustment", "ts_us", "adjustment_kind IS NOT NULL"),
+    ("ix_attempt_happened", "happened_us", "happened_us IS NOT NULL"),
+):
+    _index = sa.DDL(f"CREATE INDEX {_name} ON attempt ({_column}) WHERE {_where}")  # type: ignore[no-untyped-call]
+    sa.event.listen(attempt, "after_create", _index)
 
 label = sa.Table(
     "label",

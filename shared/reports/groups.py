@@ -13,10 +13,10 @@ from shared.ledger import (
     GRAINS,
     UNALLOCATED,
     Filter,
+    Grouped,
     Ledger,
     Window,
     all_grouped,
-    grouped_sums,
     is_empty,
     label_names,
 )
@@ -28,14 +28,6 @@ _MOST = 2
 _MOST_NAMED = 20
 
 Sums = Mapping[str, int]
-
-
-class Groups(NamedTuple):
-    """Groups of costs; why single requests were added up for them, and whether some have been removed."""
-
-    groups: list[dict[str, Any]]
-    rows_read: str | None
-    is_incomplete: bool
 
 
 def dimensions(by: str) -> tuple[str, ...]:
@@ -88,23 +80,37 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
             )
 
 
-def groups_of(ledger: Ledger, span: Window, by: Sequence[str], which: Filter, before: Window | None = None) -> Groups:
+class Groups(NamedTuple):
     """
-    The costs of each group: in the order of time where they are grouped by it, else the most expensive first.
+    The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read" and "is_incomplete".
+
+    They are in the order of time where they are grouped by it, else the most expensive comes first.
+    """
+
+    groups: list[dict[str, Any]]
+    rows_read: str | None
+    is_incomplete: bool = False
+
+
+def groups_of(
+    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter, before: Window | None = None
+) -> list[Groups]:
+    """
+    The costs of each group, by each of several tuples of dimensions.
 
     Args:
         before: The time to compare each group with; None: no comparison.
 
-    Returns:
-        The dicts that `get_llm_costs` documents as "groups", and its "rows_read" and "is_incomplete".
-
     Raises:
         StoreError: The ledger cannot be read.
     """
-    grouped = all_grouped(ledger, span, (by,), which)[0]
-    found = grouped.sums
-    earlier = {} if before is None else grouped_sums(ledger, before, by, which)
-    total = sum(sums["cost_nano"] for sums in found.values())
+    found = all_grouped(ledger, span, several, which)
+    earlier = [None] * len(several) if before is None else all_grouped(ledger, before, several, which)
+    return [_groups(*each) for each in zip(several, found, earlier, strict=True)]
+
+
+def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Groups:
+    total = sum(sums["cost_nano"] for sums in found.sums.values())
     grain = next((place for place, name in enumerate(by) if name in GRAINS), None)
 
     def order(item: tuple[tuple[str, ...], Sums]) -> tuple[Any, ...]:
@@ -112,10 +118,10 @@ def groups_of(ledger: Ledger, span: Window, by: Sequence[str], which: Filter, be
         return ("" if grain is None else key[grain], -sums["cost_nano"], -sums["calls"], key)
 
     groups = [
-        _group(by, key, sums, total) | ({} if before is None else _before(earlier.get(key)))
-        for key, sums in sorted(found.items(), key=order)
+        _group(by, key, sums, total) | ({} if earlier is None else _before(earlier.sums.get(key)))
+        for key, sums in sorted(found.sums.items(), key=order)
     ]
-    return Groups(groups, grouped.rows_read, grouped.is_incomplete)
+    return Groups(groups, found.rows_read, found.is_incomplete)
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:

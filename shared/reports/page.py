@@ -35,7 +35,7 @@ def html_page(
     The report of a window as a page.
 
     Args:
-        costs: As `get_llm_costs` returns them, by model and compared with the period before.
+        costs: As `get_llm_costs` returns them, compared with the period before.
 
         budgets: As `get_llm_costs` documents them.
 
@@ -64,7 +64,8 @@ def _page(
     decimals = decimals_for([total["cost_nano"]])
     labels = sorted((name for name in label_names(ledger, which) if name not in which.labels), key=_customer_first)
     names = [*labels[:_LABELS], "agent", "tool", "model"]
-    tables = [_table(name, groups_of(ledger, span, (name,), which, before).groups, decimals) for name in names]
+    found = groups_of(ledger, span, [(name,) for name in names], which, before)
+    tables = [_table(name, each.groups, decimals) for name, each in zip(names, found, strict=True)]
     whose = next((table for table in tables if table["is_of_somebody"]), tables[-1])
     reasons = unknowns(ledger, span, which)
     return {
@@ -77,8 +78,8 @@ def _page(
         "before": money(total["previous_cost_nano"], decimals),
         "before_window": window_text(before),
         "change": change(total),
-        "calls": f"{total['calls']:,}",
-        "failed": f"{total['failed_calls']:,}",
+        "calls": f"{costs['total_calls']:,}",
+        "failed": f"{costs['failed_calls']:,}",
         "forecast": _forecast(ledger, which, span, now),
         "whose": whose,
         "unknown": _unknown_card(costs, reasons, decimals),
@@ -156,7 +157,7 @@ def _chart(ledger: Ledger, span: Window, which: Filter, decimals: int) -> dict[s
     ends = (span.since_us, span.until_us - 1)
     first, last = (datetime.fromtimestamp(ts_us // 1_000_000, span.zone).date() for ts_us in ends)
     grain = "day" if (last - first).days < _DAYS_SHOWN else "month"
-    groups = groups_of(ledger, span, (grain, "model"), which).groups
+    groups = groups_of(ledger, span, [(grain, "model")], which)[0].groups
     names = {group["keys"][grain] for group in groups}
     every = [f"{first + timedelta(days=number)}" for number in range((last - first).days + 1)] if names else []
     if grain == "month":

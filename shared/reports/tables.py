@@ -141,7 +141,7 @@ def total_group(costs: Mapping[str, Any]) -> dict[str, Any]:
     known = ("input_tokens", "output_tokens", "cached_tokens", "calls", "failed_calls")
     nano = costs["total_cost_nano"]
     is_part = costs["unknown_cost_requests"] or costs["cost_is_lower_bound"]
-    total = {name: sum(group[name] for group in costs["groups"]) for name in known}
+    total = {name: sum(group[name] for group in costs.get("groups", ())) for name in known}
     total |= {
         "name": "Total",
         "cost_nano": None if is_part and not nano else nano,

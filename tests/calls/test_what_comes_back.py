@@ -13,7 +13,7 @@ import pytest
 from shared import errors
 from shared.calls import flow
 from shared.calls.cooldown import FAILURES_IN_A_ROW, cooldowns
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from tests.support.asking import HAIKU, HELLO, MINI, Way

@@ -26,7 +26,8 @@ from shared.ledger.adjustments import adjustment, adjustment_of, attempt_of, ent
 from shared.ledger.closing import ClosedMonth, as_entered, close_month, closed_months
 from shared.ledger.export import write_records
 from shared.ledger.maintenance import problems, repair
-from shared.ledger.query import Window, attempt_records
+from shared.ledger.query import Window
+from shared.ledger.records import attempt_records
 from shared.ledger.reservations import open_reservations, release
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import account, attempt, closed_month, metadata

@@ -49,7 +49,7 @@ def known_nano(cost: float) -> int:
 def days_of(ledger: Ledger, span: Window) -> dict[str, int]:
     """Nano-dollars by day, by both ways that a report tells them, which must agree with the total."""
     costs = sum_costs(ledger, span)
-    groups, _ = groups_of(ledger, span, ("day",), Filter())
+    groups = groups_of(ledger, span, [("day",)], Filter())[0].groups
     by_day = {day: known_nano(cost) for day, cost in costs["cost_by_day"].items()}
     assert by_day == {group["name"]: known_nano(group["cost"]) for group in groups}
     assert by_day == {group["name"]: group["cost_nano"] or 0 for group in groups}
@@ -164,7 +164,7 @@ def test_every_grouping_adds_up_to_the_total(filled: tuple[Ledger, list[dict[str
     ledger, found = filled
     span = Window(min(row["ts_us"] for row in found) + 1, max(row["ts_us"] for row in found), BERLIN)
     costs = sum_costs(ledger, span)
-    groups, _ = groups_of(ledger, span, (by,), Filter())
+    groups = groups_of(ledger, span, [(by,)], Filter())[0].groups
     assert sum(known_nano(group["cost"]) for group in groups) == costs["total_cost_nano"]
     inside = [row for row in found if span.since_us <= row["ts_us"] < span.until_us]
     unknown = sum(group["unknown_cost_requests"] for group in groups)

@@ -21,7 +21,8 @@ from shared.ledger.closing import close_month, closed_months
 from shared.ledger.grouped import all_grouped, label_names
 from shared.ledger.health import latencies
 from shared.ledger.maintenance import problems, repair
-from shared.ledger.query import Filter, Window, attempt_records
+from shared.ledger.query import Filter, Window
+from shared.ledger.records import attempt_records
 from shared.ledger.reservations import open_reservations, release
 from shared.ledger.retention import prunable, prune
 from shared.ledger.schema import event, label, sums as stored_sums

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,10 +23,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from shared.errors import StoreError
 from shared.internal.clock import new_id
-from shared.ledger import query
 from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
-from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, SUMS, event, label, meta
+from shared.ledger.records import attempt_lines, attempt_records
+from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, SUMS, attempt, event, label, meta
 from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
 from shared.ledger.writer import _MAX_DELAY_S, Item
@@ -161,7 +164,7 @@ def test_a_report_reads_the_same_from_every_database(store: Ledger) -> None:
     span = Window(NOON_US - 1, NOON_US + 10**10, ZoneInfo("UTC"))
     costs = sum_costs(store, span)
     assert (costs["total_cost_nano"], costs["total_calls"], costs["total_tokens"]) == (111_111, 6, 180)
-    groups, _ = groups_of(store, span, ("customer",), Filter())
+    groups = groups_of(store, span, [("customer",)], Filter())[0].groups
     assert [(group["name"], group["cost"]) for group in groups] == [
         ("acme", 11e-5),
         (UNALLOCATED, 1111e-9),
@@ -169,7 +172,7 @@ def test_a_report_reads_the_same_from_every_database(store: Ledger) -> None:
     assert costs["cost_by_tool"] == {"T": 101_010e-9, UNALLOCATED: 10_101e-9}
     assert sum_costs(store, span, Filter({"customer": "acme"}))["total_cost_nano"] == 110_000
     assert sum_costs(store, span, Filter(conversation="c1", any_conversation=False))["total_cost_nano"] == 10
-    found = list(query.attempt_records(store, span))
+    found = list(attempt_records(store, span))
     assert [record["cost_nano"] for record in found] == [None, *(10**number for number in range(6))]
     assert [record["labels"] for record in found if record["labels"]] == [{"customer": "acme"}] * 2
 
@@ -445,3 +448,45 @@ def test_an_error_that_comes_too_late_is_not_printed() -> None:
 
     asyncio.run(give_up())
     assert said == []
+
+
+texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
+values = (
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts
+)
+ROWS = st.fixed_dictionaries(
+    {
+        "ts_us": st.integers(-(10**12), 4 * 10**15),
+        "cost_nano": st.none() | st.integers(-(2**53), 2**53),
+        "model": texts,
+        "agent": st.none() | texts,
+        "stream": st.booleans(),
+        "cost_is_lower_bound": st.booleans(),
+        "units": st.none() | st.dictionaries(texts, st.integers(0, 2**53), max_size=2),
+        "metadata": st.none() | st.dictionaries(texts, values | st.lists(values, max_size=2), max_size=3),
+    }
+)
+
+
+@settings(max_examples=at_most(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS, st.dictionaries(st.sampled_from(["customer", "team"]), texts))
+def test_the_database_writes_what_is_in_a_row(store: Ledger, changes: dict[str, Any], labels: dict[str, str]) -> None:
+    """A record has what the ledger was given, to the nano-dollar and the microsecond, and null for an unknown cost."""
+    row = settled(**changes)
+    with store.changing() as connection:
+        connection.execute(sa.insert(attempt), row)
+        for name, value in labels.items():
+            connection.execute(sa.insert(label), {"attempt_id": row["attempt_id"], "name": name, "value": value})
+    day = Window(changes["ts_us"], changes["ts_us"] + 1, ZoneInfo("UTC"))
+    [record] = [each for each in attempt_records(store, day) if each["attempt_id"] == row["attempt_id"]]
+    assert {name: record[name] for name in changes if name in record} == {
+        name: value for name, value in changes.items() if name != "ts_us"
+    }
+    assert record["labels"] == labels
+    assert (record["time"] - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == changes["ts_us"]
+    exact = {
+        line["attempt_id"]: line
+        for line in (json.loads(text, parse_float=Decimal) for text in attempt_lines(store, day))
+    }
+    cost, in_usd = changes["cost_nano"], exact[str(row["attempt_id"])]["cost_usd"]
+    assert in_usd is None if cost is None else in_usd * 10**9 == cost

@@ -222,7 +222,7 @@ def shown(part: list[dict[str, Any]]) -> bool:
 
 def reported(ledger: Ledger, span: Window, which: Filter, by: str | None) -> dict[str, Any]:
     found = sum_costs(ledger, span, which)
-    groups, _ = groups_of(ledger, span, (by,), which) if by else ([], None)
+    groups = groups_of(ledger, span, [(by,)], which)[0].groups if by else []
     names = ("tokens", "calls", "failed_calls", "unpriced_calls", "unknown_cost_requests", "cost_is_lower_bound")
     total = ("total_cost_nano", "total_tokens", "total_calls", *names[2:])
     return {
@@ -316,7 +316,7 @@ def test_two_folders_at_once_fold_each_change_once(url: str, monkeypatch: pytest
         race(FOLD, url, count=3)
         monkeypatch.undo()
         assert_exact(store)
-        groups, _ = groups_of(store, Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0]), ("customer",), Filter())
+        groups = groups_of(store, Window(FIRST_US, FIRST_US + SPAN_US, ZONES[0]), [("customer",)], Filter())[0].groups
         assert sum(group["cost_nano"] for group in groups) == sum(range(150))
         assert {group["calls"] for group in groups} == {30}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared import errors
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.types import LLMResponse

@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.providers import local

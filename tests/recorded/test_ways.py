@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import AllModelsFailed
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from tests.support.asking import WAYS, Way

@@ -20,7 +20,7 @@ from shared.analytics import get_llm_costs, print_llm_costs
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
 from shared.ledger import export
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.prices import price_table

@@ -207,7 +207,7 @@ def test_single_days_are_the_window_the_rows_and_the_csv(
     )
     for name in SUMS:
         assert sum(sums[name] for sums in together.values()) == sum(row.get(name) or 0 for row in inside)
-    groups, _ = groups_of(ledger, span, ("day", *by), which)
+    groups = groups_of(ledger, span, [("day", *by)], which)[0].groups
     lines = list(csv.DictReader(io.StringIO(csv_text({"by": ",".join(("day", *by)), "groups": groups}))))
     assert sum(Decimal(line["cost_usd"] or 0) for line in lines) * 10**9 == sum(expected.values())
 

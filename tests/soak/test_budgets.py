@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.internal.clock import now_us
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.schema import account, attempt
 from shared.ledger.store import Ledger, get_ledger
 from tests.support.agencies import owed

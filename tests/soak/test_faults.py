@@ -22,7 +22,7 @@ import pytest
 
 from shared.analytics import get_llm_costs
 from shared.calls import flow
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
 from shared.providers import transport

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import get_ledger
 from tests.support.paths import ROOT
 from tests.support.provider_double import Double, Fault

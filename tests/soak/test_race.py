@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from shared.analytics import get_llm_costs
 from shared.internal.clock import now_us
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.schema import attempt, sums as stored_sums
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient

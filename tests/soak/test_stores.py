@@ -22,7 +22,7 @@ from shared.analytics import get_llm_costs
 from shared.budget import Budget
 from shared.errors import StoreError
 from shared.ledger.engine import may_use_wal
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.schema import account
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient

@@ -18,7 +18,7 @@ from pydantic import Field
 from shared.agent_model import budgeted
 from shared.base_tool import BaseTool
 from shared.errors import LLMError
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from tests.support.asking import MINI
 from tests.support.provider_double import Billed, Double

@@ -13,7 +13,7 @@ from typing import Any
 from shared import errors
 from shared.calls.cooldown import cooldowns
 from shared.errors import AllModelsFailed, LLMError
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.store import Ledger
 from shared.llm_client import LLMClient
 from shared.scope import scope

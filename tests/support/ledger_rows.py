@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from shared.budget import Limit
 from shared.internal.clock import new_id, now_us
 from shared.ledger.accounts import Admission
-from shared.ledger.query import attempt_records
+from shared.ledger.records import attempt_records
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import (
     BUCKET_S,
