@@ -14,12 +14,27 @@ import typer
 
 from shared.analytics import adjust_cost, close_books, closed_books, release_reservations, reprice_costs, zone
 from shared.cli.console import AsJson, Yes, confirm, err, out, print_json
+from shared.cli.report import conditions
 from shared.config import database_url, load_settings
 from shared.errors import InvalidRequest
 from shared.internal.money import to_nano, to_usd
 from shared.internal.serialize import to_json
-from shared.ledger import ClosedMonth, Ledger, Window, back_up, get_ledger, problems, prunable, prune, repair
-from shared.reports import EXACT, counted, money, printable
+from shared.ledger import (
+    FORGOTTEN,
+    ClosedMonth,
+    Ledger,
+    Window,
+    back_up,
+    forget,
+    get_ledger,
+    known_of,
+    problems,
+    prunable,
+    prune,
+    repair,
+    vacuum,
+)
+from shared.reports import COLUMNS, EXACT, counted, money, printable
 
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -233,6 +248,43 @@ def prune_command(
 
         prune(own, span, keep_sums=keep_sums, budget=load_settings().budget, progress=progress)
     out.print(f"{counted(done, 'record')} removed. `ledger vacuum` gives their room back.")
+
+
+@ledger.command(name="forget")
+def forget_command(
+    where: Annotated[str, typer.Option(help="Whom to forget, by a label: customer=acme.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be changed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Forget whose calls were: their costs stay in all totals, under a name that says nothing."""
+    [(name, value)] = conditions([where]).items()
+    if name in COLUMNS or value == FORGOTTEN:
+        raise InvalidRequest(f"{name[:40]}={value[:40]} is nobody to forget", hint="Give a label: customer=acme.")
+    own = _ledger()
+    found = known_of(own, name, value)
+    if not found and not yes:
+        out.print(f"The ledger has nothing of {printable(where)}.")
+        return
+    out.print(
+        f"{printable(where)} {'would become' if dry_run else 'is to become'} {FORGOTTEN} in "
+        f"{counted(found.records, 'record')}, {counted(found.sums, 'sum')} and {counted(found.events, 'event')}. "
+        f"{counted(found.budgets, 'stored budget')} and {counted(found.accounts, 'running total')} are removed. "
+        "Costs stay."
+    )
+    if dry_run or not confirm("Forget it?", yes=yes):
+        out.print(_NOT_DONE)
+        return
+    with err.status("Forgetting ..."):
+        forget(own, name, value)
+    out.print("Done. `ledger vacuum` removes it from the file too; backups and other machines' spools still have it.")
+
+
+@ledger.command(name="vacuum")
+def vacuum_command() -> None:
+    """Give back the room of what was deleted; a SQLite file then holds nothing of it any more."""
+    with err.status("Vacuuming ..."):
+        before, after = vacuum(_ledger())
+    out.print(f"The ledger took {before / 1e6:,.1f} MB, and takes {after / 1e6:,.1f} MB now.")
 
 
 @ledger.command()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         uuid_of as uuid_of,
     )
     from shared.ledger.export import csv_cell as csv_cell, write_attempts as write_attempts
+    from shared.ledger.forgetting import FORGOTTEN as FORGOTTEN, Known as Known, forget as forget, known_of as known_of
     from shared.ledger.grouped import (
         FIGURES as FIGURES,
         GRAINS as GRAINS,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
         ImageLineage as ImageLineage,
         lineages_of as lineages_of,
     )
-    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
+    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair, vacuum as vacuum
     from shared.ledger.query import (
         UNALLOCATED as UNALLOCATED,
         BudgetForecast as BudgetForecast,
@@ -113,10 +114,11 @@ else:
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_attempts",
+            "forgetting": "FORGOTTEN Known forget known_of",
             "grouped": "FIGURES GRAINS Grouped all_grouped grouped_sums is_empty label_names",
             "health": "Unknown latencies unknowns",
             "image_lineage": "ImageLineage lineages_of",
-            "maintenance": "back_up problems repair",
+            "maintenance": "back_up problems repair vacuum",
             "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts average_output "
             "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
             "records": "attempt_lines attempt_records",

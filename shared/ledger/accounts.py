@@ -552,6 +552,21 @@ def group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, 
     )
 
 
+def group_with(dimensions: str, whose: str, name: str, value: str) -> bool:
+    """
+    Whether a running total is of a group that has this value in a dimension.
+
+    Args:
+        dimensions, whose: Its key. Of a group with long names only a hash is stored, which is told by its one name.
+    """
+    names = json.loads(dimensions)
+    if name not in names:
+        return False
+    if whose.startswith(_HASH):
+        return names == [name] and whose == _digest([value])
+    return bool(json.loads(whose)[names.index(name)] == value)
+
+
 def _key(values: Iterable[str]) -> str:
     return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
 

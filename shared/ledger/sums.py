@@ -506,6 +506,23 @@ _FORGET_TAKEN_AT_ONCE = (
 )
 
 
+def move_owner(connection: Connection, owner: Owner, value: str, day: int) -> None:
+    """
+    Add the sums of a label's value to those of another one; to be called in the transaction that changes the labels.
+
+    Args:
+        owner: The label's value.
+
+        value: The other value.
+
+        day: The UTC day, by its first second; sums of what was taken back on other days are not moved.
+    """
+    _lock_sums(connection)
+    given = {"owner": owner.owner, "value": owner.value, "other": value, "first": day, "end": day + _DAY_S}
+    for statement in _MOVE_OWNER:
+        connection.execute(statement, given)
+
+
 # Before attempts are removed
 
 
@@ -539,6 +556,24 @@ def keep_quarters(ledger: Ledger, since_us: int, until_us: int) -> int:
         return inside["high"]
 
 
+def _moving(table: str, keys: tuple[str, ...], numbers: tuple[str, ...], added: str) -> list[sa.TextClause]:
+    inside = "owner = :owner AND value = :value AND start >= :first AND start < :end"
+    inside = f"{'split IN (0, 1) AND ' * ('split' in keys)}grain IN {GRAINS} AND {inside}"  # as the key begins
+    read = ", ".join("CAST(:other AS varchar(200))" if key == "value" else key for key in keys)
+    return [
+        sa.text(
+            f"INSERT INTO {table} ({', '.join((*keys, *numbers))}) "  # noqa: S608 - our own names
+            f"SELECT {read}, {', '.join(numbers)} FROM {table} WHERE {inside} "
+            f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
+        ),
+        sa.text(f"DELETE FROM {table} WHERE {inside}"),  # noqa: S608 - our own names
+    ]
+
+
+_MOVE_OWNER = [
+    *_moving("sums", SUM_KEY, VALUES, ", ".join(map(_added, VALUES))),
+    *_moving("latency", LATENCY_KEY, ("answers",), "answers = latency.answers + excluded.answers"),
+]
 _KEEP_QUARTERS = {
     dialect: [
         *(

@@ -135,6 +135,24 @@ def test_pruning_asks_first_and_reports_say_so(ledger: Ledger, monkeypatch: pyte
     assert "Calls before 2026-06-01 00:00 were removed" in said.getvalue()
 
 
+def test_forgetting_asks_first_and_keeps_the_money(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`forget` says what it would change, does nothing without --yes, and leaves the costs under another name."""
+    write(ledger, "settle", settled(fresh(), cost_nano=5 * 10**9), customer="acme", team="red")
+    said = run(monkeypatch, "forget", "--where", "customer=acme", "--dry-run")
+    assert said.startswith("customer=acme would become (forgotten) in 1 record")
+    with pytest.raises(InvalidRequest, match="This cannot be undone"):
+        run(monkeypatch, "forget", "--where", "customer=acme")
+    with pytest.raises(InvalidRequest, match="is nobody to forget"):
+        run(monkeypatch, "forget", "--where", "model=openai/a", "--yes")
+    assert get_llm_costs(by="customer")["groups"][0]["name"] == "acme"
+    assert "Done." in run(monkeypatch, "forget", "--where", "customer=acme", "--yes")
+    assert [(each["name"], each["cost"]) for each in get_llm_costs(by="customer")["groups"]] == [("(forgotten)", 5)]
+    assert [(each["name"], each["cost"]) for each in get_llm_costs(by="team")["groups"]] == [("red", 5)]
+    assert run(monkeypatch, "forget", "--where", "customer=acme") == "The ledger has nothing of customer=acme.\n"
+    assert_exact(ledger)
+    assert " MB now." in run(monkeypatch, "vacuum")
+
+
 def test_an_adjustment_is_a_dry_run_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """`adjust` changes nothing without --write; with it, the total and the budget of that day, and no call count."""
     set_budget("default", Budget(10.0, "month"))

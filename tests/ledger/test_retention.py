@@ -14,18 +14,22 @@ import pytest
 import sqlalchemy as sa
 
 from shared.budget import Budget, Limit
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, StoreError
 from shared.internal.clock import now_us
+from shared.ledger import accounts
 from shared.ledger.accounts import statuses_of_all
 from shared.ledger.closing import close_month, closed_months
+from shared.ledger.engine import Patience
+from shared.ledger.forgetting import FORGOTTEN, forget, known_of
 from shared.ledger.grouped import all_grouped, label_names
 from shared.ledger.health import latencies
-from shared.ledger.maintenance import problems, repair
+from shared.ledger.maintenance import problems, repair, vacuum
 from shared.ledger.query import Filter, Window
 from shared.ledger.records import attempt_records
 from shared.ledger.reservations import open_reservations, release
 from shared.ledger.retention import prunable, prune
-from shared.ledger.schema import event, label, sums as stored_sums
+from shared.ledger.schema import event, label, metadata, sums as stored_sums
+from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
 from shared.reports.periods import span_of
 from tests.support.ledger_rows import begin, fresh, rows, settled, started, submit, write
@@ -254,3 +258,81 @@ def test_events_go_too(store: Ledger) -> None:
     store.flush()
     prune(store, before(1), keep_sums=True)
     assert [row["event_type"] for row in rows(store, event)] == ["e1"]
+
+
+def everything(store: Ledger) -> str:
+    """All that is stored, as text."""
+    return " ".join(str(row) for table in metadata.sorted_tables for row in rows(store, table))
+
+
+OTHERS = (Filter(), Filter({"customer": "zoe"}), Filter({"team": "red"}), Filter(any_conversation=False))
+
+
+def of_others(store: Ledger) -> list[Any]:
+    span = span_of(since="2026-05-20", until="2026-06-10", zone=ZONES[1])
+    return [all_grouped(store, span, ((), ("day",), ("model",), ("team",)), which) for which in OTHERS]
+
+
+@pytest.mark.parametrize("has_pruned", [False, True])
+def test_forgetting_leaves_the_money(store: Ledger, tmp_path: Path, has_pruned: bool) -> None:
+    """A customer's name is nowhere any more, its costs are under a name that says nothing, all others stay."""
+    fill(store, days=4)
+    private = {"images": ["acme-logo.png"], "image_tokens_saved": 5}
+    named: list[dict[str, Any]] = [{"operation": "vision", "metadata": private}, {"adjusts": "acme invoice"}]
+    for number, more in enumerate(named):
+        row = settled(ts_us=FIRST_US + number, run="acme-run", key_alias="customer=acme", response_id="acme-1", **more)
+        write(store, "settle", row | {"conversation": "acme-chat"}, customer="acme", team="red")
+    happened = {"event_id": fresh()["attempt_id"], "ts_us": FIRST_US + 5 * DAY_US, "event_type": "x", "run": "acme-run"}
+    write(store, "event", happened | {"labels": {"customer": "acme"}, "metadata": {"note": "acme"}})
+    begin(store, fresh(bound_nano=0), FOREVER, customer="acme")
+    with store.changing() as connection:
+        accounts.store_budget(connection, "customer=acme", Budget(5.0, "month", "customer", value="acme"))
+    store._spool.add_dead_letter(("settle", {"run": "acme-run", "metadata": {"a": "acme"}}, {"customer": "acme"}))
+    if has_pruned:
+        prune(store, before(-1), keep_sums=True)
+    was = of_others(store)
+    spent = all_grouped(store, Window(0, now_us(), ZONES[0]), ((),), Filter({"customer": "acme"}))[0].sums
+    found = known_of(store, "customer", "acme")
+    assert (found.events, found.accounts, found.budgets, bool(found.sums)) == (1, 1, 1, True)
+    forget(store, "customer", "acme")
+    assert of_others(store) == was
+    now = all_grouped(store, Window(0, now_us(), ZONES[0]), ((),), Filter({"customer": FORGOTTEN}))[0].sums
+    assert now == spent
+    assert "acme" not in everything(store)
+    assert "acme" not in "".join(path.read_text() for path in store.dead_letters())
+    assert store.dead_letters()
+    assert list(problems(store)) == [
+        f"some records were rejected and are in no report; check {store.dead_letters()[0]}, then delete it"
+    ]
+    assert not known_of(store, "customer", "acme")
+    forget(store, "customer", "acme")  # a second time there is nothing to do
+    assert of_others(store) == was
+    vacuum(store)
+    assert not any(b"acme" in path.read_bytes() for path in tmp_path.glob("ledger.sqlite3*"))
+
+
+def test_vacuum_gives_the_room_back(store: Ledger) -> None:
+    """After pruning, vacuum makes a SQLite file smaller, and says so; a PostgreSQL table is no larger."""
+    fill(store)
+    prune(store, before(5), keep_sums=False)
+    was, now = vacuum(store)
+    assert now < was if store.file is not None else 0 < now <= was
+    assert_readable(store)
+
+
+def assert_readable(store: Ledger) -> None:
+    write(store, "settle", settled(fresh()))
+    assert list(problems(store)) == []
+
+
+def test_vacuum_says_that_the_ledger_is_used(tmp_path: Path) -> None:
+    """While another program writes, vacuum gives up in time and says why."""
+    path = tmp_path / "ledger.sqlite3"
+    with closing(Ledger(f"sqlite:///{path}", Patience(0.2, 5.0))) as store:
+        write(store, "settle", settled(fresh()))
+        with closing(library().connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="another program uses it"):
+                vacuum(store)
+            other.execute("ROLLBACK")
+        vacuum(store)
