@@ -88,10 +88,11 @@ _MAX_LABEL_NAME = 60
 # What is known of an attempt before it changes.
 _BEFORE = ("attempt_id", "status", "cost_nano", "bound_nano", "reserved_nano", "metadata", "ts_us", "happened_us")
 # What a row of a closed month is corrected in when it is settled late, by adjustments of these kinds.
-_CORRECTED = ("cost_nano", "reserved_nano", "unpriced_calls", *COUNTS)
+_CORRECTED = ("cost_nano", "reserved_nano", *COUNTS)
 LATE, RELEASE = CHANGES = ("late", "release")
 _NO_REQUEST: Row = {
     "status": "reported", "operation": "adjustment", "attempt_number": 1, "calls": 0, "failed_calls": 0,
+    "unpriced_calls": 0,
     **dict.fromkeys(
         ("duration_us", "first_chunk_us", "bound_nano", "lease_us", "finish_reason", "error_type", "http_status",
          "metadata")
@@ -258,12 +259,18 @@ class _Batch:
                 continue
             row, before = self._row_of(each)[0], self._known.get(_id_of(each))
             if before is not None and before["ts_us"] >= self._closed_us:
-                if before["happened_us"] is not None or row["ts_us"] < self._closed_us:
-                    self._dated[id(each)] = row | dates(before["ts_us"], before["happened_us"])
+                if before["happened_us"] is None and row["ts_us"] >= self._closed_us:
+                    continue
+                new = dates(before["ts_us"], before["happened_us"])
             elif before is not None:
-                self._dated[id(each)] = row | dates(now, before["ts_us"])
+                new = dates(now, before["ts_us"])
             elif row["ts_us"] < self._closed_us:
-                self._dated[id(each)] = row | dates(now, row.get("happened_us") or row["ts_us"])
+                new = dates(now, row.get("happened_us") or row["ts_us"])
+            else:
+                continue
+            if row.get("adjustment_kind"):  # the call that has a price now is one of another month
+                new["unpriced_calls"] = 0
+            self._dated[id(each)] = row | new
         return bool(self._dated)
 
     def _is_closed(self, before: Row) -> bool:

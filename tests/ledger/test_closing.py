@@ -183,7 +183,7 @@ def test_late_truth_is_an_adjustment(store: Ledger) -> None:
         row["ts_us"],
         "adjustment",
     )
-    assert (late["cost_nano"], late["reserved_nano"], late["calls"], late["unpriced_calls"]) == (4000, -9000, 0, -1)
+    assert (late["cost_nano"], late["reserved_nano"], late["calls"], late["unpriced_calls"]) == (4000, -9000, 0, 0)
     assert (late["prompt_tokens"], late["completion_tokens"]) == (10, 20)
     assert counted(store, FOREVER) == (4000, 0)
     assert counted(store, THIS_MONTH) == (4000, 0)
@@ -230,14 +230,16 @@ def test_adjustments_are_dated_to_now(store: Ledger) -> None:
 
 def test_repricing_a_closed_month_twice_adds_nothing(store: Ledger) -> None:
     """Repricing finds what earlier repricing has entered for a closed month."""
-    write(store, "settle", inside(units={"input": 10, "output": 20}, cost_source="table"))
+    unknown = {"cost_nano": None, "cost_source": "unknown", "unpriced_calls": 1}
+    write(store, "settle", inside(units={"input": 10, "output": 20}) | unknown)
     close(store)
     for after in (9000, 9500):
         ((row, before),) = priced_attempts(store, SPAN.since_us, SPAN.until_us)
-        enter(store, repriced(row, before, after, "prices:x"))
+        enter(store, *[repriced(row, before, after, "prices:x")] * 2)
     ((_, before),) = priced_attempts(store, SPAN.since_us, SPAN.until_us)
     assert before == 9500
     assert total(store) == 9500
+    assert total(store, "unpriced_calls") == 1  # of the month; none of the time since is negative
 
 
 def test_check_finds_a_closed_month_that_was_changed(store: Ledger) -> None:
