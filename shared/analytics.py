@@ -235,7 +235,8 @@ def _costs_in(
     costs = sum_costs(ledger, span, which)
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
-    costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
+    may_estimate = load_settings().baseline_model and not costs["removed_before"]  # by single answers
+    costs["savings"] = _savings(answers_of(ledger, span, which)) if may_estimate else None
     if where:
         costs["where"] = dict(where)
     before = period_before(span) if compare else None

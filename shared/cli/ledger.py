@@ -1,4 +1,4 @@
-"""Look after the ledger: corrections, checks, repair and backup."""
+"""Look after the ledger: corrections, closed months, old records, checks, backup."""
 
 from __future__ import annotations
 

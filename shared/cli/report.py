@@ -11,7 +11,7 @@ from rich.table import Table
 
 from shared.analytics import costs_page, get_llm_costs, zone
 from shared.cli.completion import complete_group
-from shared.cli.console import AsJson, out, print_json
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.errors import InvalidRequest
 from shared.reports import (
@@ -24,6 +24,7 @@ from shared.reports import (
     period_text,
     printable,
     provider_costs,
+    removed_note,
     render,
     table_of,
     usd,
@@ -91,6 +92,8 @@ def report(
         case "json":
             print_json(costs)
         case "csv":
+            if removed := removed_note(costs):
+                err.print(f"{removed}.")
             out.out(csv_text(costs), end="")
         case "markdown":
             heads, rows, total = table_of(costs, exact=exact)

@@ -15,7 +15,7 @@ from shared.ledger.reservations import labels_of
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, bucket_of
 from shared.ledger.store import Ledger
-from shared.ledger.sums import removed_note
+from shared.ledger.sums import removed_note, warn_of_removed
 
 OPERATION = "adjustment"
 NOBODY = "(adjustment)"
@@ -148,6 +148,7 @@ def priced_attempts(ledger: Ledger, since_us: int, until_us: int) -> Iterator[tu
     Raises:
         StoreError: The ledger cannot be read.
     """
+    warn_of_removed(ledger, since_us, "what is priced again")
     last: tuple[int, uuid.UUID] | None = None
     inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
     query = sa.select(attempt).where(

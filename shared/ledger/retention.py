@@ -21,7 +21,7 @@ from shared.ledger.schema import BUCKET_S, account, attempt, event, label, prune
 from shared.ledger.store import Ledger
 
 # Records removed in one transaction, so that no writer waits for long.
-_PAGE = 500
+_PAGE = 200
 # What budgets still reserve for, and may still be reported, is kept.
 _IS_DONE = sa.and_(attempt.c.status.not_in(("started", "unsettled")), sa.func.coalesce(attempt.c.reserved_nano, 0) == 0)
 

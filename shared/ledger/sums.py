@@ -704,6 +704,20 @@ def removed_note(connection: Connection) -> str:
     )
 
 
+def warn_of_removed(ledger: Ledger, since_us: int, missing_in: str) -> None:
+    """
+    Warn if records since a moment have been removed.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        rows_us = removed(connection).rows_us
+    if rows_us > since_us:
+        when = f"{datetime.fromtimestamp(rows_us / 1e6, UTC):%Y-%m-%d %H:%M}"
+        logger.warning("Records before %s UTC were removed and are not in %s.", when, missing_in)
+
+
 def from_rows(connection: Connection, since_us: int, until_us: int) -> Plan:
     """How to answer a window of which there are no sums."""
     return _without_removed(connection, Plan((), ((since_us, until_us),)), since_us)

@@ -132,7 +132,9 @@ def test_pruning_asks_first_and_reports_say_so(ledger: Ledger, monkeypatch: pyte
     said = io.StringIO()
     monkeypatch.setattr(cli.err, "_file", said)
     assert CliRunner().invoke(cli.app, ["calls", "list", "--since", "2026-05"]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["report", "--since", "2026-05", "--format", "csv"]).exit_code == 0
     assert "Calls before 2026-06-01 00:00 were removed" in said.getvalue()
+    assert "The records before 2026-06-01 were removed (ledger prune), and count here by their sums." in said.getvalue()
 
 
 def test_forgetting_asks_first_and_keeps_the_money(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
