@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
@@ -336,3 +337,31 @@ def test_vacuum_says_that_the_ledger_is_used(tmp_path: Path) -> None:
                 vacuum(store)
             other.execute("ROLLBACK")
         vacuum(store)
+
+
+def test_pruning_beside_writers_loses_nothing(store: Ledger) -> None:
+    """Records that are settled while others are pruned, of that time and of now, are in the totals once."""
+    fill(store)
+    go = threading.Barrier(3)
+
+    def settle_some() -> None:
+        with closing(store.with_patience(30.0)) as other:
+            go.wait()
+            for number in range(30):
+                write(other, "settle", settled(ts_us=FIRST_US + number * DAY_US // 10, cost_nano=3), customer="zoe")
+                write(other, "settle", settled(fresh(), cost_nano=3), customer="acme")
+
+    whole = Window(0, now_us() + DAY_US, ZONES[0])
+    (was,) = all_grouped(store, whole, ((),))
+    writers = [threading.Thread(target=settle_some) for _ in range(2)]
+    for each in writers:
+        each.start()
+    go.wait()
+    prune(store, before(-1), keep_sums=True)
+    for each in writers:
+        each.join()
+    total, by_customer = all_grouped(store, whole, ((), ("customer",)))
+    assert total.sums[()]["cost_nano"] == was.sums[()]["cost_nano"] + 3 * 120
+    assert sum(sums["cost_nano"] for sums in by_customer.sums.values()) == total.sums[()]["cost_nano"]
+    assert not by_customer.is_incomplete
+    assert list(problems(store)) == []
