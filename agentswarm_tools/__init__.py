@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LLMStream,
         ModelConfig,
         TaskType,
+        flush_telemetry,
         get_llm_client,
         warm_up,
     )
@@ -89,6 +90,7 @@ __all__ = [
     "TextGeneration",
     "UnderstandImages",
     "budgeted",
+    "flush_telemetry",
     "get_llm_client",
     "get_llm_costs",
     "print_llm_costs",
@@ -113,7 +115,7 @@ def __getattr__(name: str) -> Any:
             from shared import budget as home
         case "Estimate" | "LLMClient" | "LLMResponse" | "LLMStream" | "ModelConfig" | "TaskType":
             from shared import llm_client as home
-        case "get_llm_client" | "warm_up":
+        case "flush_telemetry" | "get_llm_client" | "warm_up":
             from shared import llm_client as home
         case "scope":
             from shared import scope as home

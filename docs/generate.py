@@ -39,6 +39,7 @@ from shared.models.names import model_facts
 from shared.prices import UNKNOWN, TableEntry, price_table, rates_of
 from shared.providers import errors as provider_errors, transport
 from shared.providers.transport import Exchange
+from shared.reports import telemetry
 from shared.types import Candidate, Rates, Unit
 from tests.support import fault_cases
 from tests.support.fault_cases import FaultCase
@@ -476,6 +477,19 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|").strip() for cell in line) + " |" for line in lines)
 
 
+def telemetry_attributes_table() -> str:
+    """Every attribute of a span."""
+    of_all = [(f"`{name}`", "all", meaning) for name, meaning in telemetry.CALL_ATTRIBUTES.items()]
+    of_attempts = [(f"`{name}`", "attempts", meaning) for name, meaning in telemetry.ATTEMPT_ATTRIBUTES.items()]
+    return _table(("Attribute", "Spans", "Meaning"), [*of_all, *of_attempts])
+
+
+def telemetry_metrics_table() -> str:
+    """Every metric."""
+    rows = [(f"`{name}`", kind, f"`{unit}`", meaning) for name, (kind, unit, meaning) in telemetry.METRICS.items()]
+    return _table(("Metric", "Kind", "Unit", "Meaning"), rows)
+
+
 _BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "keys": keys_table,
@@ -489,6 +503,8 @@ _BLOCKS: Mapping[str, Callable[[], str]] = {
     "faults": fault_tables,
     "prices": prices_table,
     "performance": performance_tables,
+    "telemetry_spans": telemetry_attributes_table,
+    "telemetry_metrics": telemetry_metrics_table,
 }
 
 if __name__ == "__main__":

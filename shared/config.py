@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -179,6 +179,16 @@ class Settings(BaseSettings):
         description="Allow images to be fetched over http, from private addresses and on any port, as an intranet "
         "needs; cloud metadata addresses stay blocked.",
     )
+    telemetry: Literal["off", "otel"] = Field(
+        "off",
+        validation_alias="AGENTSWARM_TELEMETRY",
+        description="`otel` exports spans and metrics of calls through OpenTelemetry, if the program has set it up.",
+    )
+    telemetry_labels: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias="AGENTSWARM_TELEMETRY_LABELS",
+        description="Labels of the scope, such as `customer`, that spans carry too, separated by commas. Unset: none.",
+    )
 
     @property
     def budget(self) -> Budget | None:
@@ -187,7 +197,7 @@ class Settings(BaseSettings):
             return None
         return Budget(self.budget_usd, self.budget_window, tz=self.timezone)
 
-    @field_validator("default_fallback_models", "allowed_models", "input_dirs", mode="before")
+    @field_validator("default_fallback_models", "allowed_models", "input_dirs", "telemetry_labels", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

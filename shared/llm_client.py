@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,7 @@ __all__ = [
     "LLMStream",
     "ModelConfig",
     "TaskType",
+    "flush_telemetry",
     "get_llm_client",
     "warm_up",
 ]
@@ -102,6 +103,7 @@ class LLMClient:
         self._deadline = None if deadline is None else calls.check_seconds("deadline", deadline)
         self._spend_counter = SpendCounter()
         self._network = None if transport is None else providers.Network(transport)
+        self._watch = _watch(settings)
         self._plans: dict[tuple[Any, ...], models.Plan] = {}
         if settings.verbose:
             _be_verbose()
@@ -458,6 +460,7 @@ class LLMClient:
             network=network,
             limits=limits,
             max_concurrency=self._settings.max_concurrency,
+            on_end=None if self._watch is None else self._watch(),
             deadline_at=math.inf if time_limits.deadline_s is None else time.monotonic() + time_limits.deadline_s,
         )
 
@@ -506,6 +509,15 @@ def _limits(settings: Settings, budget: Budget | Sequence[Budget] | None) -> tup
     """The budget of Settings, and the client's own."""
     from_settings = () if settings.budget is None else (settings.budget,)
     return tuple(Limit(each) for each in (*from_settings, *budgets_of(budget)))
+
+
+def _watch(settings: Settings) -> Callable[[], calls.OnEnd] | None:
+    """What is told of each call for telemetry; None if that is off, which costs nothing."""
+    if settings.telemetry == "off":
+        return None
+    from shared.reports import call_watch
+
+    return call_watch(settings)
 
 
 def _be_verbose() -> None:
@@ -561,6 +573,17 @@ def warm_up() -> None:
     if settings.cost_tracking:
         with suppress(StoreError):
             ledger.get_ledger(database_url(settings)).flush()
+
+
+def flush_telemetry() -> None:
+    """
+    Hand the spans and metrics of all calls that have ended to OpenTelemetry, which otherwise happens within a second.
+
+    Call it before the SDK's `force_flush()` where a process may be frozen or killed at any time. At exit it is done.
+    """
+    from shared.reports import flush_telemetry as flush
+
+    flush()
 
 
 _ESTIMATE_WINDOW_US = 30 * 86_400 * 1_000_000

@@ -6,7 +6,7 @@ from shared.internal.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from shared.calls.background import blocking as blocking, run_blocking as run_blocking
-    from shared.calls.call import Call as Call, bound_of as bound_of
+    from shared.calls.call import Attempt as Attempt, Call as Call, OnEnd as OnEnd, bound_of as bound_of
     from shared.calls.checks import check_request as check_request, check_seconds as check_seconds
     from shared.calls.flow import answer_of as answer_of, record_refusal as record_refusal, run_call as run_call
     from shared.calls.hold import warn_untracked as warn_untracked
@@ -25,7 +25,7 @@ else:
         __name__,
         {
             "background": "blocking run_blocking",
-            "call": "Call bound_of",
+            "call": "Attempt Call OnEnd bound_of",
             "checks": "check_request check_seconds",
             "flow": "answer_of record_refusal run_call",
             "hold": "warn_untracked",

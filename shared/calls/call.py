@@ -94,6 +94,9 @@ type Reserve = Callable[[int | None], int | None]
 # Processes an answer before its attempt is settled; returns metadata for the row.
 type Finish = Callable[[Attempt, Answer], Awaitable[Mapping[str, Any] | None]]
 
+# Called once a call has ended and all its attempts are settled, with what it raises; must not raise itself.
+type OnEnd = Callable[[Call, BaseException | None], None]
+
 
 @dataclass(slots=True)
 class Call:
@@ -117,6 +120,7 @@ class Call:
     # Whether a row already counts the call, or this part of it, as answered or failed.
     is_counted: bool = False
     finish: Finish | None = None
+    on_end: OnEnd | None = None
     # The largest context window, in tokens, that turned out to be too small for the input.
     too_small: int = 0
 

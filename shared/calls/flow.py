@@ -78,7 +78,7 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
     Raises:
         LLMError: The only model's own error, or AllModelsFailed.
     """
-    with _named_in_errors(call):
+    with _ending(call):
         if call.plan.is_open:
             await _choose(call)
         schedule = RetrySchedule(
@@ -105,13 +105,19 @@ async def run_call(call: Call) -> AsyncGenerator[str | LLMResponse]:
 
 
 @contextmanager
-def _named_in_errors(call: Call) -> Iterator[None]:
-    """Give the call's id to the error that it ends with."""
+def _ending(call: Call) -> Iterator[None]:
+    """Name the call in its error, and say when it has ended; a stream that its reader leaves ends with GeneratorExit."""
+    error: BaseException | None = None
     try:
         yield
-    except LLMError as error:
-        error.call_id = str(call.call_id)
+    except BaseException as raised:
+        error = raised
+        if isinstance(raised, LLMError):
+            raised.call_id = str(call.call_id)
         raise
+    finally:
+        if call.on_end is not None:
+            call.on_end(call, error)
 
 
 async def _choose(call: Call) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Annotated, cast
+from itertools import pairwise
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
 
 from shared.analytics import (
     all_budgets,
@@ -25,10 +28,28 @@ from shared.reports import budget_line, printable, runs_out, total_cost, usd
 
 _LONGEST = 60  # characters of a budget's name
 
+_NEGATIVE_NUMBER = re.compile(r"-\.?\d.*")
+
+
+class _Set(TyperCommand):
+    """A negative limit is refused as one: click takes `-5` for an option that there is not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with_value = {name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts}
+        for before, each in pairwise(["", *args]):
+            if _NEGATIVE_NUMBER.fullmatch(each) and before not in with_value:
+                raise _negative_limit()
+        return super().parse_args(ctx, args)
+
+
+def _negative_limit() -> InvalidRequest:
+    return InvalidRequest("A limit cannot be negative", hint="Give 0 to stop everything that is not free.")
+
+
 budget = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
-@budget.command(name="set")
+@budget.command(name="set", cls=_Set)
 def set_command(
     limit_usd: Annotated[float, typer.Argument(help="US$; 0 stops everything that is not free.")],
     name: Annotated[
@@ -53,6 +74,8 @@ def set_command(
     ] = False,
 ) -> None:
     """Store a budget in the ledger; it takes effect at once."""
+    if limit_usd < 0:
+        raise _negative_limit()
     if where is not None and scope is not None:
         raise InvalidRequest("--where says already what the budget is for", hint="Leave --scope out.")
     [(scope, value)] = conditions([where]).items() if where is not None else [(scope or "global", None)]

@@ -65,7 +65,7 @@ def examine() -> list[Finding]:
     except LLMError as error:
         return [*found, Finding("prices", "problem", str(error))]
     models = [*_prices(settings, catalogue), *_defaults(settings, catalogue), *_retiring(settings)]
-    return [*found, *models, *_extras(), *_names(), *_providers()]
+    return [*found, *models, *_extras(), *_telemetry(settings), *_names(), *_providers()]
 
 
 def _misspelt() -> Iterator[Finding]:
@@ -201,6 +201,19 @@ def _extras() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "note", f"not installed ({install_command(extra)})")
     if has_extra("local") and local_model_file() is None:
         yield Finding("local model", "note", f"no model file yet (run {INSTALL_MODEL})")
+
+
+def _telemetry(settings: Settings) -> Iterator[Finding]:
+    if settings.telemetry == "off":
+        yield Finding("telemetry", "ok", "off (AGENTSWARM_TELEMETRY)")
+    elif not has_extra(settings.telemetry):
+        text = f"on (AGENTSWARM_TELEMETRY), but OpenTelemetry is not installed ({install_command(settings.telemetry)})"
+        yield Finding("telemetry", "problem", text)
+    else:
+        labels = ", ".join(settings.telemetry_labels) or "none"
+        yield Finding(
+            "telemetry", "ok", f"on: spans and metrics go to OpenTelemetry; labels that spans carry: {labels}"
+        )
 
 
 def _names() -> Iterator[Finding]:

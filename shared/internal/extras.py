@@ -8,6 +8,7 @@ import importlib.util
 # works in a checkout too, and while the package itself is on no index.
 EXTRAS = {
     "local": ("xllamacpp", "xllamacpp>=2026.10.11549,<2026.11"),
+    "otel": ("opentelemetry", "opentelemetry-api>=1.35,<2"),
     "postgres": ("psycopg", "psycopg[binary]>=3.2,<4"),
 }
 

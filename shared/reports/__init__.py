@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         table_of as table_of,
         usd_text as usd_text,
     )
+    from shared.reports.telemetry import call_watch as call_watch, flush_telemetry as flush_telemetry
 else:
     # Texts need no ledger; reports need neither the catalogue nor the price table.
     __getattr__ = lazy_exports(
@@ -64,6 +65,7 @@ else:
             "periods": "period_before span_of window_text",
             "repricing": "Repriced reprice totals",
             "tables": "EXACT csv_text lines_of money percent table_of usd_text",
+            "telemetry": "call_watch flush_telemetry",
         },
     )
 

@@ -83,6 +83,11 @@ def test_text_falls_back(hosted: Double, printed: tuple[io.StringIO, io.StringIO
         (("report", "--where", "customer"), "--where 'customer' is not one condition"),
         (("report", "--tz", "Mars/Olympus"), "The time zone is unknown"),
         (("report", "--days", "0"), "days must be more than 0"),
+        (("budget", "set", "-5"), "A limit cannot be negative"),
+        (("budget", "set", "--where", "customer=acme", "-.5", "--downgrade"), "A limit cannot be negative"),
+        (("budget", "set", "--downgrade", "-5"), "A limit cannot be negative"),
+        (("budget", "set", "--", "-5"), "A limit cannot be negative"),
+        (("budget", "set", "5", "--warn-at", "-1"), "A budget's warn_at must be above 0"),
         (
             ("report", "--since", "2026-12-01", "--until", "2026-11-01"),
             "since must be before until. Nothing was charged. Give --since",
@@ -114,6 +119,7 @@ def test_errors_are_one_sentence(
         ("models", "--retiring", "soon"),
         ("images", "create", "A fox", "-n", "99"),
         ("doctor", "everything"),
+        ("budget", "set", "5", "--windw", "day"),
     ],
 )
 def test_a_wrong_argument(arguments: tuple[str, ...]) -> None:
@@ -375,6 +381,13 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, printed: tuple[io.StringIO, io.
     assert run("doctor").exit_code == 0
     assert "usable with the keys that are set: openai/gpt-5.4-mini" in printed[0].getvalue()
     assert "sk-test" not in printed[0].getvalue()
+    assert "ok    telemetry: off (AGENTSWARM_TELEMETRY)" in printed[0].getvalue()
+    monkeypatch.setenv("AGENTSWARM_TELEMETRY", "otel")
+    monkeypatch.setenv("AGENTSWARM_TELEMETRY_LABELS", "customer")
+    assert run("doctor").exit_code == 0
+    assert "telemetry: on: spans and metrics go to OpenTelemetry; labels that spans carry: customer" in " ".join(
+        printed[0].getvalue().split()
+    )
     monkeypatch.setenv("AGENTSWARM_DATABASE_URL", "sqlite:////dev/null/ledger.sqlite3")
     assert run("doctor").exit_code == 1
     assert "FAIL  store" in printed[0].getvalue()

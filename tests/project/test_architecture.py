@@ -29,7 +29,7 @@ PUBLIC = {
     *("ALL_TOOLS", "AnalyticsEvent", "BaseTool", "Budget", "CostReport", "Estimate", "EventType", "ImageGeneration"),
     *("LLMClient", "LLMResponse", "LLMStream", "ModelConfig", "TaskType", "TextGeneration", "UnderstandImages"),
     *("budgeted", "get_llm_client", "get_llm_costs", "print_llm_costs", "record_event", "scope", "track_agency"),
-    "warm_up",
+    *("flush_telemetry", "warm_up"),
 }
 SMALL = 30
 

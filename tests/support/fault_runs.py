@@ -152,7 +152,8 @@ def _judge_rows(case: FaultCase, run: Run, rows: list[dict[str, Any]], double: D
     falls_back = run.fallback and case.falls_back
     error_type = case.recorded or case.error or None
     expected = [(case.status, error_type, case.cost)] * asked + [("ok", None, "table")] * falls_back
-    assert [(row["status"], row["error_type"], row["cost_source"]) for row in rows] == expected
+    found = [(row["status"], row["error_type"], row["cost_source"]) for row in rows]
+    assert found == expected, "\n".join(f"{row['model']}: {row['status']}, {row['metadata']}" for row in rows)
     for row in rows:
         match row["cost_source"]:
             case "free":
