@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from shared.ledger import (
     Answers,
     AttemptRow,
     BudgetForecast,
+    ClosedMonth,
+    Figures,
     Filter,
     ImageLineage,
     Ledger,
@@ -38,11 +41,14 @@ from shared.ledger import (
     adjustment_row,
     all_budget_forecasts,
     answers_of,
+    as_entered,
     attempt_of,
     budget_forecasts,
     call_record,
     calls_in,
     catch_up,
+    close_month,
+    closed_months,
     cost_nano_of,
     cost_row,
     enter,
@@ -52,6 +58,7 @@ from shared.ledger import (
     lineages_of,
     open_reservations,
     release,
+    removed_before,
     safe_metadata,
     store_budget,
     uuid_of,
@@ -172,8 +179,9 @@ def get_llm_costs(
         in the totals: baseline_cost, what the same tokens would have cost with that model, uncached; saved, the
         difference to what these answers cost; saved_by_caches and saved_by_flex; with answers and rejected_answers),
         since, until, timezone, store, rows_read (why single requests had to be added up, which takes longer; None if
-        they had not), waiting_records (records that could not be written yet, and are in no figure), and price_table
-        (date and version of the built-in prices, and age_days).
+        they had not), removed_before (before when `ledger prune` has removed records; None if the window has none of
+        them), is_incomplete (whether figures are missing because of that), waiting_records (records that could not be
+        written yet, and are in no figure), and price_table (date and version of the built-in prices, and age_days).
 
         groups (with `by`): name, keys (the value of each dimension), cost (NaN if every cost is unknown), cost_nano
         (then None), avg_cost_per_call, tokens, input_tokens (cached_tokens among them), output_tokens, calls,
@@ -229,15 +237,18 @@ def _costs_in(
     costs = sum_costs(ledger, span, which)
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
-    costs["savings"] = _savings(answers_of(ledger, span, which)) if load_settings().baseline_model else None
+    may_estimate = load_settings().baseline_model and not costs["removed_before"]  # by single answers
+    costs["savings"] = _savings(answers_of(ledger, span, which)) if may_estimate else None
     if where:
         costs["where"] = dict(where)
     before = period_before(span) if compare else None
     if names:
         is_timed = not set(names).isdisjoint(GRAINS)
         costs["by"] = ",".join(names)
-        ((costs["groups"], rows_read),) = groups_of(ledger, span, (names,), which, None if is_timed else before)
-        costs["rows_read"] = costs["rows_read"] or rows_read
+        [found] = groups_of(ledger, span, (names,), which, None if is_timed else before)
+        costs["groups"] = found.groups
+        costs["rows_read"] = costs["rows_read"] or found.rows_read
+        costs["is_incomplete"] |= found.is_incomplete
     if before is not None:
         costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
     return costs
@@ -375,6 +386,19 @@ def calls_of(
     return [call_dict(each) for each in calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)]
 
 
+def removed_calls(
+    *, since: datetime | date | str | None = None, until: datetime | date | str | None = None
+) -> datetime | None:
+    """
+    Before when calls of a time have been removed by `ledger prune`; None if none of that time have.
+
+    Args:
+        since, until: As for `get_llm_costs`.
+    """
+    found, span = removed_before(_required_ledger(), zone()), span_of(since=since, until=until, zone=zone())
+    return found if found is not None and found.timestamp() * 1e6 > span.since_us else None
+
+
 def call_of(call_id: uuid.UUID) -> dict[str, Any]:
     """
     One call with its attempts: why each was made, and why it costs what it costs.
@@ -389,7 +413,13 @@ def call_of(call_id: uuid.UUID) -> dict[str, Any]:
     if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
         raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
     adjustments = [
-        {"kind": row.adjustment_kind, "cost_nano": row.cost_nano, "cost_usd": to_usd(row.cost_nano)}
+        {
+            "kind": row.adjustment_kind,
+            "time": datetime.fromtimestamp(row.ts_us / 1e6, UTC),
+            "cost_nano": row.cost_nano,
+            "cost_usd": to_usd(row.cost_nano),
+            "reserved_usd": to_usd(row.reserved_nano or 0),
+        }
         for row in found.adjustments
     ]
     attempts = [attempt_dict(row, found.attempts[0]) for row in found.attempts]
@@ -462,7 +492,8 @@ def adjust_cost(
     The adjustment that adds to what was spent; entered if `write` is set.
 
     Args:
-        ts_us: In the day that it corrects, in microseconds since 1970; that of the call where one is given.
+        ts_us: In the day that it corrects, in microseconds since 1970; that of the call where one is given. In a month
+            that is closed it becomes now.
 
     Raises:
         InvalidRequest: There is no such call.
@@ -476,6 +507,7 @@ def adjust_cost(
         known = {"provider": provider or (model or "").partition("/")[0] or None, "model": model}
         named = {name: value for name, value in known.items() if value}
         row = adjustment(cost_nano, ts_us, "manual", adjusts=reference, labels=labels, **named)
+    row = as_entered(ledger, row)
     if write:
         enter(ledger, row)
     return row
@@ -489,6 +521,35 @@ def reprice_costs(
     ledger.flush()
     found = reprice(ledger, Catalogue.load(load_settings()), since_us, until_us, write=write)
     return found, list(totals(found))
+
+
+def close_books(month: str, *, tz: str | None = None) -> ClosedMonth:
+    """
+    Close a month: its figures never change again, and what comes late is dated to when it is entered.
+
+    Args:
+        month: Such as 2026-11.
+
+        tz: The time zone of the books. None: that of the last closed month, else that of reports.
+
+    Raises:
+        InvalidRequest: It cannot be closed; the message says why.
+
+        StoreError: The ledger cannot be read, or written.
+    """
+    ledger = _up_to_date()
+    if not re.fullmatch(r"\d{4}-\d{2}", month):
+        raise InvalidRequest(f"{month[:40]!r} is not a month", hint="Give 2026-11, for example.")
+    before = None if tz else next((each.zone for each, _ in reversed(closed_months(ledger))), None)
+    return close_month(ledger, month, span_of(since=month, until=month, zone=zone(tz or before)))
+
+
+def closed_books() -> list[tuple[ClosedMonth, Figures | None]]:
+    """
+    Every closed month, oldest first, with its figures as they are now, which should be those that it has; None if its
+    records and sums have been removed.
+    """
+    return closed_months(_up_to_date())
 
 
 def all_budgets() -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ _COMMANDS = {
     "images": ("Make images, and list those made so far with what they cost.", ""),
     "calls": ("Single calls, with their attempts, and why each costs what it costs.", ""),
     "budget": ("Budgets stored in the ledger, for every program that uses it.", ""),
-    "ledger": ("Look after the ledger: corrections, checks, repair and backup.", ""),
+    "ledger": ("Look after the ledger: corrections, closed months, old records, checks, backup.", ""),
     "reconcile": ("Compare the ledger with a provider's bill, by day and model.", ""),
     "prices": ("Prices of models, and what another price table would change.", ""),
     "local": ("The tiny local model, for trials and tests without a key.", ""),

@@ -141,11 +141,20 @@ def check(
         costs = get_llm_costs(since=since, where=conditions(where))
         # What is not known may well be over the limit, which a total of known costs must not hide.
         over = [costs] if costs["total_cost"] > limit else []
-        names = ("total_cost", "total_cost_nano", "unknown_cost_requests", "cost_is_lower_bound", "since", "until")
+        names = (
+            "total_cost",
+            "total_cost_nano",
+            "unknown_cost_requests",
+            "cost_is_lower_bound",
+            "is_incomplete",
+            "since",
+            "until",
+        )
         if as_json:
             print_json({"ok": not over, "limit": limit, **{name: costs[name] for name in names}, "alerts": alerts})
         else:
-            print_wrapped(f"{total_cost(costs)} since {costs['since']}; the limit is {usd(limit)}.")
+            removed = ", without records that were removed" if costs["is_incomplete"] else ""
+            print_wrapped(f"{total_cost(costs)} since {costs['since']}{removed}; the limit is {usd(limit)}.")
     if not as_json:
         _print_alerts(alerts)
     if over:

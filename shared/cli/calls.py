@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared.analytics import call_of, calls_of, zone
-from shared.cli.console import AsJson, out, print_json
+from shared.analytics import call_of, calls_of, removed_calls, zone
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.report import Where, conditions
 from shared.cli.tables import print_names, print_wrapped
 from shared.errors import InvalidRequest
@@ -40,6 +40,9 @@ def list_command(
     if len(kinds) > 1:
         raise InvalidRequest(f"--{kinds[0]} and --{kinds[1]} are two lists", hint="Ask for one of them.")
     found = calls_of(kinds[0], since=since or "7d", until=until, where=conditions(where), limit=limit, page=page)
+    removed = removed_calls(since=since or "7d", until=until)
+    if removed:
+        err.print(f"Calls before {removed:%Y-%m-%d %H:%M} were removed (ledger prune), and are not in this list.")
     if as_json:
         print_json(found)
         return
@@ -76,7 +79,8 @@ def show(
     for each in call["attempts"]:
         _print_attempt(each)
     for each in call["adjustments"]:
-        print_wrapped(printable(f"Adjustment: {cost_text(each)} ({each['kind']})"))
+        freed = f", ${-each['reserved_usd']:.6f} released" if each["reserved_usd"] < 0 else ""
+        print_wrapped(printable(f"Adjustment: {cost_text(each)}{freed} ({each['kind']}, {_clock(each['time'])})"))
 
 
 def cost_text(priced: dict[str, Any]) -> str:
@@ -93,6 +97,9 @@ def _print_attempt(each: dict[str, Any]) -> None:
     out.print("")
     ended = f"{each['status']}{error or ''}{http or ''}{took}"
     print_wrapped(printable(f"{each['attempt']}. {each['model']}{served}, {each['why']}: {ended}"))
+    if each["happened"] is not None:
+        entered = f"   Happened {_clock(each['happened'])}, in a month that was closed; entered {_clock(each['time'])}"
+        print_wrapped(entered, "   ")
     counts = {
         "input": "input_tokens",
         "cached": "cached_tokens",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from shared.errors import InvalidRequest
 from shared.internal.serialize import to_json
 from shared.reports import printable
 
@@ -20,6 +21,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 
 # What a terminal obeys instead of showing it: control codes but for tab and newline, and marks that reorder a text.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,6 +34,18 @@ def accept_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def confirm(question: str, *, yes: bool) -> bool:
+    """
+    Ask on a terminal whether to do what cannot be undone; `yes` is the answer that was given with the command.
+
+    Raises:
+        InvalidRequest: There is no terminal to ask on.
+    """
+    if yes or (sys.stdin.isatty() and out.is_terminal):
+        return yes or typer.confirm(question)
+    raise InvalidRequest("This cannot be undone", hint="Add --yes to do it, or --dry-run to see what it would do.")
 
 
 def printable_lines(message: str) -> str:

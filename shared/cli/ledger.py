@@ -1,23 +1,40 @@
-"""Look after the ledger: corrections, checks, repair and backup."""
+"""Look after the ledger: corrections, closed months, old records, checks, backup."""
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
-from shared.analytics import adjust_cost, release_reservations, reprice_costs, zone
-from shared.cli.console import AsJson, err, out
+from shared.analytics import adjust_cost, close_books, closed_books, release_reservations, reprice_costs, zone
+from shared.cli.console import AsJson, Yes, confirm, err, out, print_json
+from shared.cli.report import conditions
 from shared.config import database_url, load_settings
 from shared.errors import InvalidRequest
 from shared.internal.money import to_nano, to_usd
 from shared.internal.serialize import to_json
-from shared.ledger import Ledger, back_up, get_ledger, problems, repair
-from shared.reports import printable
+from shared.ledger import (
+    FORGOTTEN,
+    ClosedMonth,
+    Ledger,
+    Window,
+    back_up,
+    forget,
+    get_ledger,
+    known_of,
+    problems,
+    prunable,
+    prune,
+    repair,
+    vacuum,
+)
+from shared.reports import COLUMNS, EXACT, counted, money, printable
 
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -82,12 +99,15 @@ def adjust(
     )
     if as_json:
         shown = {"id": str(row.attempt_id), "time": _iso(row.ts_us), "cost_usd": to_usd(row.cost_nano)}
+        shown |= {"corrects": None if row.happened_us is None else _iso(row.happened_us)}
         what = {"provider": row.provider, "model": row.model, "labels": dict(row.labels), "adjusts": row.adjusts}
         out.out(to_json({"written": write, **shown, **what}, indent=2))
         return
     labels = "".join(f", {name}={value}" for name, value in row.labels.items())
     about = printable(f"{row.provider}, {row.model}{labels}{f', {row.adjusts}' if row.adjusts else ''}")
     out.print(f"{_time(row.ts_us)}  {_signed(nano)}  {about}")
+    if row.happened_us is not None:
+        out.print(f"It is dated to now, because {_time(row.happened_us)} is in a month that is closed.")
     if not write:
         out.print(f"{_NOT_DONE} Add --write to enter it.")
 
@@ -114,6 +134,65 @@ def reprice(
         out.print(_NOT_DONE)
 
 
+@ledger.command()
+def close(
+    month: Annotated[str | None, typer.Argument(help="The month: 2026-11.")] = None,
+    tz: Annotated[str | None, typer.Option(help="Time zone of the books; that of the last closed month.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the closed months, and check their figures.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Close a month: its figures never change again, and what comes late is dated to when it is entered."""
+    if show or month is None:
+        _print_closed(as_json=as_json)
+        return
+    found = close_books(month, tz=tz)
+    if as_json:
+        print_json(_closed_dict(found))
+        return
+    out.print(f"{month} is closed ({found.zone}). Its figures stay as they are:")
+    out.print(_figures_text(found))
+
+
+def _print_closed(*, as_json: bool) -> None:
+    """Print the closed months; exit with code 1 if the figures of one have changed."""
+    found = closed_books()
+    changed = [each.month for each, now in found if now not in (None, each.figures)]
+    if as_json:
+        print_json(
+            [_closed_dict(each) | {"unchanged": None if now is None else each.figures == now} for each, now in found]
+        )
+    elif not found:
+        out.print("No month is closed. Close one with: agentswarm-tools ledger close 2026-11")
+    for each, now in found if not as_json else ():
+        out.print(_figures_text(each))
+        if now is None:
+            out.print("  (not checked: its records and sums have been removed)")
+        elif each.figures != now:
+            out.print(f"FAIL  now it is {_figures_text(replace(each, figures=now))}")
+    if changed:
+        raise typer.Exit(1)
+
+
+def _figures_text(closed: ClosedMonth) -> str:
+    figures = closed.figures
+    cost = money(figures.cost_nano, EXACT)
+    is_part = figures.unknown_requests or figures.lower_bound_requests
+    unknown = f", plus {counted(figures.unknown_requests, 'request')} of unknown cost" * bool(figures.unknown_requests)
+    reserved = f", {money(figures.reserved_nano, EXACT)} reserved" if figures.reserved_nano else ""
+    when = f"closed {datetime.fromtimestamp(closed.closed_us / 1e6, ZoneInfo(closed.zone)):%Y-%m-%d %H:%M}"
+    return (
+        f"{closed.month}  {'at least ' if is_part else ''}{cost}{unknown}{reserved}, "
+        f"{counted(figures.calls, 'call')}, {counted(figures.requests, 'record')} ({when}, {closed.zone})"
+    )
+
+
+def _closed_dict(closed: ClosedMonth) -> dict[str, Any]:
+    figures = asdict(closed.figures)
+    ends = {"since": _iso(closed.since_us), "until": _iso(closed.until_us), "closed": _iso(closed.closed_us)}
+    usd = {"cost_usd": to_usd(figures["cost_nano"]), "reserved_usd": to_usd(figures["reserved_nano"])}
+    return {"month": closed.month, "timezone": closed.zone, **ends, **figures, **usd}
+
+
 def _ledger() -> Ledger:
     return get_ledger(database_url(load_settings()))
 
@@ -137,6 +216,75 @@ def repair_command() -> None:
         done = repair(_ledger())
     for each in done:
         out.print(f"{printable(each[0].upper() + each[1:])}.")
+
+
+@ledger.command(name="prune")
+def prune_command(
+    before: Annotated[str, typer.Option(help="The first day to keep: 2026-01-01.")],
+    keep_sums: Annotated[
+        bool, typer.Option("--keep-sums", help="Keep the sums, so that reports stay as they are.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove old records; what is under way, or whose outcome is unknown, stays."""
+    first, own = _day(before), _ledger()
+    span = Window(0, _us(first, hour=0), zone())
+    found = prunable(own, span)
+    kept = f" {counted(found.kept, 'record')} of unknown outcome or under way stay." if found.kept else ""
+    sums = "Their sums stay." if keep_sums else "Their sums are removed too: reports will not know of that time."
+    what = f"{counted(found.records, 'record')} and {counted(found.events, 'event')} from before {first}"
+    out.print(f"{what} {'would be' if dry_run else 'are to be'} removed.{kept} {sums}")
+    if dry_run or not confirm("Remove them?", yes=yes):
+        out.print(_NOT_DONE)
+        return
+    done = 0
+    with err.status("Removing ...") as status:
+
+        def progress(removed: int) -> None:
+            nonlocal done
+            done += removed
+            status.update(f"Removing ... {done:,} of {found.records:,}")
+
+        prune(own, span, keep_sums=keep_sums, budget=load_settings().budget, progress=progress)
+    out.print(f"{counted(done, 'record')} removed. `ledger vacuum` gives their room back.")
+
+
+@ledger.command(name="forget")
+def forget_command(
+    where: Annotated[str, typer.Option(help="Whom to forget, by a label: customer=acme.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be changed.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Forget whose calls were: their costs stay in all totals, under a name that says nothing."""
+    [(name, value)] = conditions([where]).items()
+    if name in COLUMNS or value == FORGOTTEN:
+        raise InvalidRequest(f"{name[:40]}={value[:40]} is nobody to forget", hint="Give a label: customer=acme.")
+    own = _ledger()
+    found = known_of(own, name, value)
+    if not found and not yes:
+        out.print(f"The ledger has nothing of {printable(where)}.")
+        return
+    out.print(
+        f"{printable(where)} {'would become' if dry_run else 'is to become'} {FORGOTTEN} in "
+        f"{counted(found.records, 'record')}, {counted(found.sums, 'sum')} and {counted(found.events, 'event')}. "
+        f"{counted(found.budgets, 'stored budget')} and {counted(found.accounts, 'running total')} are removed. "
+        "Costs stay."
+    )
+    if dry_run or not confirm("Forget it?", yes=yes):
+        out.print(_NOT_DONE)
+        return
+    with err.status("Forgetting ..."):
+        forget(own, name, value)
+    out.print("Done. `ledger vacuum` removes it from the file too; backups and other machines' spools still have it.")
+
+
+@ledger.command(name="vacuum")
+def vacuum_command() -> None:
+    """Give back the room of what was deleted; a SQLite file then holds nothing of it any more."""
+    with err.status("Vacuuming ..."):
+        before, after = vacuum(_ledger())
+    out.print(f"The ledger took {before / 1e6:,.1f} MB, and takes {after / 1e6:,.1f} MB now.")
 
 
 @ledger.command()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from shared.analytics import costs_page, get_llm_costs, zone
 from shared.cli.completion import complete_group
-from shared.cli.console import AsJson, out, print_json
+from shared.cli.console import AsJson, err, out, print_json
 from shared.cli.tables import print_wrapped
 from shared.errors import InvalidRequest
 from shared.reports import (
@@ -24,6 +24,7 @@ from shared.reports import (
     period_text,
     printable,
     provider_costs,
+    removed_note,
     render,
     table_of,
     usd,
@@ -91,6 +92,8 @@ def report(
         case "json":
             print_json(costs)
         case "csv":
+            if removed := removed_note(costs):
+                err.print(f"{removed}.")
             out.out(csv_text(costs), end="")
         case "markdown":
             heads, rows, total = table_of(costs, exact=exact)
@@ -156,4 +159,5 @@ def _compared(costs: Mapping[str, Any]) -> str:
     """The total of the period before, in words."""
     before, now = costs["previous"], known_cost(costs)
     change = f", now {now / before['cost'] - 1:+,.0%}" if before["cost"] > 0 and now == now else ""  # noqa: PLR0124
-    return f"The period before ({period_text(before)}): {usd(before['cost'])}{change}"
+    removed = ", without records that were removed" if before["is_incomplete"] else ""
+    return f"The period before ({period_text(before)}): {usd(before['cost'])}{change}{removed}"

@@ -49,6 +49,13 @@ if TYPE_CHECKING:
         call_record as call_record,
         calls_in as calls_in,
     )
+    from shared.ledger.closing import (
+        ClosedMonth as ClosedMonth,
+        Figures as Figures,
+        as_entered as as_entered,
+        close_month as close_month,
+        closed_months as closed_months,
+    )
     from shared.ledger.engine import may_use_wal as may_use_wal
     from shared.ledger.events import (
         adjustment_row as adjustment_row,
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
         uuid_of as uuid_of,
     )
     from shared.ledger.export import csv_cell as csv_cell, write_attempts as write_attempts
+    from shared.ledger.forgetting import FORGOTTEN as FORGOTTEN, Known as Known, forget as forget, known_of as known_of
     from shared.ledger.grouped import (
         FIGURES as FIGURES,
         GRAINS as GRAINS,
@@ -77,7 +85,7 @@ if TYPE_CHECKING:
         ImageLineage as ImageLineage,
         lineages_of as lineages_of,
     )
-    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair
+    from shared.ledger.maintenance import back_up as back_up, problems as problems, repair as repair, vacuum as vacuum
     from shared.ledger.query import (
         UNALLOCATED as UNALLOCATED,
         BudgetForecast as BudgetForecast,
@@ -98,6 +106,12 @@ if TYPE_CHECKING:
         Reservation as Reservation,
         open_reservations as open_reservations,
         release as release,
+    )
+    from shared.ledger.retention import (
+        Prunable as Prunable,
+        prunable as prunable,
+        prune as prune,
+        removed_before as removed_before,
     )
     from shared.ledger.row import COUNTS as COUNTS, AttemptRow as AttemptRow, Status as Status
     from shared.ledger.schema import LATENCY_MS as LATENCY_MS
@@ -122,17 +136,20 @@ else:
             "answers": "Answers answers_of",
             "bills": "Billed Reconciled attempts_billed billed has_late line_fits reconciled reconciling",
             "calls": "KINDS CallRecord call_record calls_in",
+            "closing": "ClosedMonth Figures as_entered close_month closed_months",
             "engine": "may_use_wal",
             "events": "adjustment_row cost_nano_of cost_row event_row safe_metadata uuid_of",
             "export": "csv_cell write_attempts",
+            "forgetting": "FORGOTTEN Known forget known_of",
             "grouped": "FIGURES GRAINS Grouped all_grouped grouped_sums is_empty label_names",
             "health": "Unknown latencies unknowns",
             "image_lineage": "ImageLineage lineages_of",
-            "maintenance": "back_up problems repair",
+            "maintenance": "back_up problems repair vacuum",
             "query": "BudgetForecast Filter agents_used_tools all_budget_forecasts average_output "
             "average_outputs RecentPrompt UNALLOCATED Window budget_forecasts own_filter recent_prompts window",
             "records": "attempt_lines attempt_records",
             "reservations": "Reservation open_reservations release",
+            "retention": "Prunable prunable prune removed_before",
             "row": "COUNTS AttemptRow Status",
             "schema": "LATENCY_MS",
             "sqlite_library": "connect library_name",

@@ -26,6 +26,7 @@ Account = tuple[str, str, int, int]
 
 # How far the clocks of machines that share a ledger may differ while a budget has an hour, day or month window.
 CLOCK_TOLERANCE_US = 300 * 1_000_000
+_HASH = "sha256:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 24 * 3600 * 1_000_000
 _KEPT_US = 40 * _DAY_US
@@ -35,9 +36,11 @@ _WITHOUT_BOUND = {"allow": None, "refuse": "unknown price", "hold_max": "hold_ma
 _AMOUNT = sa.func.coalesce(
     attempt.c.cost_nano + attempt.c.reserved_nano, attempt.c.reserved_nano, attempt.c.cost_nano, attempt.c.bound_nano, 0
 )
+_IS_FREED = attempt.c.reserved_nano < 0
 # As the indexes have them: with a parameter in its place SQLite would read the whole table.
 _UNDER_WAY = sa.text("status = 'started'")
 _RESERVES = sa.text("reserved_nano > 0")
+_CORRECTS = sa.text("adjustment_kind IS NOT NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +104,23 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The budgets stored in the ledger, and the sets of dimensions that it keeps running totals for."""
+    """
+    What every writer must know of the ledger.
+
+    The budgets stored in it, the sets of dimensions that it keeps running totals for, and the end of what is closed or
+    removed, in microseconds since 1970: what happened before does not change, and what comes late is dated to now.
+    """
 
     limits: tuple[Limit, ...] = ()
     kinds: tuple[tuple[str, ...], ...] = ()
+    closed_us: int = 0
 
 
 TERMS = (
     'SELECT name, limit_nano, "window", scope, tz, warn_at, on_exceed, on_unknown_price, value FROM budget UNION ALL '
-    "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind ORDER BY 1"
+    "SELECT dimensions, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM account_kind UNION ALL "
+    "SELECT NULL, max(until_us), NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM closed_month UNION ALL "
+    "SELECT NULL, frozen_us, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM pruned ORDER BY 1"
 )
 _TERM_NAMES = ("name", "limit_nano", "window", "scope", "tz", "warn_at", "on_exceed", "on_unknown_price", "value")
 _TOTALS = "SELECT dimensions, whose, since_us, until_us, counted_nano FROM account WHERE (dimensions, whose) IN"
@@ -120,9 +131,17 @@ LATEST = "SELECT ts_us, machine FROM attempt WHERE status <> 'reported' ORDER BY
 @lru_cache(maxsize=8)
 def terms_of(rows: tuple[tuple[Any, ...], ...]) -> Terms:
     """What the rows of TERMS say. They are read each time, so that no change by another program is missed."""
-    budgets = [dict(zip(_TERM_NAMES, row, strict=True)) for row in rows if row[1] is not None]
-    kinds = [tuple(json.loads(row[0])) for row in rows if row[1] is None]
-    return Terms(tuple(Limit(_as_budget(each)) for each in budgets), tuple(kinds))
+    named = [row for row in rows if row[0] is not None]
+    budgets = [dict(zip(_TERM_NAMES, row, strict=True)) for row in named if row[1] is not None]
+    kinds = [tuple(json.loads(row[0])) for row in named if row[1] is None]
+    closed_us = max((row[1] or 0 for row in rows if row[0] is None), default=0)
+    return Terms(tuple(Limit(_as_budget(each)) for each in budgets), tuple(kinds), closed_us)
+
+
+def terms_in(connection: Connection) -> Terms:
+    """The terms of the ledger as they are now."""
+    [rows] = Driver.of(connection).read((TERMS, ()))
+    return terms_of(tuple(tuple(row) for row in rows))
 
 
 class Totals:
@@ -186,13 +205,16 @@ class Totals:
 
     def move(self, before: Row | None, after: Row, labels: Labels) -> None:
         """Add the change in an attempt's counted amount to every running total that includes it."""
+        is_plain = not _frees_before(after, after["ts_us"])
         change = counted(after) - (counted(before) if before is not None else 0)
-        if not change:
+        if is_plain and not change:
             return
         for dimensions in self.terms.kinds:
             place = (_key(dimensions), _digest(group_of(dimensions, after, labels)))
             for key in self._windows.get(place, ()):
                 if key[2] <= after["ts_us"] < key[3]:
+                    if not is_plain:
+                        change = counted(after, key[2]) - (counted(before, key[2]) if before is not None else 0)
                     self._counted[key] += change
                     self.changes[key] = self.changes.get(key, 0) + change
 
@@ -272,11 +294,13 @@ def with_parts(connection: Connection, status: BudgetStatus) -> BudgetStatus:
     inside += [_is_of(name, value) for name, value in zip(dimensions, status.whose, strict=True)]
     reserved = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.reserved_nano), 0), sa.func.count())
     reserved_nano, requests = connection.execute(reserved.where(_RESERVES, *inside)).one()
+    freed = (_CORRECTS, _IS_FREED, attempt.c.happened_us >= status.since_us)
+    freed_nano, freed_requests = connection.execute(reserved.where(*freed, *inside)).one()
     held = sa.select(sa.func.coalesce(sa.func.sum(attempt.c.bound_nano), 0)).where(_UNDER_WAY, *inside)
     return replace(
         status,
-        reserved_nano=int(reserved_nano),
-        reserved_requests=requests,
+        reserved_nano=int(reserved_nano) + int(freed_nano),
+        reserved_requests=requests - freed_requests,
         under_way_nano=int(connection.scalar(held) or 0),
     )
 
@@ -311,7 +335,9 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     since_us, until_us = limit.budget.span(now_us)
     if not limit.dimensions:
         return [status_of(connection, limit, {"ts_us": now_us}, {})]
-    amount = sa.func.sum(_AMOUNT)
+    amount = sa.func.sum(_amount(since_us))
+    if since_us < sums.removed(connection).rows_us and (known := _of_accounts(connection, limit, since_us, until_us)):
+        return known
     columns = [_column(name).label(f"d{place}") for place, name in enumerate(limit.dimensions)]
     query = sa.select(*columns, amount).where(attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
     if limit.budget.value is not None:
@@ -320,6 +346,22 @@ def statuses_of_all(connection: Connection, limit: Limit, now_us: int) -> list[B
     found = connection.execute(query.group_by(*columns).order_by(amount.desc()))
     statuses = [BudgetStatus(limit, tuple(row[:-1]), int(row[-1]), since_us, until_us) for row in found]
     return statuses or [BudgetStatus(limit, (), 0, since_us, until_us)]
+
+
+def _of_accounts(connection: Connection, limit: Limit, since_us: int, until_us: int) -> list[BudgetStatus]:
+    """The same from the running totals, for a window whose attempts have been removed in part."""
+    of_limit = (account.c.dimensions == _key(limit.dimensions), account.c.since_us == since_us)
+    query = sa.select(account.c.whose, account.c.counted_nano).where(*of_limit, account.c.until_us == until_us)
+    found = [
+        BudgetStatus(limit, tuple(json.loads(whose)), int(counted_nano), since_us, until_us)
+        for whose, counted_nano in connection.execute(query.order_by(account.c.counted_nano.desc()))
+        if not whose.startswith(_HASH)
+    ]
+    if limit.budget.value is None:
+        return found
+    own = f"label:{limit.budget.scope}"
+    place = limit.dimensions.index(own if own in limit.dimensions else limit.budget.scope)
+    return [each for each in found if each.whose[place] == limit.budget.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +392,7 @@ def latest(connection: Connection) -> Latest:
 
 def move(connection: Connection, moves: Sequence[tuple[Row, Row, Labels]]) -> None:
     """Change every running total that includes attempts by the changes in their counted amounts: before, after."""
-    driver = Driver.of(connection)
-    [rows] = driver.read((TERMS, ()))
-    terms = terms_of(tuple(tuple(row) for row in rows))
+    driver, terms = Driver.of(connection), terms_in(connection)
     places = {place for _, row, labels in moves for place in places_of(terms, row, labels, ())}
     if not places:
         return
@@ -379,12 +419,31 @@ def totals_query(
     return text, [*columns, max(times_us), min(times_us)]
 
 
-def counted(row: Row) -> int:
-    """The counted amount of an attempt: its cost and what it reserves; while neither is known, its upper bound."""
+def counted(row: Row, since_us: int = 0) -> int:
+    """
+    The counted amount of an attempt: its cost and what it reserves; while neither is known, its upper bound.
+
+    Args:
+        since_us: When the window begins, in microseconds since 1970. What frees a reservation from before that has
+            never taken room from this window, and so gives it none.
+    """
     cost, reserved = row.get("cost_nano"), row.get("reserved_nano")
+    if _frees_before(row, since_us):
+        return int(cost or 0)
     if cost is None and reserved is None:
         return int(row.get("bound_nano") or 0)
     return int(cost or 0) + int(reserved or 0)
+
+
+def _frees_before(row: Row, since_us: int) -> bool:
+    """Whether a row frees what was reserved before a moment."""
+    return (row.get("reserved_nano") or 0) < 0 and (row.get("happened_us") or since_us) < since_us
+
+
+def _amount(since_us: int) -> sa.ColumnElement[int]:
+    """The same as `counted`, in SQL."""
+    frees = sa.and_(_IS_FREED, attempt.c.happened_us < since_us)
+    return sa.case((frees, sa.func.coalesce(attempt.c.cost_nano, 0)), else_=_AMOUNT)
 
 
 def stored(connection: Connection) -> list[Limit]:
@@ -460,14 +519,16 @@ def _sum(
     of_group = [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
     found = sums.costs(connection, dimensions, group, since_us, until_us)
     if found is None:
-        return _sum_of(connection, _AMOUNT, (since_us, until_us), *of_group)
+        return _sum_of(connection, _amount(since_us), (since_us, until_us), *of_group)
     cost_nano, how = found
     for span in how.rows:
-        cost_nano += _sum_of(connection, _AMOUNT, span, *of_group)
+        cost_nano += _sum_of(connection, _amount(since_us), span, *of_group)
     for begin, end in how.summed:
         span = (begin * 10**6, end * 10**6)
         # What counts beside costs is of few attempts, and an index finds each kind of them.
         cost_nano += _sum_of(connection, attempt.c.reserved_nano, span, _RESERVES, *of_group)
+        freed = (_CORRECTS, _IS_FREED, attempt.c.happened_us >= since_us)
+        cost_nano += _sum_of(connection, attempt.c.reserved_nano, span, *freed, *of_group)
         cost_nano += _sum_of(connection, attempt.c.bound_nano, span, _UNDER_WAY, *of_group)
         unknown = (sa.text(UNKNOWN_COST), attempt.c.reserved_nano.is_(None))
         cost_nano += _sum_of(connection, attempt.c.bound_nano, span, *unknown, *of_group)
@@ -504,6 +565,21 @@ def group_of(dimensions: Iterable[str], row: Row, labels: Labels) -> tuple[str, 
     )
 
 
+def group_with(dimensions: str, whose: str, name: str, value: str) -> bool:
+    """
+    Whether a running total is of a group that has this value in a dimension.
+
+    Args:
+        dimensions, whose: Its key. Of a group with long names only a hash is stored, which is told by its one name.
+    """
+    names = json.loads(dimensions)
+    if name not in names:
+        return False
+    if whose.startswith(_HASH):
+        return names == [name] and whose == _digest([value])
+    return bool(json.loads(whose)[names.index(name)] == value)
+
+
 def _key(values: Iterable[str]) -> str:
     return json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
 
@@ -511,4 +587,4 @@ def _key(values: Iterable[str]) -> str:
 def _digest(values: Iterable[str]) -> str:
     """A key short enough for an index: the values as JSON, or their hash when that is long."""
     key = _key(values)
-    return key if len(key) <= 200 else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    return key if len(key) <= 200 else f"{_HASH}{hashlib.sha256(key.encode()).hexdigest()}"

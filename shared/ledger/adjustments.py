@@ -15,6 +15,7 @@ from shared.ledger.reservations import labels_of
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import attempt, bucket_of
 from shared.ledger.store import Ledger
+from shared.ledger.sums import removed_note, warn_of_removed
 
 OPERATION = "adjustment"
 NOBODY = "(adjustment)"
@@ -131,7 +132,9 @@ def attempt_of(ledger: Ledger, call_id: uuid.UUID) -> AttemptRow:
     with ledger.reading() as connection:
         found = connection.execute(query.limit(1)).mappings().one_or_none()
         if found is None:
-            raise InvalidRequest(f"The ledger has no call {call_id}", hint="Take the call_id from an export.")
+            raise InvalidRequest(
+                f"The ledger has no call {call_id}{removed_note(connection)}", hint="Take the call_id from an export."
+            )
         labels = labels_of(connection, [found["attempt_id"]])
     return replace(AttemptRow.read(dict(found)), labels=labels[found["attempt_id"]])
 
@@ -145,6 +148,7 @@ def priced_attempts(ledger: Ledger, since_us: int, until_us: int) -> Iterator[tu
     Raises:
         StoreError: The ledger cannot be read.
     """
+    warn_of_removed(ledger, since_us, "what is priced again")
     last: tuple[int, uuid.UUID] | None = None
     inside = (attempt.c.ts_us >= since_us, attempt.c.ts_us < until_us)
     query = sa.select(attempt).where(
@@ -168,16 +172,17 @@ def priced_attempts(ledger: Ledger, since_us: int, until_us: int) -> Iterator[tu
 
 
 def _repriced(connection: Connection, rows: list[AttemptRow]) -> dict[str, int]:
-    """The adjustments of these rows by repricing, which are dated as the rows are."""
+    """The adjustments of these rows by repricing, which are dated as the rows are, or say when those happened."""
     if not rows:
         return {}
-    query = sa.select(attempt.c.adjusts, attempt.c.cost_nano).where(
-        sa.text("adjustment_kind IS NOT NULL"),  # as the index has it
-        attempt.c.adjustment_kind == "reprice",
-        attempt.c.ts_us >= rows[0].ts_us,
-        attempt.c.ts_us <= rows[-1].ts_us,
-    )
+    query = sa.select(attempt.c.adjusts, attempt.c.cost_nano).where(attempt.c.adjustment_kind == "reprice")
     found: dict[str, int] = defaultdict(int)
-    for adjusts, cost_nano in connection.execute(query):
-        found[adjusts] += cost_nano
+    # As the indexes have them.
+    for date, which in (
+        (attempt.c.ts_us, "adjustment_kind IS NOT NULL AND happened_us IS NULL"),
+        (attempt.c.happened_us, "happened_us IS NOT NULL"),
+    ):
+        dated = query.where(date >= rows[0].ts_us, date <= rows[-1].ts_us, sa.text(which))
+        for adjusts, cost_nano in connection.execute(dated):
+            found[adjusts] += cost_nano
     return found

@@ -17,6 +17,7 @@ from shared.ledger.reservations import labels_of
 from shared.ledger.row import AttemptRow
 from shared.ledger.schema import UNKNOWN_COST, attempt
 from shared.ledger.store import Ledger
+from shared.ledger.sums import removed_note
 
 Kind = Literal["latest", "most-expensive", "failed", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -102,7 +103,10 @@ def call_record(ledger: Ledger, call_id: uuid.UUID) -> CallRecord:
     with ledger.reading() as connection:
         found = connection.scalar(sa.select(attempt.c.call_id).where(same).limit(1))
         if found is None:
-            raise InvalidRequest(f"The ledger has no call {call_id}", hint="See `agentswarm-tools calls list`.")
+            raise InvalidRequest(
+                f"The ledger has no call {call_id}{removed_note(connection)}",
+                hint="See `agentswarm-tools calls list`.",
+            )
         record = _records(connection, [found])[found]
         refers = attempt.c.adjusts.in_([str(found), *(str(row.attempt_id) for row in record.attempts)])
         query = sa.select(attempt).where(sa.text("adjustment_kind IS NOT NULL"), refers).order_by(attempt.c.ts_us)

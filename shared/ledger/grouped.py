@@ -34,10 +34,14 @@ class Grouped(NamedTuple):
 
     A key is "" where an attempt has no such value; times are 2026-11-24T13:00+01:00, 2026-11-24, 2026-W48 and 2026-11.
     `rows_read` says why all rows of a time were read, and not only those of the window's ends; None if they were not.
+    `removed_us`: attempts of the window before it have been removed, and 0 if none have; `is_incomplete`: they are
+    missing, because no sums say what they were.
     """
 
     sums: dict[Key, Sums]
     rows_read: str | None
+    removed_us: int = 0
+    is_incomplete: bool = False
 
 
 def grouped_sums(ledger: Ledger, span: Window, keys: Sequence[str], which: Filter | None = None) -> dict[Key, Sums]:
@@ -80,7 +84,7 @@ def _narrowed(found: Grouped, names: Sequence[str], keys: Sequence[str]) -> Grou
     sums: dict[Key, Sums] = defaultdict(_no_sums)
     for values, numbers in found.sums.items():
         _add(sums[tuple(values[place] for place in places)], numbers, 1)
-    return Grouped(_not_empty(sums), found.rows_read)
+    return found._replace(sums=_not_empty(sums))
 
 
 def _read(
@@ -99,7 +103,10 @@ def _read(
         while ranges:
             with ledger.reading() as connection:
                 ranges = _add_rows(connection, found[keys], ranges, span.zone, keys, which)  # noqa: PLW2901
-    return {keys: Grouped(_not_empty(found[keys]), _rows_read(how, keys, which)) for keys, how in plans.items()}
+    return {
+        keys: Grouped(_not_empty(found[keys]), _rows_read(how, keys, which), how.removed_us, how.is_incomplete)
+        for keys, how in plans.items()
+    }
 
 
 def _no_sums() -> Sums:
@@ -134,7 +141,7 @@ def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
         query = sa.select(sa.func.min(label.c.name))
         while name := connection.scalar(query.where(label.c.name > found[-1]) if found else query):
             found.append(name)
-        return found
+        return sorted({*found, *stored_sums.names_of_removed(connection)})
 
 
 def is_empty(ledger: Ledger) -> bool:
@@ -163,9 +170,8 @@ def _owners(keys: Sequence[str], which: Filter) -> list[tuple[Owner, int]]:
 
 def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filter) -> Plan:
     owners = [owner for owner, _ in _owners(keys, which)]
-    from_rows = Plan((), ((span.since_us, span.until_us),))
     if not owners:
-        return from_rows
+        return stored_sums.from_rows(connection, span.since_us, span.until_us)
     is_timed = not set(keys).isdisjoint(GRAINS)
     how = stored_sums.plan(connection, span.since_us, span.until_us, owners, span.zone if is_timed else None)
     if "hour" not in keys:
@@ -174,7 +180,8 @@ def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filt
     seconds = (*how.midnights, *(offset.total_seconds() for offset in offsets if offset is not None))
     step = _HOUR_S if not any(second % _HOUR_S for second in seconds) else BUCKET_S
     if step < max(owner.grains[0] for owner in owners):
-        return from_rows  # labels have no sums of less than an hour, as counted from UTC
+        # Labels have no sums of less than an hour, as counted from UTC.
+        return stored_sums.from_rows(connection, span.since_us, span.until_us)
     first = max(how.known[0], span.since_us // 10**6 // step * step)
     return replace(how, midnights=tuple(range(first, how.known[1], step)))
 

@@ -53,7 +53,7 @@ def latencies(ledger: Ledger, span: Window, which: Filter) -> dict[str, Counter[
 
 def _plan(connection: Connection, span: Window, which: Filter) -> stored_sums.Plan:
     if which.owner is None or not which.columns.keys() <= {"provider", "model"}:
-        return stored_sums.Plan((), ((span.since_us, span.until_us),))
+        return stored_sums.from_rows(connection, span.since_us, span.until_us)
     return stored_sums.plan(
         connection, span.since_us, span.until_us, [which.owner], finest=stored_sums.LATENCY_GRAINS[0]
     )

@@ -13,6 +13,7 @@ from shared.internal.money import to_usd
 from shared.ledger.query import Filter, conditions
 from shared.ledger.schema import attempt
 from shared.ledger.store import Ledger
+from shared.ledger.sums import warn_of_removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def lineages_of(ledger: Ledger, which: Filter | None = None) -> list[ImageLineag
     Raises:
         StoreError: The ledger cannot be read.
     """
+    warn_of_removed(ledger, 0, "this list")
     calls = [call for call in _calls(ledger, which or Filter()).values() if call.images]
     family_of: dict[str, list[_ImageCall]] = {}
     for call in calls:

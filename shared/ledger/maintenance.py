@@ -15,9 +15,12 @@ from shared.errors import ConfigurationError, StoreError
 from shared.internal.clock import now_us
 from shared.ledger import sums
 from shared.ledger.accounts import CLOCK_TOLERANCE_US
-from shared.ledger.schema import account, attempt, bucket_of
+from shared.ledger.closing import changed_months
+from shared.ledger.engine import is_locked, log_of
+from shared.ledger.schema import account, attempt, bucket_of, metadata
 from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
+from shared.ledger.writer import short
 
 # Rows, buckets or pages of the file that are worked on at a time; other programs get their turn in between.
 _ROWS = 50
@@ -39,10 +42,13 @@ def problems(ledger: Ledger) -> Iterator[str]:
             yield from (f"the file is damaged: {each}" for each in found if each != "ok")
         ahead = connection.scalar(sa.select(sa.func.count()).where(_is_ahead(now_us()))) or 0
         wrong = sums.wrong(connection)
+        changed = changed_months(connection)
     if ahead:
         yield f"{ahead:,} records are from a clock that was ahead"
     if wrong:
         yield f"{wrong:,} sums differ from their records"
+    if changed:
+        yield f"the figures of {', '.join(changed)} have changed since they were closed"
     if ledger.waiting:
         yield f"{ledger.waiting:,} records wait to be written, in {ledger.waiting_in}"
     for file in ledger.dead_letters():
@@ -71,8 +77,8 @@ def repair(ledger: Ledger) -> list[str]:
         sums.rebuild(ledger)
         done.append(f"computed all sums anew, of which {wrong:,} differed from their records")
     with ledger.changing() as connection:
-        # They are computed from the records when they are next needed.
-        connection.execute(sa.delete(account))
+        # They are computed from the records when they are next needed, but for those whose records were removed.
+        connection.execute(sa.delete(account).where(account.c.since_us >= sums.removed(connection).rows_us))
     done.append("cleared the running totals of budgets, which are computed from the records again")
     return done
 
@@ -113,6 +119,61 @@ def back_up(ledger: Ledger, target: Path) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def vacuum(ledger: Ledger) -> tuple[int, int]:
+    """
+    Give back the room of what was deleted, so that it is in no file any more; PostgreSQL uses it for new records.
+
+    Returns:
+        Bytes before and after.
+
+    Raises:
+        StoreError: Another program uses the ledger, or its disk has no room for that.
+    """
+    ledger.flush()
+    # It takes as long as it takes.
+    patient = ledger.with_patience(_VACUUM_S)
+    try:
+        with patient.reading() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None, "it is connected"  # noqa: S101
+            before = _size(ledger, raw)
+            raw.execute("COMMIT")
+            try:
+                if ledger.file is None:  # else the driver would begin a transaction, in which it is not allowed
+                    raw.autocommit = True
+                for statement in _VACUUM[connection.dialect.name]:
+                    raw.execute(statement)
+            except connection.dialect.loaded_dbapi.Error as error:
+                reason = "another program uses it" if is_locked(error) else short(error)
+                raise StoreError(
+                    f"The ledger {ledger.name} cannot be vacuumed ({reason})", hint="Try again when it is used less."
+                ) from None
+            finally:
+                raw.execute("BEGIN")
+            return before, _size(ledger, raw)
+    finally:
+        patient.close()
+
+
+_VACUUM_S = 3600.0
+_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+_VACUUM = {
+    "sqlite": (_CHECKPOINT, "VACUUM", _CHECKPOINT),
+    "postgresql": (f"VACUUM (ANALYZE) {', '.join(table.name for table in metadata.sorted_tables)}",),
+}
+_SIZE = (
+    "SELECT sum(pg_total_relation_size(CAST(name AS regclass))) "  # noqa: S608 - our own names
+    f"FROM unnest(ARRAY{[table.name for table in metadata.sorted_tables]}) AS name"
+)
+
+
+def _size(ledger: Ledger, raw: Any) -> int:
+    """Bytes that the ledger takes, with its log."""
+    if ledger.file is None:
+        return int(raw.execute(_SIZE).fetchone()[0])
+    return sum(file.stat().st_size for file in (ledger.file, log_of(ledger.file)) if file.exists())
 
 
 def _is_ahead(at_us: int) -> sa.ColumnElement[bool]:

@@ -190,6 +190,30 @@ STEPS = (
             CREATE UNIQUE INDEX ix_alert_once
             ON alert (kind, dimensions, whose, since_us, until_us, limit_nano, threshold)
             """,
+            "ALTER TABLE attempt ADD COLUMN happened_us BIGINT",
+            "CREATE INDEX ix_attempt_happened ON attempt (happened_us) WHERE happened_us IS NOT NULL",
+            """
+            CREATE TABLE closed_month (
+                month VARCHAR(7) NOT NULL PRIMARY KEY,
+                zone VARCHAR(60) NOT NULL,
+                since_us BIGINT NOT NULL,
+                until_us BIGINT NOT NULL,
+                cost_nano BIGINT NOT NULL,
+                calls BIGINT NOT NULL,
+                requests BIGINT NOT NULL,
+                unknown_requests BIGINT NOT NULL,
+                lower_bound_requests BIGINT NOT NULL,
+                reserved_nano BIGINT NOT NULL,
+                closed_us BIGINT NOT NULL
+            )
+            """,
+            """
+            CREATE TABLE pruned (
+                frozen_us BIGINT NOT NULL PRIMARY KEY,
+                rows_us BIGINT NOT NULL,
+                sums_us BIGINT NOT NULL
+            )
+            """,
         ),
     ),
 )

@@ -51,8 +51,11 @@ class Window:
     @property
     def ends(self) -> tuple[str, str]:
         """Both ends in its time zone, to the second."""
-        first, last = (datetime.fromtimestamp(ts_us / 1e6, self.zone) for ts_us in (self.since_us, self.until_us))
-        return first.isoformat(timespec="seconds"), last.isoformat(timespec="seconds")
+        return self.moment(self.since_us), self.moment(self.until_us)
+
+    def moment(self, ts_us: int) -> str:
+        """A time in its time zone, to the second."""
+        return datetime.fromtimestamp(ts_us / 1e6, self.zone).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from shared.internal.money import to_usd
 from shared.ledger.query import Filter, Window, conditions
 from shared.ledger.schema import attempt
 from shared.ledger.store import Ledger
+from shared.ledger.sums import warn_of_removed
 
 _HIDDEN = frozenset({"bucket", "lease_us", "calls", "failed_calls", "unpriced_calls", "machine", "ts_us"})
 _COLUMNS = tuple(column for column in attempt.c if column.name not in _HIDDEN)
@@ -51,6 +52,7 @@ def attempt_lines(ledger: Ledger, span: Window | None = None, which: Filter | No
     if span is not None:
         query = query.where(attempt.c.ts_us < span.until_us)
     after = sa.true() if span is None else attempt.c.ts_us >= span.since_us
+    warn_of_removed(ledger, 0 if span is None else span.since_us, "this export")
     is_more = True
     while is_more:
         with ledger.reading() as connection:

@@ -10,10 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from shared.internal.clock import now_us
 from shared.ledger import accounts
 from shared.ledger.driver import Driver
+from shared.ledger.row import dates
 from shared.ledger.schema import attempt, label
 from shared.ledger.store import Ledger
+from shared.ledger.writes import CHANGES, RELEASE, Settled, apply, correction
 
 # Released in one transaction, so that no other writer waits for long.
 _PAGE = 200
@@ -57,7 +60,8 @@ def open_reservations(
         StoreError: The ledger cannot be read.
     """
     with ledger.reading() as connection:
-        return [_reservation(row) for row in connection.execute(_query(call_id, before_us)).mappings()]
+        rows = [dict(row) for row in connection.execute(_query(call_id, before_us)).mappings()]
+        return list(map(_reservation, _still_open(connection, rows)))
 
 
 def release(ledger: Ledger, *, call_id: uuid.UUID | None = None, before_us: int | None = None) -> list[Reservation]:
@@ -75,14 +79,18 @@ def release(ledger: Ledger, *, call_id: uuid.UUID | None = None, before_us: int 
     """
     ledger.flush()
     released: list[Reservation] = []
+    page = _query(call_id, before_us).limit(_PAGE).with_for_update()
+    after: sa.ColumnElement[bool] = sa.true()
     while True:
         with ledger.changing() as connection:
-            page = _query(call_id, before_us).limit(_PAGE).with_for_update()
-            rows = [dict(row) for row in connection.execute(page).mappings()]
-            _release(connection, rows)
-        released += [_reservation(row) for row in rows]
+            rows = [dict(row) for row in connection.execute(page.where(after)).mappings()]
+            still_open = _still_open(connection, rows)
+            _release(connection, still_open)
+        released += map(_reservation, still_open)
         if len(rows) < _PAGE:
             return released
+        last = rows[-1]["ts_us"], rows[-1]["attempt_id"]
+        after = sa.tuple_(attempt.c.ts_us, attempt.c.attempt_id) > sa.tuple_(*last)
 
 
 def _query(call_id: uuid.UUID | None, before_us: int | None) -> sa.Select[Any]:
@@ -95,12 +103,38 @@ def _query(call_id: uuid.UUID | None, before_us: int | None) -> sa.Select[Any]:
     return query.order_by(attempt.c.ts_us, attempt.c.attempt_id)
 
 
+def _still_open(connection: Connection, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The attempts with what they still reserve: of a closed month, without what adjustments have freed."""
+    found = []
+    for first in range(0, len(rows), _PAGE):
+        page = rows[first : first + _PAGE]
+        query = sa.select(attempt.c.adjusts, sa.func.sum(attempt.c.reserved_nano)).where(
+            attempt.c.happened_us.in_([row["ts_us"] for row in page]),
+            attempt.c.adjusts.in_([str(row["attempt_id"]) for row in page]),
+            attempt.c.adjustment_kind.in_(CHANGES),
+        )
+        freed = {adjusts: int(nano or 0) for adjusts, nano in connection.execute(query.group_by(attempt.c.adjusts))}
+        found += [row | {"reserved_nano": row["reserved_nano"] + freed.get(str(row["attempt_id"]), 0)} for row in page]
+    return [row for row in found if row["reserved_nano"] > 0]
+
+
 def _release(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
     labels = labels_of(connection, [row["attempt_id"] for row in rows])
-    moves = [(row, row | {"reserved_nano": 0}, labels[row["attempt_id"]]) for row in rows]
+    closed_us = accounts.terms_in(connection).closed_us
+    moves = [(row, row | {"reserved_nano": 0}, labels[row["attempt_id"]]) for row in rows if row["ts_us"] >= closed_us]
     if moves:
         Driver.of(connection).change(attempt, [freed for _, freed, _ in moves], ("reserved_nano",))
         accounts.move(connection, moves)
+    # What is closed stays as it is, and the release is an adjustment.
+    closed = {row["attempt_id"]: row["reserved_nano"] for row in rows if row["ts_us"] < closed_us}
+    whole = sa.select(attempt).where(attempt.c.attempt_id.in_(list(closed)))
+    now = max(now_us(), closed_us)
+    for row in connection.execute(whole).mappings().all() if closed else ():
+        freed = {"reserved_nano": -closed[row["attempt_id"]], "cost_source": "reported", "cost_is_lower_bound": False}
+        entered = correction(dict(row) | dates(now, row["ts_us"]), RELEASE, freed)
+        apply(connection, [Settled(entered, labels[row["attempt_id"]])])
 
 
 def labels_of(connection: Connection, attempt_ids: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, str]]:

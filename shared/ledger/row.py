@@ -82,6 +82,9 @@ class AttemptRow:
     adjusts: str | None = None
     # Name of the machine whose clock gave `ts_us`.
     machine: str | None = None
+    # When it happened, if `ts_us` is when it was entered, because the books of that time were closed; of an adjustment,
+    # when what it corrects happened.
+    happened_us: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -215,6 +218,11 @@ class AttemptRow:
     def columns(self) -> dict[str, Any]:
         """The values by column."""
         return {name: getattr(self, name) for name in _COLUMNS}
+
+
+def dates(ts_us: int, happened_us: int | None) -> dict[str, Any]:
+    """The columns with the dates of an attempt that was entered at `ts_us`, and happened before that."""
+    return {"ts_us": ts_us, "bucket": bucket_of(ts_us), "happened_us": happened_us}
 
 
 _COLUMNS = tuple(each.name for each in fields(AttemptRow) if each.name != "labels")

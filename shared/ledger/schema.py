@@ -75,6 +75,8 @@ attempt = sa.Table(
     sa.Column("adjustment_kind", sa.String(20)),
     sa.Column("adjusts", sa.String(250)),  # what an adjustment refers to: the id of an attempt, or a text
     sa.Column("machine", sa.String(120)),  # name of the machine whose clock gave ts_us
+    # Since 2.0. When it happened, or what it corrects did, if ts_us is when it was entered, because books were closed.
+    sa.Column("happened_us", sa.BigInteger),
     sa.Index("ix_attempt_ts", "ts_us"),
     sa.Index("ix_attempt_call", "call_id"),
     sa.Index("ix_attempt_conversation", "conversation", "ts_us"),
@@ -87,6 +89,7 @@ for _name, _column, _where in (
     ("ix_attempt_lower_bound", "ts_us", "cost_is_lower_bound"),
     ("ix_attempt_reserved", "ts_us", "reserved_nano > 0"),
     ("ix_attempt_adjustment", "ts_us", "adjustment_kind IS NOT NULL"),
+    ("ix_attempt_happened", "happened_us", "happened_us IS NOT NULL"),
 ):
     _index = sa.DDL(f"CREATE INDEX {_name} ON attempt ({_column}) WHERE {_where}")  # type: ignore[no-untyped-call]
     sa.event.listen(attempt, "after_create", _index)
@@ -262,4 +265,32 @@ alert = sa.Table(
     sa.Index(
         "ix_alert_once", "kind", "dimensions", "whose", "since_us", "until_us", "limit_nano", "threshold", unique=True
     ),
+)
+
+# Months whose figures never change again, with what they were.
+closed_month = sa.Table(
+    "closed_month",
+    metadata,
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("zone", sa.String(60), nullable=False),
+    sa.Column("since_us", sa.BigInteger, nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("unknown_requests", sa.BigInteger, nullable=False),
+    sa.Column("lower_bound_requests", sa.BigInteger, nullable=False),
+    sa.Column("reserved_nano", sa.BigInteger, nullable=False),
+    sa.Column("closed_us", sa.BigInteger, nullable=False),
+)
+
+# At most one row, times in microseconds since 1970: what happened before `frozen_us` does not change, because it is
+# being removed; before `rows_us` attempts have been removed, so that only sums tell of them; and before `sums_us` those
+# too.
+pruned = sa.Table(
+    "pruned",
+    metadata,
+    sa.Column("frozen_us", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("rows_us", sa.BigInteger, nullable=False),
+    sa.Column("sums_us", sa.BigInteger, nullable=False),
 )

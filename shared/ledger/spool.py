@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -102,6 +102,27 @@ class Spool:
         suffixes = (_DEAD_LETTERS, ".refused")
         files = (path.with_name(f"{path.name}{suffix}") for path in self._all_paths for suffix in suffixes)
         return [file for file in files if file.exists()]
+
+    def change_dead_letters(self, change: Callable[[SpoolEntry], SpoolEntry]) -> None:
+        """
+        Change the entries that were set aside; a line that is no entry stays.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        for file in filter(_is_own_file, self.dead_letters()):
+            lines = _lines(file)
+            entries = [_entry(line) for line in lines]
+            changed = [
+                line if entry is None or (new := change(entry)) == entry else to_json(new).encode()
+                for line, entry in zip(lines, entries, strict=True)
+            ]
+            if changed == lines:
+                continue
+            new_file = file.with_name(f"{file.name}.new")
+            new_file.unlink(missing_ok=True)
+            _append(new_file, b"".join(b"\n" + line + b"\n" for line in changed))
+            new_file.replace(file)
 
     def take(self) -> Iterator[list[SpoolEntry]]:
         """

@@ -143,6 +143,10 @@ class Ledger:
         self._clock_was_behind = False
         self.watcher: Watcher | None = None
 
+    def with_patience(self, read_s: float) -> Ledger:
+        """The same database, for a statement that takes so many seconds; to be closed."""
+        return Ledger(self._url.render_as_string(hide_password=False), Patience(self._patience.call_s, read_s))
+
     # Writing
 
     def start(
@@ -405,6 +409,18 @@ class Ledger:
     def dead_letters(self) -> list[Path]:
         """Files of records that the ledger rejected."""
         return self._spool.dead_letters()
+
+    def change_dead_letters(self, change: Callable[[SpoolEntry], SpoolEntry]) -> None:
+        """
+        Change the records that the ledger rejected, where they lie.
+
+        Raises:
+            StoreError: A file of them cannot be written.
+        """
+        try:
+            self._spool.change_dead_letters(change)
+        except OSError as error:
+            raise StoreError(f"The dead letters of {self.name} cannot be changed ({error.strerror})") from None
 
     def check_writable(self) -> None:
         """

@@ -25,10 +25,10 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -47,6 +47,7 @@ from shared.ledger.schema import (
     SUMS,
     TAKEN_BACK,
     VALUES,
+    pruned,
     sums_state,
     unsummed,
     unsummed_label,
@@ -163,36 +164,49 @@ def rebuild(ledger: Ledger) -> None:
 
 
 def _forget(ledger: Ledger) -> None:
-    """Delete all sums, so that the ledger is as one of an older version."""
+    """Delete all sums of attempts that are there, so that the ledger is as one of an older version."""
     with ledger.changing() as connection:
         _lock_sums(connection)
+        first_us = removed(connection).whole_days_us or _ALWAYS
         _set_since(connection, -_ALWAYS)
-        for table in ("taken_back_label", "taken_back"):
-            connection.execute(sa.text(f"DELETE FROM {table}"))  # noqa: S608 - our own names
-    _delete_sums(ledger)
+        for statement in _FORGET_TAKEN:
+            connection.execute(sa.text(statement), {"low": first_us, "high": -_ALWAYS})
+    _delete_sums(ledger, first_us // 10**6)
     with ledger.changing() as connection:
         _lock_sums(connection)
-        connection.execute(sa.delete(unsummed_label))
-        latest = connection.scalar(sa.text("SELECT max(ts_us) FROM attempt"))
+        connection.execute(sa.delete(unsummed_label).where(unsummed_label.c.day >= first_us // 10**6))
+        latest = connection.scalar(sa.text("SELECT max(ts_us) FROM attempt WHERE ts_us >= :first"), {"first": first_us})
         _set_since(connection, None if latest is None else latest + 1)
 
 
-def _delete_sums(ledger: Ledger) -> None:
-    """Delete all sums, those of a grain and day at a time."""
+def _delete_sums(ledger: Ledger, first: int) -> None:
+    """Delete all sums of a second and later, those of a grain and day at a time."""
     for table, keys in (("sums", ("split", "grain")), ("latency", ("grain",))):
-        while _delete_some(ledger, table, keys):
+        while _delete_some(ledger, table, keys, f"start >= {first}"):
             pass
 
 
-def _delete_some(ledger: Ledger, table: str, keys: tuple[str, ...]) -> bool:
+def delete_before(ledger: Ledger, since_us: int) -> None:
+    """
+    Delete the sums of what ended before a moment, in microseconds since 1970.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    for table, keys in (("sums", ("split", "grain")), ("latency", ("grain",))):
+        while _delete_some(ledger, table, keys, f"start + grain <= {since_us // 10**6}"):
+            pass
+
+
+def _delete_some(ledger: Ledger, table: str, keys: tuple[str, ...], which: str) -> bool:
     inside = " AND ".join((*(f"{key} = :{key}" for key in keys), "start >= :start AND start < :end"))
     with ledger.changing() as connection:
         _lock_sums(connection)
-        query = f"SELECT {', '.join(keys)}, start FROM {table} LIMIT 1"  # noqa: S608 - our own names
+        query = f"SELECT {', '.join(keys)}, start FROM {table} WHERE {which} LIMIT 1"  # noqa: S608 - our own names
         first = connection.execute(sa.text(query)).mappings().one_or_none()
         if first is not None:
             given = {**first, "end": first["start"] + _DAY_S}
-            connection.execute(sa.text(f"DELETE FROM {table} WHERE {inside}"), given)  # noqa: S608 - our own names
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE {inside} AND {which}"), given)  # noqa: S608
     return first is not None
 
 
@@ -233,9 +247,10 @@ def _build_page(connection: Connection) -> bool:
     high_us = _since(connection)
     if high_us is None:
         return False
-    query = "SELECT ts_us FROM attempt WHERE ts_us < :high ORDER BY ts_us DESC LIMIT 1 OFFSET :page"
-    low_us = connection.scalar(sa.text(query), {"high": high_us, "page": _BUILD_PAGE})
-    span = {"low": _ALWAYS if low_us is None else low_us, "high": high_us}
+    first_us = removed(connection).whole_days_us or _ALWAYS
+    query = "SELECT ts_us FROM attempt WHERE ts_us >= :first AND ts_us < :high ORDER BY ts_us DESC LIMIT 1 OFFSET :page"
+    low_us = connection.scalar(sa.text(query), {"first": first_us, "high": high_us, "page": _BUILD_PAGE})
+    span = {"low": first_us if low_us is None else low_us, "high": high_us}
     for statement in _statements(connection.dialect.name, "build"):
         connection.execute(statement, span)
     buckets = connection.execute(_BUILT, span).one()
@@ -311,7 +326,9 @@ def _leave_out_full_labels(connection: Connection, first: int | None, last: int 
     """Delete the sums of labels that have too many values on a day of these buckets, and note that there are none."""
     if first is None or last is None:
         return
-    days = {"first": first * BUCKET_S // _DAY_S * _DAY_S, "last": last * BUCKET_S, "most": MAX_VALUES}
+    # Where attempts have been removed, nothing but sums is left.
+    first_day = max(first * BUCKET_S // _DAY_S * _DAY_S, removed(connection).whole_days_us // 10**6)
+    days = {"first": first_day, "last": last * BUCKET_S, "most": MAX_VALUES}
     for owner, day in connection.execute(_FULL, days).all():
         connection.execute(sa.insert(unsummed_label), {"owner": owner, "day": day})
         for statement in _DELETE_OWNER:
@@ -478,6 +495,7 @@ def _statements(dialect: str, kind: str) -> tuple[sa.TextClause, ...]:
 
 
 _INSIDE = "ts_us >= :low AND ts_us < :high"
+_STARTED = "'started'"
 _FORGET_TAKEN = [
     f"DELETE FROM {table} WHERE taken_id IN (SELECT taken_id FROM taken_back WHERE {_INSIDE})"  # noqa: S608
     for table in ("taken_back_label", "taken_back")
@@ -486,6 +504,103 @@ _FORGET_TAKEN_AT_ONCE = (
     f"gone AS (DELETE FROM taken_back WHERE {_INSIDE} RETURNING taken_id), "  # noqa: S608 - our own names
     "gone_labels AS (DELETE FROM taken_back_label WHERE taken_id IN (SELECT taken_id FROM gone)),"
 )
+
+
+def move_owner(connection: Connection, owner: Owner, value: str, day: int) -> None:
+    """
+    Add the sums of a label's value to those of another one; to be called in the transaction that changes the labels.
+
+    Args:
+        owner: The label's value.
+
+        value: The other value.
+
+        day: The UTC day, by its first second; sums of what was taken back on other days are not moved.
+    """
+    _lock_sums(connection)
+    given = {"owner": owner.owner, "value": owner.value, "other": value, "first": day, "end": day + _DAY_S}
+    for statement in _MOVE_OWNER:
+        connection.execute(statement, given)
+
+
+# Before attempts are removed
+
+
+def keep_quarters(ledger: Ledger, since_us: int, until_us: int) -> int:
+    """
+    Add the sums of quarters of an hour by label of a page of attempts, which do not change any more.
+
+    Without them the days of some time zones could not be told apart by label when the attempts are gone. Doing it twice
+    changes nothing.
+
+    Args:
+        since_us, until_us: The time that the attempts are in, of whole quarters, in microseconds since 1970.
+
+    Returns:
+        From when on it is still to be done; `until_us` where it is done.
+
+    Raises:
+        StoreError: The ledger cannot be written.
+    """
+    quarter_us = BUCKET_S * 10**6
+    with ledger.changing() as connection:
+        _lock_sums(connection)
+        inside = {"low": since_us, "high": until_us, "page": _BUILD_PAGE}
+        query = f"SELECT ts_us FROM attempt WHERE {_INSIDE} ORDER BY ts_us LIMIT 1 OFFSET :page"  # noqa: S608
+        end_us = connection.scalar(sa.text(query), inside)
+        if end_us is not None:
+            inside["high"] = max(end_us // quarter_us * quarter_us, since_us + quarter_us)
+        given = inside | {"first": since_us // 10**6, "end": inside["high"] // 10**6}
+        for statement in _KEEP_QUARTERS[connection.dialect.name]:
+            connection.execute(statement, given)
+        return inside["high"]
+
+
+def _moving(table: str, keys: tuple[str, ...], numbers: tuple[str, ...], added: str) -> list[sa.TextClause]:
+    inside = "owner = :owner AND value = :value AND start >= :first AND start < :end"
+    inside = f"{'split IN (0, 1) AND ' * ('split' in keys)}grain IN {GRAINS} AND {inside}"  # as the key begins
+    read = ", ".join("CAST(:other AS varchar(200))" if key == "value" else key for key in keys)
+    return [
+        sa.text(
+            f"INSERT INTO {table} ({', '.join((*keys, *numbers))}) "  # noqa: S608 - our own names
+            f"SELECT {read}, {', '.join(numbers)} FROM {table} WHERE {inside} "
+            f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {added}"
+        ),
+        sa.text(f"DELETE FROM {table} WHERE {inside}"),  # noqa: S608 - our own names
+    ]
+
+
+_MOVE_OWNER = [
+    *_moving("sums", SUM_KEY, VALUES, ", ".join(map(_added, VALUES))),
+    *_moving("latency", LATENCY_KEY, ("answers",), "answers = latency.answers + excluded.answers"),
+]
+_KEEP_QUARTERS = {
+    dialect: [
+        *(
+            sa.text(
+                f"DELETE FROM sums WHERE split = {split} AND grain = {BUCKET_S} "  # noqa: S608 - our own names
+                "AND start >= :first AND start < :end AND owner <> ''"
+            )
+            for split in (0, 1)
+        ),
+        sa.text(
+            f"{_with(_rows(dialect, 1, 'attempt_id', f'FROM attempt WHERE {_INSIDE} AND status <> {_STARTED}'))}\n"
+            f"INSERT INTO sums ({', '.join((*SUM_KEY, *VALUES))})\n"
+            + "\nUNION ALL\n".join(_grouped(split, BUCKET_S, "labelled", "owner", "value") for split in (0, 1))
+        ),
+    ]
+    for dialect in _IN
+}
+
+
+def names_of_removed(connection: Connection) -> list[str]:
+    """The names of labels that sums have of attempts that have been removed."""
+    gone = removed(connection)
+    if not gone.rows_us:
+        return []
+    query = f"SELECT DISTINCT owner FROM sums WHERE split = 0 AND grain = {_DAY_S} AND start < :end AND owner > :label"  # noqa: S608
+    given = {"end": gone.rows_us // 10**6, "label": _LABEL}
+    return [owner.removeprefix(_LABEL) for owner in connection.scalars(sa.text(query), given)]
 
 
 # Checking
@@ -500,6 +615,7 @@ def wrong(connection: Connection) -> int:
 
 def _wrong(connection: Connection, table: str, expected: str, keys: tuple[str, ...], numbers: tuple[str, ...]) -> int:
     dialect, since_us = connection.dialect.name, _since(connection)
+    first_us = removed(connection).whole_days_us or _ALWAYS  # of the time before there are only sums
     inside = "ts_us >= :since"
     rows = (
         _rows(dialect, 1, "attempt_id", _not_noted(inside)),
@@ -510,10 +626,12 @@ def _wrong(connection: Connection, table: str, expected: str, keys: tuple[str, .
     differs = " OR ".join(f"coalesce(sum({name}), 0) <> 0" for name in numbers)
     query = (
         f"{_with(*rows)}, expected ({names}) AS ({expected}), "  # noqa: S608 - our own names
-        f"both_ AS (SELECT {names} FROM expected UNION ALL SELECT {key}, {negative} FROM {table}) "
+        f"both_ AS (SELECT {names} FROM expected "
+        f"UNION ALL SELECT {key}, {negative} FROM {table} WHERE start >= :first) "
         f"SELECT count(*) FROM (SELECT 1 FROM both_ GROUP BY {key} HAVING {differs}) AS different"
     )
-    return connection.scalar(sa.text(query), {"since": _ALWAYS if since_us is None else since_us}) or 0
+    given = {"since": max(first_us, _ALWAYS if since_us is None else since_us), "first": first_us // 10**6}
+    return connection.scalar(sa.text(query), given) or 0
 
 
 # Reading
@@ -547,7 +665,8 @@ class Plan:
     How a window is answered: `summed` from sums, in seconds since 1970, and `rows` from rows, in microseconds.
 
     `known` is where there are sums at all. `midnights` are the seconds at which its days begin. `reason` says why more
-    is read from rows than the ends of the window.
+    is read from rows than the ends of the window. Attempts before `removed_us` have been removed; `is_incomplete` says
+    whether they are missing.
     """
 
     summed: tuple[Range, ...]
@@ -555,6 +674,64 @@ class Plan:
     known: Range = (0, 0)
     midnights: tuple[int, ...] = ()
     reason: str | None = None
+    removed_us: int = 0
+    is_incomplete: bool = False
+
+
+class Removed(NamedTuple):
+    """Before which times attempts, and sums, have been removed, in microseconds since 1970."""
+
+    rows_us: int = 0
+    sums_us: int = 0
+
+    @property
+    def whole_days_us(self) -> int:
+        """The first UTC day whose attempts are all there."""
+        return -(-self.rows_us // (_DAY_S * 10**6)) * _DAY_S * 10**6
+
+
+def removed(connection: Connection) -> Removed:
+    """What has been removed from the ledger."""
+    found = connection.execute(sa.select(pruned.c.rows_us, pruned.c.sums_us)).one_or_none()
+    return Removed() if found is None else Removed(*found)
+
+
+def removed_note(connection: Connection) -> str:
+    """That records have been removed, as the end of a sentence that says that something is not there."""
+    rows_us = removed(connection).rows_us
+    return f"; records before {datetime.fromtimestamp(rows_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC were removed" * bool(
+        rows_us
+    )
+
+
+def warn_of_removed(ledger: Ledger, since_us: int, missing_in: str) -> None:
+    """
+    Warn if records since a moment have been removed.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    with ledger.reading() as connection:
+        rows_us = removed(connection).rows_us
+    if rows_us > since_us:
+        when = f"{datetime.fromtimestamp(rows_us / 1e6, UTC):%Y-%m-%d %H:%M}"
+        logger.warning("Records before %s UTC were removed and are not in %s.", when, missing_in)
+
+
+def from_rows(connection: Connection, since_us: int, until_us: int) -> Plan:
+    """How to answer a window of which there are no sums."""
+    return _without_removed(connection, Plan((), ((since_us, until_us),)), since_us)
+
+
+def _without_removed(connection: Connection, how: Plan, since_us: int) -> Plan:
+    """The plan without the rows that have been removed, and whether they are missing."""
+    gone = removed(connection)
+    if since_us >= gone.rows_us:
+        return how
+    first_us = _known(connection)[0] * 10**6  # there never were any before
+    missing = [begin for begin, end in how.rows if max(begin, first_us) < min(end, gone.rows_us)]
+    rows = _not_empty((max(begin, gone.rows_us), end) for begin, end in how.rows)
+    return replace(how, rows=rows, removed_us=gone.rows_us, is_incomplete=bool(missing) or since_us < gone.sums_us)
 
 
 def plan(
@@ -573,16 +750,22 @@ def plan(
 
         finest: The smallest grain that may be used.
     """
-    finest = max(finest, *(owner.grains[0] for owner in owners))
+    gone = removed(connection)
+    coarse = max(finest, *(owner.grains[0] for owner in owners))
+    low_us = max(since_us, min(gone.sums_us, until_us))
     built_us = _since(connection)
-    low_us = since_us if built_us is None else min(max(since_us, built_us), until_us)
-    reason = _BUILDING if low_us > since_us else None
-    first, last = -(-low_us // (finest * 10**6)) * finest, until_us // (finest * 10**6) * finest
+    reason = _BUILDING if built_us is not None and built_us > low_us else None
+    low_us = low_us if built_us is None else min(max(low_us, built_us), until_us)
+    # What has been removed has sums of every quarter.
+    step, last_step = (finest if 0 < us <= gone.rows_us else coarse for us in (low_us, until_us))
+    first, last = -(-low_us // (step * 10**6)) * step, until_us // (last_step * 10**6) * last_step
     if first >= last:
-        return Plan((), ((since_us, until_us),), reason=reason)
+        return _without_removed(connection, Plan((), ((since_us, until_us),), reason=reason), since_us)
     known = _known(connection)
     midnights = _midnights(zone, max(first, known[0]), min(last, known[1])) if zone is not None else ()
-    holes = [(second // finest * finest, second // finest * finest + finest) for second in midnights if second % finest]
+    since_row = gone.rows_us // 10**6 if coarse > finest else 0
+    cuts = [second for second in (since_row, *midnights) if second >= since_row and second % coarse]
+    holes = [(max(second // coarse * coarse, since_row), second // coarse * coarse + coarse) for second in cuts]
     if full := _full_days(connection, owners, first, last):
         reason = reason or _FULL_LABEL
         holes += full
@@ -596,7 +779,8 @@ def plan(
             rows.append((begin * 10**6, end * 10**6))
             at = end
     summed.append((at, last))
-    return Plan(_not_empty(summed), _not_empty(sorted(rows)), known, midnights, reason)
+    how = Plan(_not_empty(summed), _not_empty(sorted(rows)), known, midnights, reason)
+    return _without_removed(connection, how, since_us)
 
 
 def _midnights(zone: ZoneInfo, first: int, last: int) -> tuple[int, ...]:
@@ -647,7 +831,7 @@ def read(
     A key may come more than once. Those with "start" begin in the day that they belong to.
     """
     cuts = how.midnights if "start" in keys else ()
-    for grain, starts in _starts(how, owner.grains, cuts).items():
+    for grain, starts in _starts(how, owner.grains, cuts, GRAINS).items():
         query = _reading(connection.dialect.name, tuple(keys), owner.value is None)
         for place in range(0, len(starts), _STARTS):
             given = {"split": split, "grain": grain, "owner": owner.owner}
@@ -660,7 +844,7 @@ def read(
 def read_latencies(connection: Connection, how: Plan, owner: Owner) -> Iterator[tuple[tuple[str, str, int], int]]:
     """By provider, model and place, how many answers took how long in the summed part of a window."""
     query = _LATENCIES[connection.dialect.name]
-    for grain, starts in _starts(how, LATENCY_GRAINS, ()).items():
+    for grain, starts in _starts(how, LATENCY_GRAINS, (), LATENCY_GRAINS).items():
         for place in range(0, len(starts), _STARTS):
             given = {"grain": grain, "owner": owner.owner, "value": owner.value}
             for row in connection.execute(
@@ -695,14 +879,22 @@ def _numbers(row: Sequence[Any]) -> Numbers:
     return {name: int(number) for name, number in zip(VALUES, row, strict=True) if number}
 
 
-def _starts(how: Plan, grains: tuple[int, ...], cuts: Sequence[int]) -> dict[int, list[int]]:
-    """The sums that make up the summed part of a window, by grain: as few as there can be."""
+def _starts(
+    how: Plan, grains: tuple[int, ...], cuts: Sequence[int], of_removed: tuple[int, ...]
+) -> dict[int, list[int]]:
+    """
+    The sums that make up the summed part of a window, by grain: as few as there can be.
+
+    Args:
+        of_removed: The grains that there are where attempts have been removed.
+    """
     found: dict[int, list[int]] = {}
+    since_row = how.removed_us // 10**6 if of_removed != grains else 0
     for span in how.summed:
         begin, end = max(span[0], how.known[0]), min(span[1], how.known[1])
-        inner = [cut for cut in cuts if begin < cut < end]
+        inner = sorted({cut for cut in (since_row, *cuts) if begin < cut < end})
         for low, high in zip([begin, *inner], [*inner, end], strict=True):
-            for grain, first, last in _cover(low, high, grains):
+            for grain, first, last in _cover(low, high, of_removed if low < since_row else grains):
                 found.setdefault(grain, []).extend(range(first, last, grain))
     return found
 

@@ -22,6 +22,7 @@ _WORDS = {
         "empty": "CAST('{}' AS json)",
     },
 }
+_REMOVED = "(SELECT coalesce(max(rows_us), 0) FROM pruned)"
 # Column, its SQL (None: the attempt's column of the same name), and what it is, as docs/dashboards.md has it.
 COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("attempt_id", "id:a.attempt_id", "id of the request"),
@@ -57,6 +58,16 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("error_type", None, "error that it ended with; NULL for none"),
     ("http_status", None, "HTTP status of the answer; NULL for none"),
     ("labels", "labels", "labels of its scope as JSON: `labels ->> 'customer'` is the customer"),
+    (
+        "happened_us",
+        None,
+        "when it happened, if that was in a closed month and `time` is when it was entered; else NULL",
+    ),
+    (
+        "removed_before_us",
+        _REMOVED,
+        "`ledger prune` has removed what was before; 0 if nothing was: the same in each row",
+    ),
 )
 
 

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.budget import Limit
+from shared.internal.clock import new_id, now_us
 from shared.ledger import accounts, sums
 from shared.ledger.accounts import Admission, Latest
 from shared.ledger.driver import Driver, Query, from_json, marks, names_of
-from shared.ledger.row import AttemptRow, Status
+from shared.ledger.row import COUNTS, AttemptRow, Status, dates
 from shared.ledger.schema import account, attempt, bucket_of, event, label, unsummed
 
 Row = dict[str, Any]
@@ -85,7 +86,18 @@ _LENGTHS = {c.name: c.type.length for c in (*attempt.c, *event.c) if isinstance(
 _MAX_LABEL = 200
 _MAX_LABEL_NAME = 60
 # What is known of an attempt before it changes.
-_BEFORE = ("attempt_id", "status", "cost_nano", "bound_nano", "reserved_nano", "metadata")
+_BEFORE = ("attempt_id", "status", "cost_nano", "bound_nano", "reserved_nano", "metadata", "ts_us", "happened_us")
+# What a row of a closed month is corrected in when it is settled late, by adjustments of these kinds.
+_CORRECTED = ("cost_nano", "reserved_nano", *COUNTS)
+LATE, RELEASE = CHANGES = ("late", "release")
+_NO_REQUEST: Row = {
+    "status": "reported", "operation": "adjustment", "attempt_number": 1, "calls": 0, "failed_calls": 0,
+    "unpriced_calls": 0,
+    **dict.fromkeys(
+        ("duration_us", "first_chunk_us", "bound_nano", "lease_us", "finish_reason", "error_type", "http_status",
+         "metadata")
+    ),
+}  # fmt: skip
 _ALL = tuple(attempt.c.keys())
 _DEFAULTS: Row = {c.name: c.default.arg for c in attempt.c if isinstance(c.default, sa.ColumnDefault)}
 _DEFAULTS["cost_is_lower_bound"] = False
@@ -163,6 +175,9 @@ class _Batch:
         self._stored: dict[int, tuple[Row, Labels]] = {
             id(each): (stored(each.row), storable(each.row.labels)) for each in entries if isinstance(each, Start)
         }
+        # The end of the last closed month, and the rows of entries that are dated otherwise because of it.
+        self._closed_us = 0
+        self._dated: dict[int, Row] = {}
         self._totals = self._locked(entries, first)
 
     def write(self, entries: Sequence[Entry], *, and_commit: bool) -> dict[int, Admission]:
@@ -183,7 +198,9 @@ class _Batch:
         terms = accounts.terms_of(tuple(tuple(row) for row in found[0]))
         for row in found[1] if ids else ():
             self._know(row)
-        if terms == guess:
+        self._closed_us = terms.closed_us
+        # Where entries are dated to now, the running totals of now are needed.
+        if not self._date(entries) and terms == guess:
             rest = found[2 if ids else 1 :]
         else:
             self._connection.info["terms"] = terms
@@ -224,8 +241,41 @@ class _Batch:
 
     def _row_of(self, entry: Start | Begun | Settled | Expired) -> tuple[Row, Labels]:
         if isinstance(entry, Start):
-            return self._stored[id(entry)]
-        return entry.row, {} if isinstance(entry, Expired) else entry.labels
+            row, labels = self._stored[id(entry)]
+        else:
+            row, labels = entry.row, {} if isinstance(entry, Expired) else entry.labels
+        return self._dated.get(id(entry), row), labels
+
+    def _date(self, entries: Sequence[Entry]) -> bool:
+        """
+        Date what belongs to a closed month to now, and keep the date of what was entered so before.
+
+        Returns:
+            Whether there is any; there never is among calls that are made now.
+        """
+        now = max(now_us(), self._closed_us)  # also where a clock is behind
+        for each in entries if self._closed_us else ():
+            if isinstance(each, Annotation | Event):
+                continue
+            row, before = self._row_of(each)[0], self._known.get(_id_of(each))
+            if before is not None and before["ts_us"] >= self._closed_us:
+                if before["happened_us"] is None and row["ts_us"] >= self._closed_us:
+                    continue
+                new = dates(before["ts_us"], before["happened_us"])
+            elif before is not None:
+                new = dates(now, before["ts_us"])
+            elif row["ts_us"] < self._closed_us:
+                new = dates(now, row.get("happened_us") or row["ts_us"])
+            else:
+                continue
+            if row.get("adjustment_kind"):  # the call that has a price now is one of another month
+                new["unpriced_calls"] = 0
+            self._dated[id(each)] = row | new
+        return bool(self._dated)
+
+    def _is_closed(self, before: Row) -> bool:
+        """Whether a row is part of a closed month, and stays as it is."""
+        return bool(before["ts_us"] < self._closed_us)
 
     def _totals_of(self, places: Iterable[tuple[str, str]], entries: Sequence[Entry]) -> Query:
         times = [self._row_of(each)[0]["ts_us"] for each in entries if not isinstance(each, Annotation | Event)]
@@ -239,9 +289,10 @@ class _Batch:
         match entry:
             case Start():
                 return self._start(entry)
-            case Begun(row, labels):
-                self._begin(row, labels)
-            case Settled(row, labels):
+            case Begun():
+                self._begin(*self._row_of(entry))
+            case Settled():
+                row, labels = self._row_of(entry)
                 if entry.with_statuses:
                     self._open(row, labels, entry.limits)
                 self._settle(row, labels)
@@ -252,6 +303,8 @@ class _Batch:
                     self._settle(row, {})
             case Annotation(attempt_id, metadata):
                 before = self._known.get(attempt_id)
+                if before is not None and self._is_closed(before):
+                    metadata = {name: value for name, value in metadata.items() if name not in sums.IN_METADATA}
                 if before is not None:
                     self._update(attempt_id, {"metadata": {**(before["metadata"] or {}), **metadata}})
                     if not sums.IN_METADATA.isdisjoint(metadata):
@@ -262,7 +315,7 @@ class _Batch:
 
     def _start(self, entry: Start) -> Admission:
         """Write the row of an attempt, if its limits admit it; else return why not, and record a final refusal."""
-        row, labels = self._stored[id(entry)]
+        row, labels = self._row_of(entry)
         known = self._known.get(row["attempt_id"])
         self._open(row, labels, entry.limits)
         found = self._totals.statuses(row, labels, entry.limits)
@@ -270,7 +323,7 @@ class _Batch:
             return Admission(found)  # it was admitted, and its own hold must not count against it
         refusal = self._totals.check(row, found)
         if refusal is None:
-            if known is not None and known["status"] == "refused":
+            if known is not None and known["status"] == "refused" and not self._is_closed(known):
                 self._forget_refusal(row["attempt_id"])
             self._begin(row, labels)
             return Admission(found)
@@ -284,7 +337,7 @@ class _Batch:
             return admission  # not final: the caller can cut the answer to what is left
         ends_call = not entry.is_part and (entry.is_last or refusing.limit.budget.on_exceed == "refuse")
         refused = entry.row.refused("BudgetExceeded", failed_calls=int(ends_call))
-        self._settle(stored(refused), labels)
+        self._settle(stored(refused) | {name: row[name] for name in dates(0, None)}, labels)
         return admission.recorded_as(refused)
 
     def _open(self, row: Row, labels: Labels, limits: Sequence[Limit]) -> None:
@@ -320,6 +373,11 @@ class _Batch:
         """
         before = self._known.get(row["attempt_id"])
         before = None if before is None else dict(before)
+        if before is not None and self._is_closed(before):
+            change = self._correction(row)
+            if change is None:
+                return
+            row, before = change, None
         if before is None:
             self._insert(row, labels)
         else:
@@ -332,6 +390,25 @@ class _Batch:
             self._changing |= {row["attempt_id"]} & self._were_settled
         self._unsummed.add(row["attempt_id"])
         self._totals.move(before, row, labels)
+
+    def _correction(self, row: Row) -> Row | None:
+        """What a row of a closed month lacks to be as `row` is, as an adjustment; None if it lacks nothing."""
+        self._flush()
+        attempt_id = row["attempt_id"]
+        query = sa.select(*(attempt.c[name] for name in _CORRECTED))
+        changed = query.where(attempt.c.happened_us == row["happened_us"], attempt.c.adjusts == str(attempt_id))
+        found = [
+            self._connection.execute(query.where(attempt.c.attempt_id == attempt_id)).mappings().one(),
+            *self._connection.execute(changed.where(attempt.c.adjustment_kind.in_(CHANGES))).mappings(),
+        ]
+        known = {name: sum(each[name] or 0 for each in found) for name in _CORRECTED}
+        change = {name: 0 if row.get(name) is None else row[name] - known[name] for name in _CORRECTED}
+        # What an operator has released stays released.
+        change["reserved_nano"] = min(0, (row.get("reserved_nano") or 0) - known["reserved_nano"])
+        if not any(change.values()):
+            return None
+        source = row["cost_source"] if row.get("cost_nano") is not None else "reported"
+        return correction(row, LATE, change | {"cost_source": source})
 
     def _insert(self, row: Row, labels: Labels) -> None:
         attempt_id = row["attempt_id"]
@@ -367,6 +444,21 @@ class _Batch:
                 self._driver.change(account, changes, ("counted_nano",), add=True)
             if noted:
                 self._driver.insert(unsummed, [{"attempt_id": each} for each in sorted(noted)], ("attempt_id",))
+
+
+def correction(row: Row, kind: str, change: Row) -> Row:
+    """
+    The adjustment of an attempt of a closed month.
+
+    Args:
+        row: The attempt, dated to now.
+
+        kind: One of CHANGES.
+
+        change: What it adds to the attempt's columns.
+    """
+    new = {"attempt_id": new_id(), "call_id": new_id(), "adjustment_kind": kind, "adjusts": str(row["attempt_id"])}
+    return row | dict.fromkeys(_CORRECTED, 0) | _NO_REQUEST | change | new
 
 
 def _id_of(entry: Entry) -> uuid.UUID:
@@ -457,7 +549,14 @@ def from_spool(kind: str, row: Row, labels: dict[str, str]) -> Entry:
 
 
 # No attempt costs or counts more. Sums of more than that could exceed what the database can store.
-_MOST = {"cost_nano": 10**15, "bound_nano": 10**15, "reserved_nano": 10**15, "ts_us": 10**16, "lease_us": 10**17}
+_MOST = {
+    "cost_nano": 10**15,
+    "bound_nano": 10**15,
+    "reserved_nano": 10**15,
+    "ts_us": 10**16,
+    "lease_us": 10**17,
+    "happened_us": 10**16,
+}
 _MOST |= dict.fromkeys(("calls", "failed_calls", "unpriced_calls"), 1)
 _MOST_OTHER = 10**13
 _TYPES: tuple[tuple[type[Any], type[Any]], ...] = (

@@ -16,6 +16,7 @@ from shared.reports.formats import (
     prices_line,
     printable,
     provider_costs,
+    removed_note,
     render,
     savings_text,
     total_cost,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
     from shared.reports.repricing import Repriced as Repriced, reprice as reprice, totals as totals
     from shared.reports.tables import (
+        EXACT as EXACT,
         csv_text as csv_text,
         decimals_for as decimals_for,
         lines_of as lines_of,
@@ -71,7 +73,7 @@ else:
             "periods": "period_before span_of window_text",
             "reconcile": "Line Reconciliation reconcile_bill",
             "repricing": "Repriced reprice totals",
-            "tables": "csv_text decimals_for lines_of money percent table_of usd_text",
+            "tables": "EXACT csv_text decimals_for lines_of money percent table_of usd_text",
             "telemetry": "call_watch flush_telemetry",
         },
     )
@@ -89,6 +91,7 @@ __all__ = [
     "prices_line",
     "printable",
     "provider_costs",
+    "removed_note",
     "render",
     "savings_text",
     "total_cost",

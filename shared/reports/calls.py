@@ -55,6 +55,7 @@ def attempt_dict(row: AttemptRow, first: AttemptRow) -> dict[str, Any]:
         "attempt_id": str(row.attempt_id),
         "attempt": row.attempt_number,
         "time": _time(row),
+        "happened": None if row.happened_us is None else datetime.fromtimestamp(row.happened_us / 1e6, UTC),
         "why": why_made(row, first),
         "status": row.status,
         "model": row.model,

@@ -45,6 +45,8 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None) -> dict
         "waiting_records": ledger.waiting,
         "agent_turns": _agent_turns(by_columns.sums, which, used_tools=used_tools),
         "rows_read": by_columns.rows_read,
+        "removed_before": None if not by_columns.removed_us else span.moment(by_columns.removed_us),
+        "is_incomplete": by_columns.is_incomplete or by_day.is_incomplete,
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.ledger import Filter, Ledger, Window, grouped_sums
+from shared.ledger import Filter, Ledger, Window, all_grouped, grouped_sums
 from shared.reports.periods import month_of
 
 # Complete days that the rate is taken from: two of each weekday.
@@ -49,8 +49,10 @@ def month_forecast(ledger: Ledger, which: Filter, now: datetime) -> Forecast | N
     today = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     start = today - timedelta(days=_DAYS)
     zone = now.tzinfo
-    found = grouped_sums(ledger, _window(min(first, start), now), ("day",), which)
-    by_day = {key[0]: sums["cost_nano"] for key, sums in found.items()}
+    [found] = all_grouped(ledger, _window(min(first, start), now), (("day",),), which)
+    if found.is_incomplete:  # what was removed would look as if nothing had been spent
+        return None
+    by_day = {key[0]: sums["cost_nano"] for key, sums in found.sums.items()}
     spent = sum(nano for day, nano in by_day.items() if day >= f"{first:%Y-%m-%d}")
     days = [f"{start + timedelta(days=number):%Y-%m-%d}" for number in range(_DAYS)]
     if not _has_any(ledger, which, start):  # as far back as there is anything

@@ -74,7 +74,7 @@ def provider_costs(costs: Mapping[str, Any]) -> dict[str, str]:
 
 def notes(costs: Mapping[str, Any]) -> list[str]:
     """What a reader must know beside the totals; nothing where there is nothing to say."""
-    found = [_where_note(costs), _total_note(costs)]
+    found = [_where_note(costs), removed_note(costs), _total_note(costs)]
     found += [f"{what} calls: {number:,}" for what, number in _call_counts(costs) if number]
     if costs["adjustments"]:
         found.append(f"Adjustments: {usd(costs['adjustments'])}, part of the total")
@@ -197,6 +197,15 @@ def _where_note(costs: Mapping[str, Any]) -> str:
     return where and f"Only of {where}"
 
 
+def removed_note(costs: Mapping[str, Any]) -> str:
+    """That records have been removed, and whether they are missing; nothing if none have."""
+    if not costs.get("removed_before"):
+        return ""
+    when = costs["removed_before"][:16].replace("T", " ").removesuffix(" 00:00")
+    what = "are missing here" if costs["is_incomplete"] else "count here by their sums"
+    return f"The records before {when} were removed (ledger prune), and {what}"
+
+
 def _total_note(costs: Mapping[str, Any]) -> str:
     """That the total is not all, and why; nothing if it is."""
     unknown, incomplete = costs["unknown_cost_requests"], costs["lower_bound_requests"]
@@ -270,6 +279,8 @@ def markdown(costs: Mapping[str, Any], head: Sequence[str], rows: Sequence[Seque
         summary.append(("Requests that used something without a known price", f"{costs['lower_bound_requests']:,}"))
     if costs["adjustments"]:
         summary.append(("Adjustments, part of the total", usd(costs["adjustments"])))
+    if removed := removed_note(costs):
+        summary.append(("Note", removed))
     summary += [("Budget", budget_line(budget)) for budget in costs["budgets"]]
     if costs.get("image_tokens_saved"):
         summary.append(("Saved by scaling images", _saved(costs)))

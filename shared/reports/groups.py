@@ -17,7 +17,6 @@ from shared.ledger import (
     Ledger,
     Window,
     all_grouped,
-    grouped_sums,
     is_empty,
     label_names,
 )
@@ -83,13 +82,14 @@ def check_names(ledger: Ledger, names: Sequence[str], which: Filter, *, known: S
 
 class Groups(NamedTuple):
     """
-    The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read".
+    The dicts that `get_llm_costs` documents as "groups", and what it documents as "rows_read" and "is_incomplete".
 
     They are in the order of time where they are grouped by it, else the most expensive comes first.
     """
 
     groups: list[dict[str, Any]]
     rows_read: str | None
+    is_incomplete: bool = False
 
 
 def groups_of(
@@ -121,13 +121,14 @@ def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Group
         _group(by, key, sums, total) | ({} if earlier is None else _before(earlier.sums.get(key)))
         for key, sums in sorted(found.sums.items(), key=order)
     ]
-    return Groups(groups, found.rows_read)
+    return Groups(groups, found.rows_read, found.is_incomplete)
 
 
 def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
     """The costs of all in a window, as those of a group."""
-    sums = grouped_sums(ledger, span, (), which).get((), dict.fromkeys(FIGURES, 0))
-    return _group((), (), sums, sums["cost_nano"])
+    [found] = all_grouped(ledger, span, ((),), which)
+    sums = found.sums.get((), dict.fromkeys(FIGURES, 0))
+    return _group((), (), sums, sums["cost_nano"]) | {"is_incomplete": found.is_incomplete}
 
 
 def _group(by: Sequence[str], key: Sequence[str], sums: Sums, total_nano: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def items_today(row: AttemptRow, catalogue: Catalogue) -> Mapping[str, Decimal] 
         return None  # the row does not keep the router's fee
 
     def rates(model: str | None, *, is_other: bool = False) -> Rates:
-        when = datetime.fromtimestamp(row.ts_us / 1e6, UTC)
+        when = datetime.fromtimestamp((row.happened_us or row.ts_us) / 1e6, UTC)
         region = (row.metadata or {}).get("region")
         served = Served(model, row.service_tier, region if isinstance(region, str) else None, when, is_other=is_other)
         return rates_served(catalogue, row.model, row.provider, served)

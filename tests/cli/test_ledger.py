@@ -20,8 +20,10 @@ from shared.analytics import AnalyticsEvent, all_budgets, get_llm_costs, record_
 from shared.budget import Budget
 from shared.errors import InvalidRequest
 from shared.ledger import adjustments
+from shared.ledger.schema import bucket_of
 from shared.ledger.store import Ledger, get_ledger
 from shared.llm_client import LLMClient
+from shared.reports import notes
 from shared.scope import scope
 from tests.support.asking import HELLO, MINI
 from tests.support.ledger_rows import assert_exact, fresh, records, rows, settled, write
@@ -80,6 +82,77 @@ def test_release_lists_and_frees(ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     found = json.loads(run(monkeypatch, "release", "--before", str(TODAY + timedelta(days=1)), "--json"))
     assert [each["call_id"] for each in found["reservations"]] == [str(two["call_id"])]
     assert budget()["reserved"] == 0
+
+
+def test_a_month_is_closed_and_listed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`close` prints the figures, again with an error; `close --list` checks them; what comes late says when it was."""
+    may_us = int(datetime(2026, 5, 7, 9, tzinfo=UTC).timestamp()) * 10**6
+    row, late = (settled(fresh(), ts_us=may_us, bucket=bucket_of(may_us), cost_nano=5 * 10**9) for _ in range(2))
+    write(ledger, "settle", row)
+    assert "No month is closed" in run(monkeypatch, "close", "--list")
+    figures = "2026-05  $5.000000000, 1 call, 1 record (closed "
+    assert figures in run(monkeypatch, "close", "2026-05", "--tz", "UTC")
+    with pytest.raises(InvalidRequest, match=r"was closed on .* with \$5\.000000000 for 1 call"):
+        run(monkeypatch, "close", "2026-05")
+    write(ledger, "settle", late)
+    said = run(monkeypatch, "adjust", "-1", "--call", str(row["call_id"]), "--write")
+    assert "It is dated to now, because 2026-05-07 09:00 is in a month that is closed." in said
+    assert figures in run(monkeypatch, "close", "--list")
+    (listed,) = json.loads(run(monkeypatch, "close", "--list", "--json"))
+    assert (listed["month"], listed["cost_nano"], listed["unchanged"]) == ("2026-05", 5 * 10**9, True)
+    for call, line in ((row, "(manual, 20"), (late, "Happened 2026-05-07 09:00:00, in a month that was closed")):
+        printed = io.StringIO()
+        monkeypatch.setattr(cli.out, "_file", printed)
+        assert CliRunner().invoke(cli.app, ["calls", "show", str(call["call_id"])]).exit_code == 0
+        assert line in printed.getvalue()
+
+
+def test_pruning_asks_first_and_reports_say_so(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prune` removes nothing without --yes where nobody can be asked; then reports and lists say what was removed."""
+    may_us = int(datetime(2026, 5, 7, 9, tzinfo=UTC).timestamp()) * 10**6
+    old = settled(fresh(), ts_us=may_us, bucket=bucket_of(may_us), cost_nano=5 * 10**9)
+    for row in (old, settled(fresh(), cost_nano=10**9)):
+        write(ledger, "settle", row, customer="acme", team="red")
+    what = ("prune", "--before", "2026-06-01", "--keep-sums")
+    assert "1 record and 0 events from before 2026-06-01 would be removed." in run(monkeypatch, *what, "--dry-run")
+    with pytest.raises(InvalidRequest, match="This cannot be undone"):
+        run(monkeypatch, *what)
+    assert len(records(ledger)) == 2
+    assert "1 record removed." in run(monkeypatch, *what, "--yes")
+    assert len(records(ledger)) == 1
+    costs = get_llm_costs(since="2026-05-01", by="customer")
+    assert (costs["total_cost"], costs["is_incomplete"], costs["removed_before"][:10]) == (6, False, "2026-06-01")
+    assert "The records before 2026-06-01 were removed (ledger prune), and count here by their sums" in notes(costs)
+    costs = get_llm_costs(since="2026-05-01", by="customer,team")
+    assert (costs["groups"][0]["cost"], costs["is_incomplete"]) == (1, True)
+    assert "The records before 2026-06-01 were removed (ledger prune), and are missing here" in notes(costs)
+    assert get_llm_costs(since="2026-06-01")["removed_before"] is None
+    with pytest.raises(InvalidRequest, match="records before 2026-06-01 00:00 UTC were removed"):
+        run(monkeypatch, "adjust", "-1", "--call", str(old["call_id"]))
+    said = io.StringIO()
+    monkeypatch.setattr(cli.err, "_file", said)
+    assert CliRunner().invoke(cli.app, ["calls", "list", "--since", "2026-05"]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["report", "--since", "2026-05", "--format", "csv"]).exit_code == 0
+    assert "Calls before 2026-06-01 00:00 were removed" in said.getvalue()
+    assert "The records before 2026-06-01 were removed (ledger prune), and count here by their sums." in said.getvalue()
+
+
+def test_forgetting_asks_first_and_keeps_the_money(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`forget` says what it would change, does nothing without --yes, and leaves the costs under another name."""
+    write(ledger, "settle", settled(fresh(), cost_nano=5 * 10**9), customer="acme", team="red")
+    said = run(monkeypatch, "forget", "--where", "customer=acme", "--dry-run")
+    assert said.startswith("customer=acme would become (forgotten) in 1 record")
+    with pytest.raises(InvalidRequest, match="This cannot be undone"):
+        run(monkeypatch, "forget", "--where", "customer=acme")
+    with pytest.raises(InvalidRequest, match="is nobody to forget"):
+        run(monkeypatch, "forget", "--where", "model=openai/a", "--yes")
+    assert get_llm_costs(by="customer")["groups"][0]["name"] == "acme"
+    assert "Done." in run(monkeypatch, "forget", "--where", "customer=acme", "--yes")
+    assert [(each["name"], each["cost"]) for each in get_llm_costs(by="customer")["groups"]] == [("(forgotten)", 5)]
+    assert [(each["name"], each["cost"]) for each in get_llm_costs(by="team")["groups"]] == [("red", 5)]
+    assert run(monkeypatch, "forget", "--where", "customer=acme") == "The ledger has nothing of customer=acme.\n"
+    assert_exact(ledger)
+    assert " MB now." in run(monkeypatch, "vacuum")
 
 
 def test_an_adjustment_is_a_dry_run_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,8 @@ MUTATIONS = (
     Mutation(
         "fallback order",
         "shared/calls/flow.py",
-        "RetrySchedule(call.plan.candidates, cooldowns,",
-        "RetrySchedule(call.plan.candidates[::-1], cooldowns,",
+        "call.plan.candidates, cooldowns, max_retries=",
+        "call.plan.candidates[::-1], cooldowns, max_retries=",
         _WAYS + "test_fallback",
     ),
     Mutation(
