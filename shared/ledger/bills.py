@@ -45,10 +45,6 @@ _STATE = sa.case(
 _IS_UNMEASURED = sa.and_(attempt.c.prompt_tokens.is_(None), sa.func.coalesce(attempt.c.cost_nano, 1) != 0)
 
 
-# When a record happened that was entered later, because the books of its time were closed; NULL for all others.
-_HAPPENED: sa.ColumnElement[Any] = attempt.c.get("happened_us", sa.null())
-
-
 @dataclass(frozen=True, slots=True)
 class Billed:
     """
@@ -96,7 +92,7 @@ def billed(ledger: Ledger, provider: str, span: Window) -> tuple[list[Billed], i
         with ledger.reading() as connection:
             now, rest = paged(connection, rest)
             for inside in now:
-                _add(connection, dated, provider, _dated(inside), sa.or_(_IS_APART, _HAPPENED.is_not(None)))
+                _add(connection, dated, provider, _dated(inside), sa.or_(_IS_APART, attempt.c.happened_us.is_not(None)))
     with ledger.reading() as connection:
         _add(connection, late, provider, _happened(span), _IS_APART)
     found = [
@@ -125,7 +121,11 @@ def _dated(inside: tuple[int, int]) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _happened(span: Window) -> tuple[sa.ColumnElement[bool], ...]:
-    return _HAPPENED.is_not(None), span.since_us <= _HAPPENED, span.until_us > _HAPPENED
+    return (
+        attempt.c.happened_us.is_not(None),
+        span.since_us <= attempt.c.happened_us,
+        span.until_us > attempt.c.happened_us,
+    )
 
 
 def _add(
@@ -193,7 +193,9 @@ def attempts_billed(
     """
     query = sa.select(attempt).where(*_dated((span.since_us, span.until_us)), attempt.c.provider == provider)
     query = query.where(
-        _HAPPENED.is_(None), attempt.c.adjustment_kind.is_(None), attempt.c.status.not_in(("refused", "started"))
+        attempt.c.happened_us.is_(None),
+        attempt.c.adjustment_kind.is_(None),
+        attempt.c.status.not_in(("refused", "started")),
     )
     if model is not None:
         query = query.where(attempt.c.model == model)

@@ -18,6 +18,7 @@ from shared.ledger.schema import (
     BUCKET_S,
     GRAINS,
     account,
+    alert,
     attempt,
     budget,
     event,
@@ -65,7 +66,7 @@ def known_of(ledger: Ledger, name: str, value: str) -> Known:
             _count(connection, label, label.c.name == name, label.c.value == value),
             _count(connection, stored_sums, *_of_owner(stored_sums, name, value)),
             _count(connection, event, event.c.labels[name].as_string() == value),
-            len(_accounts(connection, name, value)),
+            len(_accounts(connection, account, name, value)),
             _count(connection, budget, budget.c.scope == name, budget.c.value == value),
         )
 
@@ -89,8 +90,9 @@ def forget(ledger: Ledger, name: str, value: str, progress: Callable[[int], None
     while _forget_events(ledger, name, value):
         pass
     with ledger.changing() as connection:
-        for key in _accounts(connection, name, value):
-            connection.execute(sa.delete(account).where(*(account.c[part] == each for part, each in key.items())))
+        for table in (account, alert):
+            for key in _accounts(connection, table, name, value):
+                connection.execute(sa.delete(table).where(*(table.c[part] == each for part, each in key.items())))
         connection.execute(sa.delete(budget).where(budget.c.scope == name, budget.c.value == value))
     while sums.fold(ledger):
         pass
@@ -117,11 +119,11 @@ def _of_owner(table: sa.Table, name: str, value: str) -> tuple[sa.ColumnElement[
     return table.c.owner == sums.Owner.of_label(name).owner, table.c.value == value
 
 
-def _accounts(connection: Connection, name: str, value: str) -> list[dict[str, Any]]:
-    """The keys of the running totals that are of a label's value."""
+def _accounts(connection: Connection, table: sa.Table, name: str, value: str) -> list[dict[str, Any]]:
+    """The keys of the running totals, or of the alerts about them, that are of a label's value."""
     keys = ("dimensions", "whose", "since_us", "until_us")
-    own = account.c.dimensions.contains(json.dumps(f"label:{name}", ensure_ascii=False), autoescape=True)
-    found = connection.execute(sa.select(*(account.c[each] for each in keys)).where(own)).mappings()
+    own = table.c.dimensions.contains(json.dumps(f"label:{name}", ensure_ascii=False), autoescape=True)
+    found = connection.execute(sa.select(*(table.c[each] for each in keys)).where(own).distinct()).mappings()
     return [dict(row) for row in found if group_with(row["dimensions"], row["whose"], f"label:{name}", value)]
 
 

@@ -29,7 +29,7 @@ from shared.ledger.query import Filter, Window
 from shared.ledger.records import attempt_records
 from shared.ledger.reservations import open_reservations, release
 from shared.ledger.retention import prunable, prune
-from shared.ledger.schema import event, label, metadata, sums as stored_sums
+from shared.ledger.schema import alert, event, label, metadata, sums as stored_sums
 from shared.ledger.sqlite_library import library
 from shared.ledger.store import Ledger
 from shared.reports.periods import span_of
@@ -288,6 +288,10 @@ def test_forgetting_leaves_the_money(store: Ledger, tmp_path: Path, has_pruned: 
     begin(store, fresh(bound_nano=0), FOREVER, customer="acme")
     with store.changing() as connection:
         accounts.store_budget(connection, "customer=acme", Budget(5.0, "month", "customer", value="acme"))
+        times = dict.fromkeys(("since_us", "until_us", "limit_nano", "spent_nano", "reserved_nano", "at_us"), 0)
+        times |= {"lease_us": 0, "again_us": 0, "tries": 0, "alert_id": fresh()["attempt_id"], "threshold": 80}
+        whose = {"dimensions": '["label:customer"]', "whose": '["acme"]', "kind": "budget", "window": "month"}
+        connection.execute(sa.insert(alert), {**times, **whose})
     store._spool.add_dead_letter(("settle", {"run": "acme-run", "metadata": {"a": "acme"}}, {"customer": "acme"}))
     if has_pruned:
         prune(store, before(-1), keep_sums=True)
