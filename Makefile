@@ -46,7 +46,7 @@ soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
 	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 tests/soak $(addprefix --ignore=,$(ALONE))
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 $(ALONE)
 
-BENCHMARKS := calls load streams appends imports reports exports
+BENCHMARKS := calls load streams appends imports processes reports exports
 
 bench: .venv/.ready ## Measure what docs/PERFORMANCE.md claims, and write its tables; about 10 minutes on a quiet machine
 	@for each in $(BENCHMARKS); do $(PY) -m benchmarks.$$each || exit 1; done
