@@ -126,12 +126,13 @@ class Player:
 def players(names: Sequence[str], terms: Mapping[str, Any]) -> Iterator[dict[str, Player]]:
     """The contestants, each ready in a process of its own."""
     with ExitStack() as ends:
+        console.print(f"preparing {', '.join(names)} ...", style="dim")
         ready = {}
         for name in names:
-            console.print(f"preparing {name} ...", style="dim")
             ready[name] = Player(name, terms)
             ends.callback(ready[name].close)
-            ready[name].end()
+        for player in ready.values():
+            player.end()
         yield ready
 
 

@@ -8,6 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle, product
 
 from benchmarks.contest import Claim, Found, Measures, console, is_busy, players, publish, run
 from benchmarks.distance import ROUND_TRIP_S, distant_database
@@ -15,33 +16,35 @@ from benchmarks.provider import MESSAGES, MODEL, provider
 
 PROCESSES = 16
 RATE, MEDIAN, SLOW, LOCK = "calls/s", "median ms", "slowest p99 ms", "ms a change of the hottest total"
-OWN, SHARED = "a budget each", "one budget for all"
+WAYS = OWN, SHARED = "a budget each", "one budget for all"
 
 
 def prepare(number: int, terms: Namespace) -> Callable[[], Measures]:
-    """One process, after the calls in which it loads what it needs."""
+    """One process, after the calls in which it loads what it needs; its rounds are of WAYS in turn."""
     os.environ["OPENAI_BASE_URL"] = terms.base
     from shared.budget import Budget
     from shared.llm_client import LLMClient
     from shared.scope import scope
 
     client = LLMClient()
-    budget = Budget(1000, window="day", scope="customer") if terms.way == OWN else Budget(1000, window="day")
+    budgets = {OWN: Budget(1000, window="day", scope="customer"), SHARED: Budget(1000, window="day")}
+    ways = cycle(WAYS)
 
-    def call() -> float:
+    def call(way: str) -> float:
         began = time.perf_counter()
-        with scope(customer=f"customer-{number}", budget=budget):
+        with scope(customer=f"customer-{number}", budget=budgets[way]):
             client.chat_completion(MESSAGES, model=f"openai/{MODEL}")
         return (time.perf_counter() - began) * 1000
 
     def play() -> Measures:
-        end = time.monotonic() + terms.seconds
+        way, end = next(ways), time.monotonic() + terms.seconds
         times = []
         while time.monotonic() < end:
-            times.append(call())
+            times.append(call(way))
         return {RATE: len(times) / terms.seconds, MEDIAN: statistics.median(times), SLOW: _p99(times)}
 
-    call()
+    for way in WAYS:
+        call(way)
     return play
 
 
@@ -56,13 +59,9 @@ def measure(chosen: Namespace) -> None:
     """Measure and publish."""
     count, seconds, rounds = (2, 0.5, 1) if chosen.quick else (PROCESSES, 5.0, 3)
     busy = is_busy()
-    found: Found = {}
-    with provider() as base:
-        for way in (OWN, SHARED):
-            with distant_database() as database:
-                terms = {"base": base, "way": way, "seconds": seconds}
-                terms |= {"environment": {"AGENTSWARM_DATABASE_URL": database}}
-                found[way] = _played([str(number) for number in range(count)], terms, rounds)
+    with provider() as base, distant_database() as database:
+        terms = {"base": base, "seconds": seconds, "environment": {"AGENTSWARM_DATABASE_URL": database}}
+        found = _played([str(number) for number in range(count)], terms, rounds)
     found[SHARED][LOCK] = [1000 / rate / 2 for rate in found[SHARED][RATE]]  # each call changes it twice
     spread = [slow / median for slow, median in zip(found[OWN][SLOW], found[OWN][MEDIAN], strict=True)]
     claims = [
@@ -76,18 +75,18 @@ def measure(chosen: Namespace) -> None:
     publish("Many processes on PostgreSQL", found, claims, chosen, busy=busy, note=note)
 
 
-def _played(names: list[str], terms: dict[str, object], rounds: int) -> dict[str, list[float]]:
+def _played(names: list[str], terms: dict[str, object], rounds: int) -> Found:
     """All processes at once: their calls a second together, the median of their medians, and the worst p99."""
-    found: dict[str, list[float]] = {RATE: [], MEDIAN: [], SLOW: []}
+    found: Found = {way: {RATE: [], MEDIAN: [], SLOW: []} for way in WAYS}
     with players(names, terms) as ready:
-        for number in range(rounds):
-            console.print(f"round {number + 1} of {rounds}: {terms['way']}", style="dim")
+        for number, way in product(range(rounds), WAYS):
+            console.print(f"round {number + 1} of {rounds}: {way}", style="dim")
             for each in ready.values():
                 each.begin()
             played = [each.end() for each in ready.values()]
-            found[RATE].append(sum(each[RATE] for each in played))
-            found[MEDIAN].append(statistics.median(each[MEDIAN] for each in played))
-            found[SLOW].append(max(each[SLOW] for each in played))
+            found[way][RATE].append(sum(each[RATE] for each in played))
+            found[way][MEDIAN].append(statistics.median(each[MEDIAN] for each in played))
+            found[way][SLOW].append(max(each[SLOW] for each in played))
     return found
 
 
