@@ -34,7 +34,7 @@ def prepare(rows: int, terms: Namespace) -> Callable[[], Measures]:
     client = LLMClient()
 
     def call(customer: str) -> None:
-        with scope(customer=customer, budget=Budget(5, window="month", scope="customer")):
+        with scope(customer=customer, budget=Budget(1_000_000, window="month", scope="customer")):
             client.chat_completion(MESSAGES, model=f"openai/{MODEL}")
 
     def inside(report: Callable[[], Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.serialize import jsonable, to_json
 from shared.ledger.query import Filter
-from shared.ledger.records import attempt_lines, attempt_records
+from shared.ledger.records import attempt_lines
 from shared.ledger.store import Ledger
 
 Record = Mapping[str, Any] | str  # or JSON already
@@ -27,8 +27,7 @@ def write_attempts(path: Path, ledger: Ledger, which: Filter) -> int:
 
     Returns, Raises: As `write_records`.
     """
-    read = attempt_records if path.suffix.lower() == ".csv" else attempt_lines
-    return write_records(path, read(ledger, which=which))
+    return write_records(path, attempt_lines(ledger, which=which))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -36,7 +35,7 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     Write records in the format given by the file's extension.
 
     Args:
-        records: Dicts with the same keys, or their JSON where the format is JSON too.
+        records: Dicts with the same keys, or their JSON.
 
     Returns:
         The number of records.
@@ -101,26 +100,29 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=jsonabl
 
 
 def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
-    writer: csv.DictWriter[str] | None = None
+    writer = csv.writer(file)
     count = 0
-    for record in records:
-        assert not isinstance(record, str), "a CSV is of dicts"  # noqa: S101
-        if writer is None:
-            writer = csv.DictWriter(file, fieldnames=list(record))
-            writer.writeheader()
-        writer.writerow({name: csv_cell(value) for name, value in record.items()})
-        count += 1
+    for count, record in enumerate(records, start=1):
+        plain = json.loads(record) if isinstance(record, str) else jsonable(record)
+        if count == 1:
+            writer.writerow(plain)
+        writer.writerow(map(_cell, plain.values()))
     return count
 
 
 def csv_cell(value: Any) -> Any:
     """A value as a cell that no spreadsheet takes for a formula."""
-    plain = jsonable(value)
-    if isinstance(plain, dict | list):
-        return json.dumps(plain, ensure_ascii=False)
-    if isinstance(plain, str) and (plain.startswith(_FORMULA_MARKS) or plain.lstrip().startswith(_FORMULA_MARKS)):
+    return _cell(jsonable(value))
+
+
+def _cell(plain: Any) -> Any:
+    kind = type(plain)
+    if kind is str:
+        begins = plain[:1]
+        if begins.isalnum() or not (begins in _FORMULA_MARKS or plain.lstrip()[:1] in _FORMULA_MARKS):
+            return plain
         return f"'{plain}"
-    return "" if plain is None else plain
+    return _encoder.encode(plain) if kind is dict or kind is list else plain
 
 
 _WRITERS: Mapping[str, Callable[[TextIO, Iterable[Record]], int]] = {
