@@ -516,6 +516,8 @@ def _sum(
     connection: Connection, dimensions: tuple[str, ...], group: tuple[str, ...], since_us: int, until_us: int
 ) -> int:
     """The counted amounts of a group's attempts: from the sums, and from rows where there are none."""
+    if _is_new(connection, dimensions, group, since_us):
+        return 0
     of_group = [_is_of(name, value) for name, value in zip(dimensions, group, strict=True)]
     found = sums.costs(connection, dimensions, group, since_us, until_us)
     if found is None:
@@ -533,6 +535,25 @@ def _sum(
         unknown = (sa.text(UNKNOWN_COST), attempt.c.reserved_nano.is_(None))
         cost_nano += _sum_of(connection, attempt.c.bound_nano, span, *unknown, *of_group)
     return cost_nano
+
+
+def _is_new(connection: Connection, dimensions: tuple[str, ...], group: tuple[str, ...], since_us: int) -> bool:
+    """Whether no attempt has one of the group's labels, so that it has spent nothing: most new totals are such."""
+    names = (name.partition(":") for name in dimensions)
+    used = [(name, value) for (kind, _, name), value in zip(names, group, strict=True) if kind == "label" and value]
+    if not used or since_us < sums.removed(connection).rows_us:  # what was removed had labels too
+        return False
+    return any(
+        connection.execute(_HAS_LABEL, {"label_name": name, "label_value": value}).first() is None
+        for name, value in used
+    )
+
+
+_HAS_LABEL = (
+    sa.select(label.c.attempt_id)
+    .where(label.c.name == sa.bindparam("label_name"), label.c.value == sa.bindparam("label_value"))
+    .limit(1)
+)
 
 
 def _sum_of(connection: Connection, what: sa.ColumnElement[Any], span: tuple[int, int], *conditions: Any) -> int:

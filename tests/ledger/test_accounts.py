@@ -71,6 +71,24 @@ def test_what_was_spent_before_counts(store: Ledger) -> None:
     assert begin(store, fresh(bound_nano=CENT), Limit(Budget(0.10, "total"))).refused_by is not None
 
 
+def test_a_new_customer_starts_at_zero_without_adding_up(store: Ledger) -> None:
+    """The first total of a customer without calls adds up no attempts; that of one who has called does."""
+    each = Limit(Budget(1.0, scope="customer"))
+    for number in range(3):
+        settle(store, fresh(model=f"openai/m{number}"), CENT, customer="old")
+    store.flush()
+    asked: list[str] = []
+    engine = store._engine
+    assert engine is not None
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    found = begin(store, fresh(bound_nano=CENT), each, customer="new").statuses
+    assert [status.counted_nano for status in found] == [0]
+    assert not [statement for statement in asked if "sum(" in statement]
+    found = begin(store, fresh(bound_nano=CENT), each, customer="old").statuses
+    assert [status.counted_nano for status in found] == [3 * CENT]
+    assert [statement for statement in asked if "sum(" in statement]
+
+
 def test_those_who_know_of_no_limit_count_too(store: Ledger) -> None:
     """What is spent without a limit, by another program perhaps, counts against everybody's."""
     limit = Limit(Budget(0.10, "day"))
