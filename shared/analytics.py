@@ -227,10 +227,8 @@ def costs_of(
 def _costs_in(
     span: Window, which: Filter, *, by: str | None, where: Mapping[str, str], compare: bool
 ) -> dict[str, Any]:
-    ledger = _required_ledger()
+    ledger = _up_to_date()
     names = dimensions(by) if by else ()
-    ledger.flush()
-    ledger.settle_expired()
     check_names(ledger, names, which, known=(*COLUMNS, *GRAINS))
     check_names(ledger, tuple(where), which, known=COLUMNS)
     which = narrowed(which, where)
@@ -447,9 +445,7 @@ def deliver_alerts() -> list[dict[str, Any]]:
     Raises:
         StoreError: The ledger cannot be read or written.
     """
-    ledger = _required_ledger()
-    ledger.flush()
-    ledger.settle_expired()
+    ledger = _up_to_date()
     return [
         {"id": str(each.alert.alert_id), "text": each.text, "delivered": each.problem is None, "problem": each.problem}
         for each in check_alerts(ledger)

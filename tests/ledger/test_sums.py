@@ -18,11 +18,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from shared.analytics import get_llm_costs
 from shared.ledger import accounts, sums
 from shared.ledger.grouped import all_grouped
 from shared.ledger.health import latencies
 from shared.ledger.query import UNALLOCATED, Filter, Window
-from shared.ledger.schema import DIMENSIONS, LATENCY_MS, label, metadata, unsummed, unsummed_label
+from shared.ledger.schema import DIMENSIONS, LATENCY_MS, label, metadata, sums_state, unsummed, unsummed_label
 from shared.ledger.store import Ledger
 from shared.reports.costs import sum_costs
 from shared.reports.groups import groups_of
@@ -395,3 +396,13 @@ def test_a_long_read_of_rows_is_paged(store: Ledger, monkeypatch: pytest.MonkeyP
     span = Window(FIRST_US + 1, FIRST_US + SPAN_US, ZONES[2])
     for which, by in ((Filter({"customer": "c-1"}), "team"), (Filter({"customer": "c-1", "team": "x"}), "day")):
         assert reported(store, span, which, by) == expected(store, span, which, by)
+
+
+def test_a_report_computes_the_sums_that_are_missing(ledger: Ledger) -> None:
+    """A report of a ledger without sums, as an older version leaves it, leaves one with all of them."""
+    fill(ledger, 20)
+    sums._forget(ledger)
+    assert rows(ledger, sums_state)
+    assert get_llm_costs(since="2026-10-01", until="2026-11-30")["total_calls"] == 20
+    assert rows(ledger, sums_state) == []
+    assert_exact(ledger)
