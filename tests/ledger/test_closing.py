@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import threading
 import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
@@ -42,16 +41,6 @@ SPAN = span_of(since=MONTH, until=MONTH, zone=BERLIN)
 FOREVER = Limit(Budget(1_000.0, "total"))
 THIS_MONTH = Limit(Budget(1_000.0, "month"))
 HOUR_US = 3600 * 10**6
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-    else:
-        url = str(request.getfixturevalue("postgres_url"))
-    with closing(Ledger(url)) as ledger:
-        yield ledger
 
 
 def inside(hours: int = 1, **changes: Any) -> dict[str, Any]:

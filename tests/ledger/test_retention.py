@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -39,16 +38,6 @@ ZONES = tuple(map(ZoneInfo, ("UTC", "Europe/Berlin", "Asia/Kathmandu", "America/
 FIRST_US = 1_779_840_000_000_000  # 2026-05-27T00:00Z
 DAY_US = 86_400 * 10**6
 FOREVER = Limit(Budget(1_000.0, "total", "customer"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-    else:
-        url = str(request.getfixturevalue("postgres_url"))
-    with closing(Ledger(url)) as ledger:
-        yield ledger
 
 
 def fill(store: Ledger, days: int = 6) -> None:
