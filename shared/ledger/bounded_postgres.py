@@ -41,10 +41,14 @@ def connection_class(silence_s: float) -> type[psycopg.Connection[Any]]:
             try:
                 return waiting.wait(_in_time(gen, limit_s), self.pgconn.socket, interval=min(interval, _POLL_S))
             except BaseException as error:
-                # After Ctrl-C the library would first ask the server to cancel, and wait for that.
-                if isinstance(error, Unanswered) or self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                if isinstance(error, Unanswered) or self._is_interrupted(error):
                     _hang_up(self.pgconn)
                 raise
+
+        def _is_interrupted(self, error: BaseException) -> bool:
+            """After Ctrl-C the library would first ask the server to cancel, and wait for that."""
+            is_answer = isinstance(error, psycopg.Error)  # a pipeline goes on: others of its statements are under way
+            return not is_answer and self.pgconn.transaction_status == TransactionStatus.ACTIVE
 
         def __del__(self, *_: Any) -> None:
             """Close it with whoever has dropped it: a ledger, or a thread that was left behind."""

@@ -111,7 +111,7 @@ class Postgres(Driver):
 
     def read(self, *queries: Query) -> list[list[Any]]:
         with self._errors():
-            with self._raw.pipeline():
+            with self._pipeline():
                 cursors = [self._raw.execute(text, values) for text, values in queries]
             progressed()
             return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
@@ -132,11 +132,26 @@ class Postgres(Driver):
 
     @contextmanager
     def together(self, *, and_commit: bool = False) -> Iterator[None]:
-        with self._errors(), self._raw.pipeline():
+        with self._errors(), self._pipeline():
             yield
             if and_commit:
                 self._raw.execute("COMMIT")  # the server skips it after an error
         progressed()
+
+    @contextmanager
+    def _pipeline(self) -> Iterator[None]:
+        """A pipeline that raises its first error, and is silent about those that follow from it; psycopg logs them."""
+        first: Exception | None = None
+        try:
+            with self._raw.pipeline():
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001 - raised below
+                    first = error
+        except Exception as error:  # noqa: BLE001 - raised below
+            first = first or error
+        if first is not None:
+            raise first
 
 
 class _Places(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
 import shutil
 import socket
 import subprocess
@@ -16,10 +17,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from shared.budget import Budget, Limit
 from shared.errors import StoreError
+from shared.ledger.driver import Driver
 from shared.ledger.row import AttemptRow
+from shared.ledger.schema import meta
 from shared.ledger.store import Ledger
 from tests.support.ledger_rows import assert_exact, begin, rows, settled, started, write
 
@@ -187,3 +191,34 @@ def test_two_round_trips_for_each_write(postgres_url: str) -> None:
     assert relay.trips - before == 4
     store.close()
     relay.close()
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_refused_statement_costs_no_connection(
+    is_early: bool, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the server refuses among statements sent together is raised as it is; the connection stays in use."""
+    pid = sa.text("SELECT pg_backend_pid()")
+    store = Ledger(postgres_url)
+    store.check_writable()
+    with store.writing() as connection:
+        first = connection.scalar(pid)
+    with pytest.raises(sa.exc.IntegrityError, match="ledger_meta"), store.writing() as connection:
+        write_one_twice(connection, is_early=is_early)
+    with store.writing() as connection:
+        assert connection.scalar(pid) == first
+        assert set(connection.scalars(sa.select(meta.c.name))) == {"major", "minor"}
+    store.close()
+    assert caplog.messages == []
+
+
+def write_one_twice(connection: sa.Connection, *, is_early: bool) -> None:
+    """Rows of which the second is there already; its refusal arrives before the next is sent, or at the end."""
+    driver = Driver.of(connection)
+    with driver.together(and_commit=True):
+        for name in ("first", "major", "next"):
+            driver.insert(meta, [{"name": name, "value": 1}], ("name", "value"), may_be=False)
+            if is_early and name == "major":
+                link = connection.connection.driver_connection
+                assert link is not None
+                assert select.select([link.pgconn.socket], [], [], 30)[0]

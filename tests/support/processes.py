@@ -133,5 +133,6 @@ def race(program: str, *arguments: str, count: int = 2) -> list[str]:
         AssertionError: One of them failed, or wrote to standard error.
     """
     done = run(_PRINT + program + _FORKS, str(count), *arguments)
-    assert (done.stderr, done.returncode) == ("", 0)
+    # The message says what pytest would show of an assertion in a test's own file.
+    assert (done.stderr, done.returncode) == ("", 0), f"ended with {done.returncode}:\n{done.stderr}"
     return done.stdout.splitlines()
