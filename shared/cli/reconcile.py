@@ -90,7 +90,8 @@ def _made_of(line: Line, decimals: int) -> str:
             return ""
         ours, theirs = line.tokens
         return "same tokens" if ours == theirs else f"{ours:,} tokens in the ledger, {theirs:,} in the bill"
-    return ", ".join(f"{name} {_signed(nano, decimals)}" for name, nano in line.parts.items()) or "equal"
+    said = ", ".join(f"{name} {_signed(nano, decimals)}" for name, nano in line.parts.items())
+    return said or ("nothing billed for the unknown" if line.unknown_requests else "equal")
 
 
 def _signed(nano: int, decimals: int) -> str:

@@ -522,6 +522,19 @@ def test_the_table_says_what_each_difference_is_made_of(ledger: Ledger, monkeypa
     assert table[2] == "2026-11-02,gpt-4o-2024-08-06,0.700000000,0.700000000,0.000000000,0.000000000"
 
 
+def test_a_line_with_unknown_costs_is_not_called_equal(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the bill has no more than what is known of a line, the table says so; the unknown stays unknown."""
+    fill(ledger, [asked(DAY, "openai/gpt-6-preview", None), asked(DAY, "openai/gpt-4o gpt-4o-2024-08-06", 0.75)])
+    path = bill(tmp_path, DAY, ("gpt-4o-2024-08-06, input", "0.75"))
+    shown = [" ".join(line.split()) for line in run(monkeypatch, "openai", path, code=0).splitlines()]
+    assert shown[1:3] == [
+        f"{DAY} gpt-4o-2024-08-06 $0.7500 $0.7500 $0.0000 equal",
+        f"{DAY} gpt-6-preview unknown $0.0000 $0.0000 nothing billed for the unknown",
+    ]
+
+
 def test_a_correction_is_in_the_reports_of_its_day(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a bill has corrected is part of the day's total, beside the calls, which stay as they are."""
     fill(ledger, november_openai())
