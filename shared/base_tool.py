@@ -20,6 +20,7 @@ from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, mod
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from shared import ledger
+from shared.calls import run_blocking
 from shared.errors import AllModelsFailed, LLMError
 from shared.internal.aio import wait_shielded
 from shared.internal.serialize import to_json
@@ -73,13 +74,13 @@ class BaseTool(AgencySwarmTool):
             return await self._run(inside, watch_of(self.context))
 
     def run_sync(self) -> Any:
-        """Run the tool from a script that has no event loop: the text of the result; the arguments are trusted."""
+        """Run the tool from a script or a notebook: the text of the result; the arguments are trusted."""
 
         async def trusted() -> Any:
             with scope(tool=self.tool_name) as inside:
                 return await self._run(inside)
 
-        result = asyncio.run(trusted())
+        result = run_blocking(trusted)  # on the loop whose connections stay open
         if isinstance(result, list):  # previews are for agents; a person would see base64
             result = [part for part in result if not isinstance(part, ToolOutputImage)]
             return result[0].text if len(result) == 1 and isinstance(result[0], ToolOutputText) else result

@@ -22,6 +22,7 @@ from shared.scope import current_scope, scope
 from shared.types import AnalyticsEvent, EventType, LLMResponse
 from tests.support.agencies import Scripted
 from tests.support.asking import HAIKU, MINI
+from tests.support.processes import run
 from tests.support.provider_double import Double, Fault
 from tools import ALL_TOOLS, CostReport, ImageGeneration, TextGeneration
 
@@ -390,6 +391,51 @@ def test_cancelled_tool_stops_its_calls(hosted: Double, ledger: Ledger) -> None:
     assert hosted.requests[0].done.wait(5)
     ledger.flush()
     assert [row["status"] for row in attempt_records(ledger)] == ["cancelled"]
+
+
+KEEPS_OPEN = """
+import asyncio, json, os, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from tools import TextGeneration
+
+callers = []
+
+class Model(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        callers.append(self.client_address)
+        self.rfile.read(int(self.headers["content-length"]))
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        body = json.dumps({"id": "1", "model": "gpt-5.4-mini", "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1", "OPENAI_API_KEY": "sk-test"}
+tool = TextGeneration(prompt="Hi", model="openai/gpt-5.4-mini")
+
+async def in_a_notebook():
+    return tool.run_sync()
+
+for said in (tool.run_sync(), tool.run_sync(), asyncio.run(in_a_notebook())):
+    print(json.loads(said)["text"])
+print(len(callers), len(set(callers)))
+"""
+
+
+def test_run_sync_keeps_the_connection_open() -> None:
+    """Tools that a script runs one after the other, also inside an event loop, use one connection to the provider."""
+    done = run(KEEPS_OPEN)
+    assert (done.stdout, done.stderr) == ("Hi\nHi\nHi\n3 1\n", "")
 
 
 def test_run_sync_is_trusted(hosted: Double, ledger: Ledger) -> None:
