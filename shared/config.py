@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -278,8 +278,8 @@ def load_settings() -> Settings:
     Raises:
         ConfigurationError: A variable has an invalid value; the message does not repeat the value.
     """
-    values = environment()
     path, from_file = _dotenv()
+    values = _over(from_file)
     widening = tuple(
         name
         for name, harmless in _WIDENING.items()
@@ -355,8 +355,12 @@ def source_of(name: str) -> str:
 
 def environment() -> dict[str, str]:
     """The nearest .env, overridden by the process environment; empty values are left out."""
-    values = _dotenv()[1]
-    values.update({name: value for name, value in os.environ.items() if value})
+    return _over(_dotenv()[1])
+
+
+def _over(from_file: Mapping[str, str]) -> dict[str, str]:
+    """The process environment over what a .env has, without what only an operator may set."""
+    values = {**from_file, **{name: value for name, value in os.environ.items() if value}}
     for name in _OPERATORS & values.keys():
         if _is_of_dotenv(name):
             del values[name]
