@@ -199,7 +199,7 @@ def check_figures(expected: dict[str, Any]) -> None:
         ]
 
 
-@pytest.mark.parametrize("build_page", [11, 1000])
+@pytest.mark.parametrize("build_page", [25, 1000])
 def test_every_figure_stays(
     stored: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, build_page: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -83,13 +84,13 @@ BY = (
 WHICH = (Filter(), Filter({"customer": "acme"}), Filter(columns={"model": "openai/a"}), Filter(any_conversation=False))
 
 
-def reports(store: Ledger) -> dict[Any, Any]:
-    """What is asked of whole days of five time zones, by single dimensions."""
+def reports(store: Ledger, zones: Sequence[ZoneInfo] = ZONES) -> dict[Any, Any]:
+    """What is asked of whole days of time zones, by single dimensions: each zone and filter, in one of two spans."""
     found: dict[Any, Any] = {}
-    for zone in ZONES:
-        for since, until in (("2026-05-20", "2026-06-10"), ("2026-05-29", "2026-05-30")):
+    for number, zone in enumerate(zones):
+        for other, (since, until) in enumerate((("2026-05-20", "2026-06-10"), ("2026-05-29", "2026-05-30"))):
             span = span_of(since=since, until=until, zone=zone)
-            for which in WHICH:
+            for which in WHICH[(number + other) % 2 :: 2]:
                 # Of one label's value, or of nobody, there are no sums by labels, nor by hours of odd zones.
                 is_of_some = which.labels or not which.any_conversation
                 by = [keys for keys in BY if not (is_of_some and {"customer", "hour"} & {*keys})]
@@ -99,11 +100,14 @@ def reports(store: Ledger) -> dict[Any, Any]:
     return found
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
-def test_with_their_sums_all_reports_stay(store: Ledger, zone: str) -> None:
-    """Pruned with --keep-sums, days, models, tools, agents, customers and the rest are the same in five time zones."""
+def test_with_their_sums_all_reports_stay(store: Ledger) -> None:
+    """
+    Pruned with --keep-sums, days, models, tools, agents, customers and the rest are the same in five time zones.
+
+    Days begin within an hour in Kathmandu, at its beginning in UTC.
+    """
     fill(store)
-    was, span = reports(store), before(-1, zone)
+    was, span = reports(store), before(-1, "Asia/Kathmandu")
     speeds = latencies(store, span_of(since="2026-05-20", until="2026-06-10", zone=ZONES[0]), Filter())
     assert (found := prunable(store, span)).records > 100
     prune(store, span, keep_sums=True)
@@ -114,12 +118,12 @@ def test_with_their_sums_all_reports_stay(store: Ledger, zone: str) -> None:
     assert latencies(store, span_of(since="2026-05-20", until="2026-06-10", zone=ZONES[0]), Filter()) == speeds
     assert list(problems(store)) == []
     assert label_names(store) == ["customer", "team"]
-    prune(store, before(1, zone), keep_sums=True)  # and again, for a later day
+    prune(store, before(1), keep_sums=True)  # and again, for a later day, of another zone
     with store.changing() as connection:
         connection.execute(sa.update(stored_sums).where(stored_sums.c.start > 1_780_400_000).values(cost_nano=1))
     repair(store)
     assert reports(store) == was
-    prune(store, before(5, zone), keep_sums=True)
+    prune(store, before(5), keep_sums=True)
     assert rows(store) == []
     assert reports(store) == was
     assert label_names(store) == ["customer", "team"]
@@ -184,7 +188,7 @@ def test_what_is_unknown_stays_and_what_is_under_way_is_waited_for(store: Ledger
 def test_an_interrupted_pruning_goes_on(store: Ledger) -> None:
     """Stopped after a page of many, reports are the same at once and after the rest was removed."""
     fill(store)
-    was = reports(store)
+    was = reports(store, ZONES[:3:2])
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
@@ -195,11 +199,11 @@ def test_an_interrupted_pruning_goes_on(store: Ledger) -> None:
         with pytest.raises(KeyboardInterrupt):
             prune(store, before(-1), keep_sums=True, progress=stop)
         assert len(rows(store)) == 280
-        assert reports(store) == was
+        assert reports(store, ZONES[:3:2]) == was
         assert list(problems(store)) == []
         prune(store, before(-1), keep_sums=True, progress=sizes.append)
     assert max(sizes) == 20
-    assert reports(store) == was
+    assert reports(store, ZONES[:3:2]) == was
 
 
 def test_late_rows_of_a_pruned_time_are_dated_to_now(store: Ledger) -> None:

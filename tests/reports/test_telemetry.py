@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -37,6 +36,7 @@ from tests.support.agencies import Ask, agent, ask_plain, ask_streamed
 from tests.support.asking import HAIKU, MINI, WAYS, Way
 from tests.support.ledger_rows import only, records, rows
 from tests.support.paths import ROOT
+from tests.support.processes import LITELLM, run
 from tests.support.provider_double import Double, Fault, ToolCall, Usage
 from tools import ImageGeneration, TextGeneration
 
@@ -455,23 +455,20 @@ import sys, threading
 from shared.llm_client import LLMClient
 from shared.pytest_plugin import Script, _transport
 from shared.providers import use_transport
-client = LLMClient()
-print(*(name for name in sys.modules if name.startswith("opentelemetry")))
 script = Script()
 script("Hello")
 with use_transport(_transport(script)):
-    print(client.chat_completion([{"role": "user", "content": "Hi"}], model="openai/gpt-5.4-mini").content)
-# LiteLLM brings FastAPI along, which imports OpenTelemetry itself.
+    print(LLMClient().chat_completion([{"role": "user", "content": "Hi"}], model="openai/gpt-5.4-mini").content)
+# LiteLLM brings FastAPI along, which imports OpenTelemetry itself; tests/ledger/test_recovery.py looks before that.
 print(*(name for name in sys.modules if name == "shared.reports.telemetry"))
 print(*(thread.name for thread in threading.enumerate() if "telemetry" in thread.name))
 """
 
 
 def test_off_it_costs_nothing() -> None:
-    """By default neither OpenTelemetry nor our part for it is imported, and no thread is started."""
-    program = [sys.executable, "-c", OFF]
-    done = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["", "Hello", "", ""]
+    """By default our part for OpenTelemetry is not imported by a call, and no thread is started for it."""
+    done = run(OFF, imports=LITELLM)
+    assert (done.stdout.splitlines(), done.returncode) == (["Hello", "", ""], 0), done.stderr
 
 
 AT_EXIT = """
@@ -505,9 +502,9 @@ ask("openai/three")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_what_waits_is_exported_at_exit_by_the_process_that_made_the_call() -> None:
     """At exit the spans that wait are made, once each: a forked process makes those of its own calls only."""
-    program = [sys.executable, "-c", AT_EXIT]
-    done = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert sorted(done.stdout.splitlines()) == ["False chat two", "True chat one", "True chat three"]
+    done = run(AT_EXIT, imports=LITELLM)
+    assert sorted(done.stdout.splitlines()) == ["False chat two", "True chat one", "True chat three"], done.stderr
+    assert done.returncode == 0
 
 
 def test_the_example_of_the_page_runs() -> None:
@@ -522,9 +519,8 @@ script("Hello from gpt-5.4-mini.")
 scripted = use_transport(_transport(script))
 scripted.__enter__()
 """
-    command = [sys.executable, "-c", scripted + program]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout == printed
+    done = run(scripted + program, imports=LITELLM)
+    assert (done.stdout, done.returncode) == (printed, 0), done.stderr
 
 
 def test_the_page_has_every_attribute() -> None:

@@ -1,5 +1,5 @@
 """
-Programs in processes of their own, forked from one that has done nothing but import what takes a second.
+Programs in processes of their own, forked from one that has done nothing but import what takes seconds.
 
 That one starts with the first program and ends with the tests; no thread runs in it. A program sees a process like that
 of `python -c`: its own environment, working directory, arguments and output, and an end like that of any other.
@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -23,9 +22,6 @@ TIMEOUT_S = 120
 
 _PARENT = """
 import gc, json, os, socket, sys
-import multiprocessing.connection, multiprocessing.synchronize, psycopg, sqlalchemy.dialects.postgresql.psycopg
-import shared.analytics, shared.calls.background, shared.cli, shared.images.save, shared.ledger, shared.llm_client
-import shared.internal.lazy, tests.support.ledger_rows
 
 def next_program(connection):
     while True:
@@ -44,7 +40,7 @@ def next_program(connection):
             os.close(file)
         connection.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-shared.internal.lazy.load_all()
+exec(sys.argv[2])
 gc.collect()
 gc.freeze()  # what is imported stays: no child needs to look through it
 program, sys.argv[1:], environment, folder = next_program(socket.socket(fileno=int(sys.argv[1])))
@@ -53,6 +49,15 @@ os.environ.update(environment)
 os.chdir(folder)
 exec(compile(program, "<string>", "exec"))
 """
+
+# What is there before the program begins: most of the repository, or what a call imports and nothing else of ours.
+MOST = """
+import multiprocessing.connection, multiprocessing.synchronize, psycopg, sqlalchemy.dialects.postgresql.psycopg
+import shared.analytics, shared.calls.background, shared.cli, shared.images.save, shared.ledger, shared.llm_client
+import shared.internal.lazy, tests.support.ledger_rows
+shared.internal.lazy.load_all()
+"""
+LITELLM = "from shared.providers import endpoints; endpoints.import_litellm()"
 
 # One write a line: where Python's output is not buffered, print() makes two, and the lines of two processes would mix.
 _PRINT = """
@@ -76,41 +81,48 @@ sys.exit(sum(child.exitcode != 0 for child in children))
 """
 
 
-@cache
-def _parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """The process that all programs are forked from, and the way to it."""
+_parents: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
+
+
+def _parent(imports: str) -> socket.socket:
+    """The way to the process that all programs with these imports are forked from."""
+    if imports in _parents:
+        return _parents[imports][0]
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PARENT, str(theirs.fileno())]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _PARENT, str(theirs.fileno()), imports]
     # Not for the test that comes first, but for all; it hears the end of the tests from its closed socket.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
     ours.settimeout(TIMEOUT_S)
-    return ours, process
+    _parents[imports] = ours, process
+    return ours
 
 
 def end() -> None:
-    """End the process that all programs are forked from, if there is one."""
-    if _parent.cache_info().currsize:
-        connection, process = _parent()
+    """End the processes that programs are forked from, if there are any."""
+    while _parents:
+        _, (connection, process) = _parents.popitem()
         connection.close()
         process.wait(TIMEOUT_S)
-        _parent.cache_clear()
 
 
-def run(program: str, *arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    program: str, *arguments: str, stdout: int | None = None, imports: str = MOST
+) -> subprocess.CompletedProcess[str]:
     """
     Run a program to its end, in this process's environment and working directory.
 
     Args:
-        program: Python, as for `python -c`; the repository can be imported, and most of it is.
+        program: Python, as for `python -c`; the repository can be imported.
         stdout: A file descriptor to write to; None to return what is written.
+        imports: What has been imported when the program begins, `MOST` or `LITELLM`.
     """
     with _file() as order, _file() as said, _file() as wrong, Path(os.devnull).open("rb") as nothing:
         json.dump([program, arguments, dict(os.environ), str(Path.cwd())], order)
         order.seek(0)
         files = [nothing.fileno(), said.fileno() if stdout is None else stdout, wrong.fileno(), order.fileno()]
-        connection, _ = _parent()
+        connection = _parent(imports)
         socket.send_fds(connection, [b"."], files)
         status = int(connection.recv(16))
         said.seek(0)
