@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import select
+import socket
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.contest import ROOT
@@ -34,23 +37,38 @@ def distant_database() -> Iterator[str]:
                 process.terminate()
 
 
-async def _serve(path: str) -> None:
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_unix_connection(path)
-        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def _serve(path: str) -> None:
     """Bytes arrive half a round trip after they were sent, in their order, and do not wait for each other."""
-    loop = asyncio.get_running_loop()
-    while data := await reader.read(65536):
-        loop.call_later(ROUND_TRIP_S / 2, writer.write, data)
-    loop.call_later(ROUND_TRIP_S / 2, writer.close)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    print(listener.getsockname()[1], flush=True)
+    others: dict[socket.socket, socket.socket] = {}
+    due: deque[tuple[float, socket.socket, bytes]] = deque()
+    while True:
+        left_s = max(0.0, due[0][0] - time.monotonic()) if due else None
+        # An event loop's timers are of whole milliseconds.
+        for each in select.select([listener, *others], [], [], left_s)[0]:
+            if each is listener:
+                near, far = listener.accept()[0], socket.socket(socket.AF_UNIX)
+                near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                far.connect(path)
+                others |= {near: far, far: near}
+                continue
+            data = _received(each)
+            due.append((time.monotonic() + ROUND_TRIP_S / 2, others[each], data))
+            if not data:
+                del others[each]
+        while due and due[0][0] <= time.monotonic():
+            _, other, data = due.popleft()
+            with suppress(OSError):  # it has hung up meanwhile
+                other.sendall(data) if data else other.shutdown(socket.SHUT_WR)
+
+
+def _received(end: socket.socket) -> bytes:
+    try:
+        return end.recv(65536)
+    except OSError:
+        return b""
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    _serve(sys.argv[1])

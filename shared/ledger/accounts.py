@@ -408,15 +408,12 @@ def totals_query(
     connection: Connection, places: Iterable[tuple[str, str]], times_us: Sequence[int], *, locked: bool = True
 ) -> Query:
     """The running totals of some dimensions and groups whose windows hold any of the times, locked by key or not."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    mark = "?" if is_sqlite else "%s"
     ordered = sorted(places)
-    if connection.dialect.name == "sqlite":
-        pairs = ", ".join(["(?, ?)"] * len(ordered))
-        values = [value for place in ordered for value in place]
-        return f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format('?')}", [*values, max(times_us), min(times_us)]
-    columns = [[place[0] for place in ordered], [place[1] for place in ordered]]
-    text = f"{_TOTALS} (SELECT * FROM unnest(%s::text[], %s::text[])) {_OVERLAP.format('%s')}"  # noqa: S608
-    text += " FOR UPDATE" if locked else ""
-    return text, [*columns, max(times_us), min(times_us)]
+    pairs = ", ".join([f"({mark}, {mark})"] * len(ordered))
+    text = f"{_TOTALS} (VALUES {pairs}) {_OVERLAP.format(mark)}{' FOR UPDATE' if locked and not is_sqlite else ''}"
+    return text, [*(value for place in ordered for value in place), max(times_us), min(times_us)]
 
 
 def counted(row: Row, since_us: int = 0) -> int:

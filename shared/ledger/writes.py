@@ -490,7 +490,11 @@ def stored(row: AttemptRow) -> Row:
 
 def storable(row: Mapping[str, Any], lengths: Mapping[str, int] | None = None) -> Row:
     """`row` with texts and numbers that every database accepts: cut to length, without NUL, within 64 bits."""
-    return {name: _storable_value(value, (lengths or {}).get(name, _MAX_LABEL)) for name, value in row.items()}
+    longest = lengths or {}
+    return {
+        name: None if value is None else _storable_value(value, longest.get(name, _MAX_LABEL))
+        for name, value in row.items()
+    }
 
 
 def storable_event(row: Mapping[str, Any]) -> Row:
