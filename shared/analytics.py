@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 import tzlocal
 
+# Packages, not names out of them: a report of costs needs few of their modules.
+from shared import ledger as ledgers, models, prices, reports
 from shared.budget import FOREVER_US, Budget, Limit
 from shared.config import Settings, database_url, load_settings
 from shared.errors import ConfigurationError, InvalidRequest, LLMError
@@ -22,69 +24,18 @@ from shared.internal.clock import now_us
 from shared.internal.fair_pool import FairPool
 from shared.internal.money import to_usd
 from shared.internal.pending import RecordedCall
-from shared.ledger import (
-    GRAINS,
-    KINDS,
-    Admission,
-    Answers,
-    AttemptRow,
-    BudgetForecast,
-    ClosedMonth,
-    Figures,
-    Filter,
-    ImageLineage,
-    Ledger,
-    Reservation,
-    Window,
-    adjustment,
-    adjustment_of,
-    adjustment_row,
-    all_budget_forecasts,
-    answers_of,
-    as_entered,
-    attempt_of,
-    budget_forecasts,
-    call_record,
-    calls_in,
-    catch_up,
-    close_month,
-    closed_months,
-    cost_nano_of,
-    cost_row,
-    enter,
-    event_row,
-    forget_budget,
-    get_ledger,
-    lineages_of,
-    open_reservations,
-    release,
-    removed_before,
-    safe_metadata,
-    store_budget,
-    uuid_of,
-)
-from shared.models import Catalogue, known_model, resolve
-from shared.prices import price_table
+from shared.ledger import GRAINS, Filter, Ledger, Window, budget_forecasts, catch_up, get_ledger
 from shared.reports import (
     COLUMNS,
-    Repriced,
-    attempt_dict,
-    call_dict,
-    check_alerts,
     check_names,
     dimensions,
     groups_of,
-    html_page,
-    month_forecast,
     narrowed,
     period_before,
     render,
-    reprice,
     span_of,
     sum_costs,
-    totals,
     totals_of,
-    watch,
 )
 from shared.scope import Scope, current_scope, run_of_process
 from shared.types import AnalyticsEvent, EventType
@@ -120,7 +71,7 @@ def record_event(event: AnalyticsEvent) -> None:
         return
     scope = current_scope()
     if event.event_type != EventType.LLM_COST:
-        ledger.record(event_row(event, scope))
+        ledger.record(ledgers.event_row(event, scope))
         return
     write = _record_cost(ledger, event, scope)
     if write is None:
@@ -236,7 +187,7 @@ def _costs_in(
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     may_estimate = load_settings().baseline_model and not costs["removed_before"]  # by single answers
-    costs["savings"] = _savings(answers_of(ledger, span, which)) if may_estimate else None
+    costs["savings"] = _savings(ledgers.answers_of(ledger, span, which)) if may_estimate else None
     if where:
         costs["where"] = dict(where)
     before = period_before(span) if compare else None
@@ -272,7 +223,7 @@ def costs_page(
     span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
     costs = _costs_in(span, Filter(labels=inside), by=None, where=where, compare=True)
     budgets = costs["budgets"] if inside else all_budgets()
-    return html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
+    return reports.html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
 
 
 async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:
@@ -280,7 +231,7 @@ async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords:
     return await _report_threads.run(current_scope().owner, function, *args, **keywords)
 
 
-def _savings(found: Sequence[Answers]) -> dict[str, Any] | None:
+def _savings(found: Sequence[ledgers.Answers]) -> dict[str, Any] | None:
     """
     Estimates in US$, apart from what was spent; None if the baseline model has no known price.
 
@@ -288,7 +239,7 @@ def _savings(found: Sequence[Answers]) -> dict[str, Any] | None:
     """
     settings = load_settings()
     name = settings.baseline_model or ""
-    catalogue = Catalogue.load(settings)
+    catalogue = models.Catalogue.load(settings)
     baseline = _prices(name, None, catalogue, settings)
     if "input" not in baseline or "output" not in baseline:
         return None
@@ -317,10 +268,10 @@ def _savings(found: Sequence[Answers]) -> dict[str, Any] | None:
     }
 
 
-def _prices(name: str, tier: str | None, catalogue: Catalogue, settings: Settings) -> Mapping[str, Decimal]:
+def _prices(name: str, tier: str | None, catalogue: models.Catalogue, settings: Settings) -> Mapping[str, Decimal]:
     """What a model costs, US$ by unit; empty if that is unknown."""
     try:
-        found = resolve(name, catalogue=catalogue, settings=settings, scope=current_scope(), service_tier=tier)
+        found = models.resolve(name, catalogue=catalogue, settings=settings, scope=current_scope(), service_tier=tier)
     except LLMError:
         return {}
     return {str(unit): price for unit, price in found.rates.prices.items()}
@@ -328,9 +279,9 @@ def _prices(name: str, tier: str | None, catalogue: Catalogue, settings: Setting
 
 def price_table_age() -> dict[str, Any]:
     """The date and version of the built-in price table, and its age in days."""
-    table = price_table()
-    age = datetime.now(UTC).date() - date.fromisoformat(table.date)
-    return {"date": table.date, "version": table.version, "age_days": max(age.days, 0)}
+    day = prices.table_date()
+    age = datetime.now(UTC).date() - date.fromisoformat(day)
+    return {"date": day, "version": prices.table_version(day), "age_days": max(age.days, 0)}
 
 
 def _budgets(ledger: Ledger) -> list[dict[str, Any]]:
@@ -373,15 +324,18 @@ def calls_of(
 
         StoreError: The ledger cannot be read.
     """
-    found = next((each for each in KINDS if each == kind), None)
+    found = next((each for each in ledgers.KINDS if each == kind), None)
     if found is None or not 1 <= limit <= 1000 or page < 1:
-        hint = f"Give {', '.join(KINDS)}, and at most 1,000 on a page."
+        hint = f"Give {', '.join(ledgers.KINDS)}, and at most 1,000 on a page."
         raise InvalidRequest(f"There is no list of calls {kind[:40]!r}", hint=hint)
     ledger, span = _up_to_date(), span_of(since=since, until=until, zone=zone())
     which = Filter(labels=current_scope().labels)
     check_names(ledger, tuple(where or ()), which, known=COLUMNS)
     which = narrowed(which, where or {})
-    return [call_dict(each) for each in calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)]
+    return [
+        reports.call_dict(each)
+        for each in ledgers.calls_in(ledger, span, found, which, limit=limit, offset=(page - 1) * limit)
+    ]
 
 
 def removed_calls(
@@ -393,7 +347,7 @@ def removed_calls(
     Args:
         since, until: As for `get_llm_costs`.
     """
-    found, span = removed_before(_required_ledger(), zone()), span_of(since=since, until=until, zone=zone())
+    found, span = ledgers.removed_before(_required_ledger(), zone()), span_of(since=since, until=until, zone=zone())
     return found if found is not None and found.timestamp() * 1e6 > span.since_us else None
 
 
@@ -407,7 +361,7 @@ def call_of(call_id: uuid.UUID) -> dict[str, Any]:
         StoreError: The ledger cannot be read.
     """
     ledger = _up_to_date()
-    found = call_record(ledger, call_id)
+    found = ledgers.call_record(ledger, call_id)
     if dict(found.last.labels) | dict(current_scope().labels) != dict(found.last.labels):
         raise InvalidRequest(f"This scope has no call {call_id}", hint="See `agentswarm-tools calls list`.")
     adjustments = [
@@ -420,8 +374,8 @@ def call_of(call_id: uuid.UUID) -> dict[str, Any]:
         }
         for row in found.adjustments
     ]
-    attempts = [attempt_dict(row, found.attempts[0]) for row in found.attempts]
-    return call_dict(found) | {"attempt_count": len(attempts), "attempts": attempts, "adjustments": adjustments}
+    attempts = [reports.attempt_dict(row, found.attempts[0]) for row in found.attempts]
+    return reports.call_dict(found) | {"attempt_count": len(attempts), "attempts": attempts, "adjustments": adjustments}
 
 
 def set_budget(name: str, budget: Budget) -> None:
@@ -432,7 +386,7 @@ def set_budget(name: str, budget: Budget) -> None:
         StoreError: The ledger cannot be written.
     """
     with _required_ledger().changing() as connection:
-        store_budget(connection, name, budget)
+        ledgers.store_budget(connection, name, budget)
 
 
 def deliver_alerts() -> list[dict[str, Any]]:
@@ -448,19 +402,19 @@ def deliver_alerts() -> list[dict[str, Any]]:
     ledger = _up_to_date()
     return [
         {"id": str(each.alert.alert_id), "text": each.text, "delivered": each.problem is None, "problem": each.problem}
-        for each in check_alerts(ledger)
+        for each in reports.check_alerts(ledger)
     ]
 
 
 def remove_budget(name: str) -> bool:
     """Remove a budget from the ledger; returns whether it existed."""
     with _required_ledger().changing() as connection:
-        return forget_budget(connection, name)
+        return ledgers.forget_budget(connection, name)
 
 
 def release_reservations(
     *, call_id: uuid.UUID | None = None, before_us: int | None = None, write: bool = False
-) -> list[Reservation]:
+) -> list[ledgers.Reservation]:
     """
     What budgets reserve for requests of unknown cost, oldest first; freed if `write` is set.
 
@@ -470,7 +424,7 @@ def release_reservations(
         before_us: Only that of requests before, in microseconds since 1970.
     """
     ledger = _up_to_date()
-    return (release if write else open_reservations)(ledger, call_id=call_id, before_us=before_us)
+    return (ledgers.release if write else ledgers.open_reservations)(ledger, call_id=call_id, before_us=before_us)
 
 
 def adjust_cost(
@@ -483,7 +437,7 @@ def adjust_cost(
     labels: Mapping[str, str] | None = None,
     reference: str | None = None,
     write: bool = False,
-) -> AttemptRow:
+) -> ledgers.AttemptRow:
     """
     The adjustment that adds to what was spent; entered if `write` is set.
 
@@ -498,28 +452,28 @@ def adjust_cost(
     """
     ledger = _required_ledger()
     if call_id is not None:
-        row = adjustment_of(attempt_of(ledger, call_id), cost_nano, "manual", reference or str(call_id))
+        row = ledgers.adjustment_of(ledgers.attempt_of(ledger, call_id), cost_nano, "manual", reference or str(call_id))
     else:
         known = {"provider": provider or (model or "").partition("/")[0] or None, "model": model}
         named = {name: value for name, value in known.items() if value}
-        row = adjustment(cost_nano, ts_us, "manual", adjusts=reference, labels=labels, **named)
-    row = as_entered(ledger, row)
+        row = ledgers.adjustment(cost_nano, ts_us, "manual", adjusts=reference, labels=labels, **named)
+    row = ledgers.as_entered(ledger, row)
     if write:
-        enter(ledger, row)
+        ledgers.enter(ledger, row)
     return row
 
 
 def reprice_costs(
     since_us: int, until_us: int, *, write: bool = False
-) -> tuple[list[Repriced], list[tuple[str, int, int]]]:
+) -> tuple[list[reports.Repriced], list[tuple[str, int, int]]]:
     """The requests of a time that cost another amount by today's prices, and by model how many and by how much."""
     ledger = _required_ledger()
     ledger.flush()
-    found = reprice(ledger, Catalogue.load(load_settings()), since_us, until_us, write=write)
-    return found, list(totals(found))
+    found = reports.reprice(ledger, models.Catalogue.load(load_settings()), since_us, until_us, write=write)
+    return found, list(reports.totals(found))
 
 
-def close_books(month: str, *, tz: str | None = None) -> ClosedMonth:
+def close_books(month: str, *, tz: str | None = None) -> ledgers.ClosedMonth:
     """
     Close a month: its figures never change again, and what comes late is dated to when it is entered.
 
@@ -536,16 +490,16 @@ def close_books(month: str, *, tz: str | None = None) -> ClosedMonth:
     ledger = _up_to_date()
     if not re.fullmatch(r"\d{4}-\d{2}", month):
         raise InvalidRequest(f"{month[:40]!r} is not a month", hint="Give 2026-11, for example.")
-    before = None if tz else next((each.zone for each, _ in reversed(closed_months(ledger))), None)
-    return close_month(ledger, month, span_of(since=month, until=month, zone=zone(tz or before)))
+    before = None if tz else next((each.zone for each, _ in reversed(ledgers.closed_months(ledger))), None)
+    return ledgers.close_month(ledger, month, span_of(since=month, until=month, zone=zone(tz or before)))
 
 
-def closed_books() -> list[tuple[ClosedMonth, Figures | None]]:
+def closed_books() -> list[tuple[ledgers.ClosedMonth, ledgers.Figures | None]]:
     """
     Every closed month, oldest first, with its figures as they are now, which should be those that it has; None if its
     records and sums have been removed.
     """
-    return closed_months(_up_to_date())
+    return ledgers.closed_months(_up_to_date())
 
 
 def all_budgets() -> list[dict[str, Any]]:
@@ -553,7 +507,9 @@ def all_budgets() -> list[dict[str, Any]]:
     settings = load_settings()
     from_settings = {} if settings.budget is None else {"AGENTSWARM_BUDGET_USD": Limit(settings.budget)}
     ledger = _up_to_date()
-    return [{"name": name, **_as_dict(each)} for name, each in all_budget_forecasts(ledger, from_settings, now_us())]
+    return [
+        {"name": name, **_as_dict(each)} for name, each in ledgers.all_budget_forecasts(ledger, from_settings, now_us())
+    ]
 
 
 def budgets_of(where: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -591,7 +547,7 @@ def forecast_costs(where: Mapping[str, str] | None = None, *, tz: str | None = N
     """
     ledger, which = _up_to_date(), Filter(labels=current_scope().labels)
     check_names(ledger, tuple(where or ()), which, known=COLUMNS)
-    found = month_forecast(ledger, narrowed(which, where or {}), datetime.now(UTC).astimezone(zone(tz)))
+    found = reports.month_forecast(ledger, narrowed(which, where or {}), datetime.now(UTC).astimezone(zone(tz)))
     if found is None:
         return None
     amounts = {name: to_usd(getattr(found, f"{name}_nano")) for name in ("spent", "expected", "low", "high")}
@@ -614,7 +570,7 @@ def _required_ledger() -> Ledger:
     return ledger
 
 
-def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
+def _as_dict(forecast: ledgers.BudgetForecast) -> dict[str, Any]:
     status, terms = forecast.status, forecast.status.limit.budget
     return {
         "budget": str(status),
@@ -633,7 +589,7 @@ def _as_dict(forecast: BudgetForecast) -> dict[str, Any]:
     }
 
 
-def _ends(forecast: BudgetForecast) -> dict[str, str | None]:
+def _ends(forecast: ledgers.BudgetForecast) -> dict[str, str | None]:
     """The ends of a budget's window, in its time zone; None for a window without end."""
     status = forecast.status
     ends = {"since": status.since_us, "until": status.until_us}
@@ -643,7 +599,7 @@ def _ends(forecast: BudgetForecast) -> dict[str, str | None]:
     return {name: datetime.fromtimestamp(end_us / 1e6, tz).isoformat() for name, end_us in ends.items()}
 
 
-def image_lineages(which: Filter | None = None) -> list[ImageLineage]:
+def image_lineages(which: Filter | None = None) -> list[ledgers.ImageLineage]:
     """
     The images that were made, each with the images it was made from and its edits.
 
@@ -657,7 +613,7 @@ def image_lineages(which: Filter | None = None) -> list[ImageLineage]:
     """
     ledger = _required_ledger()
     ledger.flush()
-    return lineages_of(ledger, which or Filter(labels=current_scope().labels))
+    return ledgers.lineages_of(ledger, which or Filter(labels=current_scope().labels))
 
 
 def print_llm_costs(days: float = 7) -> None:
@@ -690,31 +646,31 @@ def open_ledger(settings: Settings) -> Ledger:
     """This process's ledger, watched for alerts where they are set up."""
     ledger = get_ledger(database_url(settings))
     if settings.alert_url is not None:
-        watch(ledger)
+        reports.watch(ledger)
     return ledger
 
 
-def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[Admission] | None:
+def _record_cost(ledger: Ledger, event: AnalyticsEvent, scope: Scope) -> Future[ledgers.Admission] | None:
     """Add the event's metadata to the call that it matches; without a match, record it as a call of its own."""
-    cost = cost_nano_of(event.metadata.get("cost"))
+    cost = ledgers.cost_nano_of(event.metadata.get("cost"))
     if cost is not None and cost < 0:
         if scope.from_agent:
             raise InvalidRequest("Agents cannot enter a credit", hint="Enter it from your own code.")
-        return ledger.settle(adjustment_row(event, cost, scope))
+        return ledger.settle(ledgers.adjustment_row(event, cost, scope))
     recorded = _recorded(event, scope, cost, ledger.name)
     if recorded is None:
-        return ledger.settle(cost_row(event, cost, scope))
+        return ledger.settle(ledgers.cost_row(event, cost, scope))
     more = {k: v for k, v in event.metadata.items() if k not in ("model", "provider", "cost", "call_id")}
-    ledger.annotate(recorded.attempt_id, safe_metadata(more))
+    ledger.annotate(recorded.attempt_id, ledgers.safe_metadata(more))
     return None
 
 
 def _recorded(event: AnalyticsEvent, scope: Scope, cost: int | None, store: str) -> RecordedCall | None:
     """The call of the client that an event is about, by its model's name as it is, or by what that name stands for."""
-    model, call_id = event.metadata.get("model"), uuid_of(event.metadata.get("call_id"))
+    model, call_id = event.metadata.get("model"), ledgers.uuid_of(event.metadata.get("call_id"))
     name = model if isinstance(model, str) else None
     recorded = scope.pending.claim(name, cost, call_id, usage=event.metadata, store=store)
     if recorded is not None or name is None or call_id is not None:
         return recorded
-    known = known_model(name, Catalogue.load(load_settings()))
+    known = models.known_model(name, models.Catalogue.load(load_settings()))
     return None if known is None else scope.pending.claim(known.name, cost, usage=event.metadata, store=store)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +78,9 @@ def main_options(
 
 
 def _version() -> str:
+    import tomllib  # only this needs them, and every command would load them
+    from importlib import metadata
+
     try:
         return metadata.version("agentswarm-tools")
     except metadata.PackageNotFoundError:  # a checkout that is used without being installed

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from shared.analytics import costs_page, get_llm_costs, zone
 from shared.cli.completion import complete_group
@@ -121,6 +120,8 @@ def conditions(where: Sequence[str] | None) -> dict[str, str]:
 
 
 def _print_report(costs: Mapping[str, Any], *, exact: bool = False) -> None:
+    from rich.table import Table  # scripts have no use for it
+
     heads, rows, total = table_of(costs, exact=exact, width=out.width - 2, gap=2)
     names = len(costs["by"].split(","))
     table = Table(

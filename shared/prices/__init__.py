@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         TableEntry as TableEntry,
         price_overrides as price_overrides,
         price_table as price_table,
+        table_date as table_date,
+        table_version as table_version,
     )
     from shared.prices.unfinished import (
         bills_blocked as bills_blocked,
@@ -57,7 +59,7 @@ else:
             "max_prompt_tokens only_text pin_of text_size",
             "cost": "Cost all_units itemised price token_cost",
             "rates": "FREE UNKNOWN rates_of rates_of_config scaled",
-            "table": "PriceTable TableEntry price_overrides price_table",
+            "table": "PriceTable TableEntry price_overrides price_table table_date table_version",
             "unfinished": "bills_blocked ends_with_connection ends_with_error errors_are_free generated_at_most",
             "units": "TOKENS",
         },

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ class PriceTable(Mapping[str, TableEntry]):
 
     def __init__(self, text: str) -> None:
         head, _, models = text.partition(_MODELS)
-        about = json.loads(head.rstrip(",") + "}")
+        about = _about(head)
         self.date: str = about["date"]
         self.sources: Mapping[str, Mapping[str, str]] = about["sources"]
         self.providers: frozenset[str] = frozenset(about["providers"])
@@ -56,7 +57,7 @@ class PriceTable(Mapping[str, TableEntry]):
     @property
     def version(self) -> str:
         """What to record with every price."""
-        return f"prices:{self.date}"
+        return table_version(self.date)
 
     @cached_property
     def bare(self) -> Mapping[str, str]:
@@ -82,6 +83,24 @@ def _entry(line: str) -> TableEntry:
 def price_table() -> PriceTable:
     """The table that this package brings."""
     return PriceTable(_FILE.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def table_date() -> str:
+    """The date of that table, read without its models."""
+    with _FILE.open(encoding="utf-8") as lines:
+        return str(_about("".join(takewhile(lambda line: line != _MODELS.lstrip(), lines)))["date"])
+
+
+def table_version(day: str) -> str:
+    """What to record with every price of the table of a day."""
+    return f"prices:{day}"
+
+
+def _about(head: str) -> dict[str, Any]:
+    """What the table says of itself, before its models."""
+    about: dict[str, Any] = json.loads(head.rstrip(",\n") + "}")
+    return about
 
 
 @lru_cache(maxsize=4)
@@ -139,7 +158,7 @@ _Amounts = dict[str, Annotated[str, AfterValidator(_amount)]]
 _Tiers = dict[str, _Amounts]
 
 
-class _Window(BaseModel):
+class _Window(BaseModel, defer_build=True):
     """Hours with prices of their own."""
 
     days: list[Annotated[int, Field(ge=1, le=7)]]
@@ -147,7 +166,7 @@ class _Window(BaseModel):
     prices: _Amounts
 
 
-class _Change(BaseModel):
+class _Change(BaseModel, defer_build=True):
     """What holds from a day on."""
 
     day: Annotated[str, Field(alias="from", pattern=r"^\d{4}-\d\d-\d\d$")]
@@ -158,7 +177,7 @@ class _Change(BaseModel):
 class _Entry(BaseModel):
     """What the reader of an entry relies on."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)
 
     mode: str = "chat"
     provider: str | None = None

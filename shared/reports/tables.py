@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.ledger import csv_cell
+from shared import ledger
 from shared.reports.formats import printable
 
 Group = Mapping[str, Any]
@@ -159,10 +159,10 @@ def csv_text(costs: Mapping[str, Any]) -> str:
     columns = {name: own for name, own in _CSV.items() if not costs["groups"] or own in costs["groups"][0]}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*map(csv_cell, names), *columns])
+    writer.writerow([*map(ledger.csv_cell, names), *columns])
     for group in costs["groups"]:
         figures = [usd_text(group[own]) if own.endswith("_nano") else int(group[own]) for own in columns.values()]
-        writer.writerow([*(csv_cell(group["keys"][name]) for name in names), *figures])
+        writer.writerow([*(ledger.csv_cell(group["keys"][name]) for name in names), *figures])
     return file.getvalue()
 
 

@@ -156,6 +156,42 @@ print(*(thread.name for thread in threading.enumerate() if thread is not threadi
     assert loaded.split() == []
 
 
+# What other commands need, or other formats of a report; and what `--help` does not need either.
+NOT_FOR_A_REPORT = (
+    *(name for name in SLOW if name != "sqlalchemy"),
+    *("jinja2", "rich.table", "tomllib"),
+    *("shared.models.catalogue", "shared.prices.rates", "shared.reports.page", "shared.reports.alerts"),
+    *("shared.ledger.events", "shared.ledger.export", "shared.ledger.calls", "shared.ledger.closing"),
+)
+NOT_FOR_HELP = (*NOT_FOR_A_REPORT, "sqlalchemy", "pydantic", "importlib.metadata")
+
+
+def test_what_a_report_loads(tmp_path: Path) -> None:
+    """A report of costs loads what it needs, `--help` less, and neither searches for garbage while modules load."""
+    program = f"""
+import gc, sys
+from contextlib import suppress
+from agentswarm_tools.__main__ import main
+
+def searches():
+    return [each["collections"] for each in gc.get_stats()[1:]]
+
+before, loaded = searches(), set(sys.modules)
+for argument, slow in (("--help", {NOT_FOR_HELP}), ("report", {NOT_FOR_A_REPORT})):
+    sys.argv = ["agentswarm-tools", argument]
+    with suppress(SystemExit):
+        main()
+    print("ENDS", *(f"{{argument}}:{{name}}" for name in slow if name in sys.modules.keys() - loaded))
+print("GARBAGE", searches() == before, gc.get_freeze_count() > 10_000)
+"""
+    environment = os.environ | {"AGENTSWARM_DATABASE_URL": f"sqlite:///{tmp_path / 'ledger.sqlite3'}"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert "Total Cost: $0.000000" in done.stdout
+    found = [line for line in done.stdout.splitlines() if line.startswith(("ENDS", "GARBAGE"))]
+    assert found == ["ENDS", "ENDS", "GARBAGE True True"]
+
+
 def test_warming_up_loads_everything(tmp_path: Path) -> None:
     """After `warm_up`, every module that waits for its first use is loaded, and the ledger is open."""
     program = """
