@@ -73,7 +73,7 @@ def _empty_ledger(server: str) -> str:
     url = new_database(server)
     with closing(Ledger(url)) as ledger:
         ledger.check_writable()
-    return conninfo_to_dict(url)["dbname"]
+    return str(conninfo_to_dict(url)["dbname"])
 
 
 def _run(command: Sequence[Any]) -> None:
