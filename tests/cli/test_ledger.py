@@ -36,7 +36,7 @@ TODAY = datetime.now(UTC).date()
 def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """The ledger of this test's commands, on each database."""
     if request.param == "postgresql":
-        monkeypatch.setenv("AGENTSWARM_DATABASE_URL", request.getfixturevalue("postgres_url"))
+        monkeypatch.setenv("AGENTSWARM_DATABASE_URL", request.getfixturevalue("postgres_ledger"))
     monkeypatch.setenv("AGENTSWARM_TIMEZONE", "UTC")
     found = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     yield found

@@ -17,6 +17,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     else:
-        url = str(request.getfixturevalue("postgres_url"))
+        url = str(request.getfixturevalue("postgres_ledger"))
     with closing(Ledger(url)) as ledger:
         yield ledger

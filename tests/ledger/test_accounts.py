@@ -23,7 +23,7 @@ from tests.support.processes import race
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     """An empty ledger in each database."""
     if request.param == "postgresql":
-        return Ledger(request.getfixturevalue("postgres_url"))
+        return Ledger(request.getfixturevalue("postgres_ledger"))
     return Ledger(f"sqlite:///{tmp_path / 'accounts.sqlite3'}")
 
 

@@ -36,7 +36,7 @@ EACH = Budget(1.0, "day", scope="customer")
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     postgresql = request.param == "postgresql"
-    return str(request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'alerts.sqlite3'}")
+    return str(request.getfixturevalue("postgres_ledger") if postgresql else f"sqlite:///{tmp_path / 'alerts.sqlite3'}")
 
 
 @pytest.fixture

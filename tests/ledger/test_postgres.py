@@ -165,7 +165,7 @@ class Relay:
     def _pass_on(self, source: socket.socket, target: socket.socket, trips: int) -> None:
         with source, suppress(OSError):
             while data := source.recv(65536):
-                if self._spoke_last is not source:
+                if trips and self._spoke_last is not source:  # only the program's thread writes: none is lost
                     self.trips += trips
                 self._spoke_last = source
                 target.sendall(data)

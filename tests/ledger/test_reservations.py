@@ -25,7 +25,7 @@ LIMIT = Limit(Budget(1.0, "month"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger on each database."""
     postgresql = request.param == "postgresql"
-    url = request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'store.sqlite3'}"
+    url = request.getfixturevalue("postgres_ledger") if postgresql else f"sqlite:///{tmp_path / 'store.sqlite3'}"
     ledger = Ledger(str(url))
     yield ledger
     ledger.close()

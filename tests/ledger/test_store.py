@@ -53,7 +53,7 @@ from tests.support.processes import race, run
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty ledger on each database."""
     postgresql = request.param == "postgresql"
-    url = request.getfixturevalue("postgres_url") if postgresql else f"sqlite:///{tmp_path / 'store.sqlite3'}"
+    url = request.getfixturevalue("postgres_ledger") if postgresql else f"sqlite:///{tmp_path / 'store.sqlite3'}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return str(url)
 

@@ -27,7 +27,9 @@ QUERIES = re.findall(r"## (\w+)\n.*?```sql\n(.*?)```", PAGE, re.DOTALL)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """A ledger with a month of traffic in each database."""
     on_sqlite = request.param == "sqlite"
-    ledger = Ledger(f"sqlite:///{tmp_path / 'own.sqlite3'}" if on_sqlite else request.getfixturevalue("postgres_url"))
+    ledger = Ledger(
+        f"sqlite:///{tmp_path / 'own.sqlite3'}" if on_sqlite else request.getfixturevalue("postgres_ledger")
+    )
     month.fill(ledger)
     yield ledger
     ledger.close()

@@ -107,7 +107,8 @@ def test_every_module_says_what_it_is_for() -> None:
     """The first line of a module's docstring is one sentence."""
     wrong = []
     for path in WRITTEN:
-        first, *_ = (ast.get_docstring(_tree(path)) or "").splitlines() or [""]
+        found = re.match(r'"""\n?([^\n]*?)("""|\n)', path.read_text(encoding="utf-8"))
+        first = found[1] if found else ""
         if not first.endswith(".") or ". " in first:
             wrong.append(f"{path.relative_to(ROOT)}: {first!r}")
     assert not wrong

@@ -108,24 +108,28 @@ def test_the_callers_names_and_schemas_name_nothing(rule: TextRule) -> None:
     name = "_".join("".join(c if c.isalnum() else " " for c in rule.example.lower()).split())[:64]
     schema = {"type": "object", "properties": {name: {"type": "string", "description": rule.example}}}
     tool = {"type": "function", "function": {"name": name, "description": rule.example, "parameters": schema}}
-    for message in (
+    messages = (
         f"Invalid schema for function '{name}': In context=(), 'required' is required to be supplied.",
         f"Invalid schema for function {name}: see {json.dumps(schema)}",
         f"In context=('properties', '{name}'), 'type' must be given. Missing '{name}'.",
         f'Tool {{"name": "{name}", "description": "{rule.example}"}} is not supported',
-    ):
+    )
+    for message in messages:
         for more in ({}, {"param": "tools"}, {"code": "invalid_function_parameters"}):
-            error = ask(candidate(), http(said(message, **more), status=400), tools=[tool]).failure
+            body = json.dumps(said(message, **more)).encode()
+            error = from_response(candidate(), 400, {}, body, sent={"tools": [tool]})
             assert type(error) is errors.InvalidRequest, (message, more)
+        over_wire = ask(candidate(), http(said(message), status=400), tools=[tool]).failure
+        assert type(over_wire) is errors.InvalidRequest, message
 
 
 @pytest.mark.parametrize(("whose", "sentence"), TOO_LONG)
 def test_inputs_that_are_too_long(whose: str, sentence: str) -> None:
     """Whatever words a provider has for it, an input that is too long is ContextTooLong, whatever the status."""
-    for status in (400, 422, 500, 200):
-        for body in (said(sentence), {"error": sentence}, {"object": "error", "message": sentence, "code": 400}):
-            error = ask(candidate(), http(body, status=status)).failure
-            assert type(error) is errors.ContextTooLong, (whose, status, body)
+    for body in (said(sentence), {"error": sentence}, {"object": "error", "message": sentence, "code": 400}):
+        of_status = [from_response(candidate(), each, {}, json.dumps(body).encode()) for each in (400, 422, 500)]
+        for error in (*of_status, ask(candidate(), http(body, status=200)).failure):
+            assert type(error) is errors.ContextTooLong, (whose, error.status_code, body)
             assert (error.cost, str(error.action)) == (0, "next")
 
 

@@ -35,7 +35,7 @@ UNKNOWN: dict[str, Any] = {"cost_nano": None, "cost_source": "unknown", "unprice
 def ledger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """The ledger of this test's commands, on each database."""
     if request.param == "postgresql":
-        monkeypatch.setenv("AGENTSWARM_DATABASE_URL", request.getfixturevalue("postgres_url"))
+        monkeypatch.setenv("AGENTSWARM_DATABASE_URL", request.getfixturevalue("postgres_ledger"))
     found = get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
     yield found
     found.close()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from shared.ledger.store import Ledger
@@ -21,7 +25,29 @@ UNKNOWN: dict[str, Any] = {"cost_nano": None, "cost_source": "unknown", "unprice
 
 
 def fill(ledger: Ledger) -> None:
-    """Write November 2026: 250 calls of 9 models for 5 customers, 12 of them images, with faults and corrections."""
+    """
+    Put November 2026 into an empty ledger that nobody has opened yet.
+
+    250 calls of 9 models for 5 customers, 12 of them images, with faults and corrections. A SQLite file is a copy of
+    the first one, since writing them takes longer than most reports.
+    """
+    if ledger.file is None:
+        _write(ledger)
+    else:
+        ledger.file.touch(0o600)
+        ledger.file.write_bytes(_file())
+
+
+@cache
+def _file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "november.sqlite3"
+        with closing(Ledger(f"sqlite:///{path}")) as ledger:
+            _write(ledger)
+        return path.read_bytes()
+
+
+def _write(ledger: Ledger) -> None:
     chance = random.Random(19)
     for number in range(250):
         ts_us = NOVEMBER_US + chance.randrange(28 * DAY_US)
@@ -66,5 +92,6 @@ def fill(ledger: Ledger) -> None:
         adjusts="invoice 7", status="reported", calls=0, prompt_tokens=None, completion_tokens=None,
     )  # fmt: skip
     submit(ledger, "settle", credit, {"customer": "acme"})
-    submit(ledger, "start", started(ts_us=NOVEMBER_US + DAY_US, model="under way"), {})
+    under_way = started(ts_us=NOVEMBER_US + DAY_US, model="under way", lease_us=NOVEMBER_US + 10**15)
+    submit(ledger, "start", under_way, {})
     ledger.flush()

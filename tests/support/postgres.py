@@ -9,11 +9,15 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from shared.ledger.store import Ledger
 
 _NOBODY = "nobody"
 
@@ -51,12 +55,25 @@ def running(folder: Path) -> Iterator[str]:
         shutil.rmtree(home)
 
 
-def new_database(server: str) -> str:
-    """The URL of an empty database."""
+def new_database(server: str, template: str = "template0") -> str:
+    """The URL of a new database, which is empty unless it is the copy of another."""
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(server.format(database="postgres"), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return server.format(database=name)
+
+
+def new_ledger(server: str) -> str:
+    """The URL of a ledger as it is created: a copy, since creating one takes longer than most tests do."""
+    return new_database(server, _empty_ledger(server))
+
+
+@cache
+def _empty_ledger(server: str) -> str:
+    url = new_database(server)
+    with closing(Ledger(url)) as ledger:
+        ledger.check_writable()
+    return str(conninfo_to_dict(url)["dbname"])
 
 
 def _run(command: Sequence[Any]) -> None:

@@ -202,6 +202,12 @@ def postgres_url(postgres_server: str) -> str:
 
 
 @pytest.fixture
+def postgres_ledger(postgres_server: str) -> str:
+    """The URL of a ledger in PostgreSQL, as it is created."""
+    return postgres.new_ledger(postgres_server)
+
+
+@pytest.fixture
 def ledger() -> Ledger:
     """The ledger that this test's clients and tools write to."""
     return get_ledger(os.environ["AGENTSWARM_DATABASE_URL"])
