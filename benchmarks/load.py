@@ -23,11 +23,11 @@ def prepare(name: str, terms: Namespace) -> Callable[[], Measures]:
     call, acall = sync_call(name, terms.base), async_call(name, terms.base)
     pool, runner = ThreadPoolExecutor(THREADS), asyncio.Runner()
     _per_second(pool, call, 1)
-    runner.run(_seconds(acall, 5, 1))
+    runner.run(_seconds(acall, 5))
 
     def play() -> Measures:
         rate = _per_second(pool, call, terms.calls)
-        times = runner.run(_seconds(acall, terms.tasks, terms.calls))
+        times = runner.run(_seconds(acall, terms.tasks))
         return {RATE: rate, SLOW: statistics.quantiles(times, n=100)[98] * 1000}
 
     return play
@@ -43,18 +43,15 @@ def _per_second(pool: ThreadPoolExecutor, call: Callable[[], object], each: int)
     return THREADS * each / (time.perf_counter() - began)
 
 
-async def _seconds(call: Callable[[], Awaitable[object]], tasks: int, each: int) -> list[float]:
-    """The seconds that each call took, of tasks that make so many each."""
-    times = []
+async def _seconds(call: Callable[[], Awaitable[object]], tasks: int) -> list[float]:
+    """The seconds that each call took, of tasks that make one each."""
 
-    async def work() -> None:
-        for _ in range(each):
-            began = time.perf_counter()
-            await call()
-            times.append(time.perf_counter() - began)
+    async def work() -> float:
+        began = time.perf_counter()
+        await call()
+        return time.perf_counter() - began
 
-    await asyncio.gather(*(work() for _ in range(tasks)))
-    return times
+    return await asyncio.gather(*(work() for _ in range(tasks)))
 
 
 CONTESTANTS = {name: partial(prepare, name) for name in ("httpx", "openai", "litellm", *OURS)}

@@ -20,9 +20,10 @@ import sqlalchemy as sa
 
 from shared.budget import Budget, Limit
 from shared.errors import StoreError
+from shared.internal.clock import new_id
 from shared.ledger.driver import Driver
 from shared.ledger.row import AttemptRow
-from shared.ledger.schema import meta
+from shared.ledger.schema import event, meta
 from shared.ledger.store import Ledger
 from tests.support.ledger_rows import assert_exact, begin, rows, settled, started, write
 
@@ -217,3 +218,34 @@ def write_one_twice(connection: sa.Connection, *, is_early: bool) -> None:
     with driver.together(and_commit=True):
         for name in ("major", "first", "next") if is_early else ("first", "major", "next"):
             driver.insert(meta, [{"name": name, "value": 1}], ("name", "value"), may_be=False)
+
+
+TEXTS = ("O'Hara", "\\", "\\'; DROP TABLE event; --", "%s %(a)s %%", '{"a",NULL}', "NULL", "$1 :a ?", "\N{SNOWMAN}\n")
+
+
+@pytest.mark.parametrize("backslash", ["on", "off"])
+@pytest.mark.parametrize("rows_at_once", [1, len(TEXTS)])
+def test_a_text_is_never_a_statement(rows_at_once: int, backslash: str, postgres_url: str) -> None:
+    """Texts that look like SQL, patterns or arrays are stored as they are, alone and with others, new and changed."""
+    store = Ledger(postgres_url)
+    written: list[dict[str, Any]] = [
+        {"event_id": new_id(), "ts_us": place, "event_type": "x", "tool": text, "labels": {text: text}}
+        for place, text in enumerate(TEXTS)
+    ]
+    changed = [each | {"tool": each["tool"][::-1], "labels": [each["tool"]]} for each in written]
+    with store.writing() as connection:
+        connection.exec_driver_sql(f"SET LOCAL standard_conforming_strings = {backslash}")
+        driver, names = Driver.of(connection), ("event_id", "ts_us", "event_type", "tool", "labels")
+        query = sa.select(*(event.c[name] for name in names)).order_by(event.c.ts_us)
+        for first in range(0, len(TEXTS), rows_at_once):
+            driver.insert(event, written[first : first + rows_at_once], names)
+        assert [dict(row) for row in connection.execute(query).mappings()] == written
+        for first in range(0, len(TEXTS), rows_at_once):
+            driver.change(event, changed[first : first + rows_at_once], ("tool", "labels"))
+        assert [dict(row) for row in connection.execute(query).mappings()] == changed
+        for text in TEXTS:
+            assert driver.read(("SELECT %s::text", [text]), ("SELECT %s = ANY(%s)", [text, list(TEXTS)])) == [
+                [(text,)],
+                [(True,)],
+            ]
+    store.close()
