@@ -7,16 +7,20 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from itertools import batched
 from pathlib import Path
 from typing import Any, TextIO
 
 from shared.errors import ConfigurationError, StoreError
 from shared.internal.serialize import jsonable, to_json
 from shared.ledger.query import Filter
-from shared.ledger.records import attempt_lines
+from shared.ledger.records import RECORD_NAMES, attempt_lines, attempt_values
 from shared.ledger.store import Ledger
 
-Record = Mapping[str, Any] | str  # or JSON already
+# Or JSON already: of an attempt, for CSV only its values.
+Record = Mapping[str, Any] | str
+# Written at once.
+_LINES = 500
 # Spreadsheets treat a cell that begins with one of these as a formula, some also in full width or behind blanks.
 _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -27,7 +31,8 @@ def write_attempts(path: Path, ledger: Ledger, which: Filter) -> int:
 
     Returns, Raises: As `write_records`.
     """
-    return write_records(path, attempt_lines(ledger, which=which))
+    is_table = path.suffix.lower() == ".csv"
+    return write_records(path, attempt_values(ledger, which) if is_table else attempt_lines(ledger, which=which))
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -79,9 +84,9 @@ def _write_json(file: TextIO, records: Iterable[Record]) -> int:
 
 def _write_lines(file: TextIO, records: Iterable[Record]) -> int:
     count = 0
-    for record in records:
-        file.write(_as_json(record) + "\n")
-        count += 1
+    for lines in batched(map(_as_json, records), _LINES):
+        file.write("\n".join((*lines, "")))
+        count += len(lines)
     return count
 
 
@@ -103,11 +108,19 @@ def _write_csv(file: TextIO, records: Iterable[Record]) -> int:
     writer = csv.writer(file)
     count = 0
     for count, record in enumerate(records, start=1):
-        plain = json.loads(record) if isinstance(record, str) else jsonable(record)
+        plain = record if isinstance(record, str) else jsonable(record)
         if count == 1:
-            writer.writerow(plain)
-        writer.writerow(map(_cell, plain.values()))
+            writer.writerow(RECORD_NAMES if isinstance(plain, str) else plain)
+        writer.writerow(_cells(json.loads(plain) if isinstance(plain, str) else plain.values()))
     return count
+
+
+def _cells(values: Iterable[Any]) -> list[Any]:
+    """Each value as a cell; most are numbers or words, which stay as they are."""
+    return [
+        each if each is None or type(each) is int or (type(each) is str and each[:1].isalnum()) else _cell(each)
+        for each in values
+    ]
 
 
 def csv_cell(value: Any) -> Any:

@@ -25,7 +25,7 @@ from shared.errors import StoreError
 from shared.internal.clock import new_id
 from shared.ledger.accounts import Admission
 from shared.ledger.query import UNALLOCATED, Filter, Window
-from shared.ledger.records import attempt_lines, attempt_records
+from shared.ledger.records import RECORD_NAMES, attempt_lines, attempt_records, attempt_values
 from shared.ledger.schema import BUCKET_S, MAJOR, MINOR, SUMS, attempt, event, label, meta
 from shared.ledger.spool import MAX_BATCH
 from shared.ledger.store import Ledger, committed
@@ -490,3 +490,16 @@ def test_the_database_writes_what_is_in_a_row(store: Ledger, changes: dict[str, 
     }
     cost, in_usd = changes["cost_nano"], exact[str(row["attempt_id"])]["cost_usd"]
     assert in_usd is None if cost is None else in_usd * 10**9 == cost
+    lines = [json.loads(text) for text in attempt_lines(store)]
+    assert [json.loads(text) for text in attempt_values(store)] == [list(each.values()) for each in lines]
+    assert all(list(each) == list(RECORD_NAMES) for each in lines)
+
+
+def test_records_in_pages_are_each_there_once(store: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts of one moment, on the border of two pages, are read once and in order."""
+    monkeypatch.setattr("shared.ledger.records._PAGE", 2)
+    for number in range(5):
+        write(store, "settle", settled(ts_us=NOON_US + number // 3))
+    found = [(each["time"], str(each["attempt_id"])) for each in attempt_records(store)]
+    assert len(set(found)) == 5
+    assert found == sorted(found)
