@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import chain
-from operator import add, sub
+from operator import add
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -29,7 +29,6 @@ Key = tuple[str, ...]
 Sums = dict[str, int]
 # Sums by key, in the order of FIGURES.
 _Found = dict[Key, list[int]]
-_NOTHING = (0,) * len(FIGURES)
 _Rows = Iterator[tuple[tuple[Any, ...], list[int]]]
 
 
@@ -124,16 +123,26 @@ def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
     """
     which = which or Filter()
     with ledger.reading() as connection:
-        if which != Filter():
-            inside = sa.select(attempt.c.attempt_id).where(*conditions(which))
-            query = sa.select(label.c.name).where(label.c.attempt_id.in_(inside)).distinct().order_by(label.c.name)
-            return list(connection.scalars(query))
         found: list[str] = []
         # One look into the index for each name, instead of one at each label.
         query = sa.select(sa.func.min(label.c.name))
         while name := connection.scalar(query.where(label.c.name > found[-1]) if found else query):
             found.append(name)
+        if which != Filter():
+            return [name for name in found if connection.scalar(_labelled(name, which)) is not None]
         return sorted({*found, *stored_sums.names_of_removed(connection)})
+
+
+def _labelled(name: str, which: Filter) -> sa.Select[Any]:
+    """Any attempt that has a label, of those that match a filter; found from the filter's own labels if it has any."""
+    own = label.alias("own")
+    query = sa.select(own.c.attempt_id).where(own.c.name == name).limit(1)
+    for place, (key, value) in enumerate(which.labels.items()):
+        tag = _label(place)
+        query = query.where(tag.c.attempt_id == own.c.attempt_id, tag.c.name == key, tag.c.value == value)
+    if which.columns or not which.any_conversation:
+        query = query.where(attempt.c.attempt_id == own.c.attempt_id, *conditions(replace(which, labels={})))
+    return query
 
 
 def is_empty(ledger: Ledger) -> bool:
@@ -187,6 +196,8 @@ def _add_stored(
     time = () if set(keys).isdisjoint(GRAINS) else ("start",)
     if time and columns == ("model",):
         columns = ("provider", "model")  # the order that the sums are in
+    at = keys.index(labels[0]) if labels else 0
+    with_value: dict[Key, list[list[int]]] = defaultdict(list)  # by what has none, which it is part of in everything
     for owner in owners:
         own = labels if owner is owners[0] else []
         names = (*("value" for _ in own), *columns)
@@ -201,9 +212,10 @@ def _add_stored(
                 for name in keys
             )
             _add(found, key, numbers)
-            if own and len(owners) > 1:  # and so it is not without one
-                without = tuple("" if name in own else value for name, value in zip(keys, key, strict=True))
-                _add(found, without, numbers, sub)
+            if own and len(owners) > 1:
+                with_value[(*key[:at], "", *key[at + 1 :])].append(numbers)
+    for key, several in with_value.items():
+        _add(found, key, [-sum(each) for each in zip(*several, strict=True)])
 
 
 def _untimed(rows: _Rows) -> _Rows:
@@ -291,8 +303,9 @@ def _label(place: int) -> sa.FromClause:
     return label.alias(f"l{place}")
 
 
-def _add(found: _Found, key: Key, numbers: Sequence[int], how: Callable[[int, int], int] = add) -> None:
-    found[key] = list(map(how, found.get(key, _NOTHING), numbers))
+def _add(found: _Found, key: Key, numbers: list[int]) -> None:
+    before = found.get(key)
+    found[key] = numbers if before is None else list(map(add, before, numbers))
 
 
 @lru_cache(maxsize=4096)
