@@ -27,6 +27,7 @@ from shared.internal.pending import RecordedCall
 from shared.ledger import GRAINS, Filter, Ledger, Window, budget_forecasts, catch_up, get_ledger
 from shared.reports import (
     COLUMNS,
+    OF_COSTS,
     check_names,
     dimensions,
     groups_of,
@@ -183,24 +184,41 @@ def _costs_in(
     check_names(ledger, names, which, known=(*COLUMNS, *GRAINS))
     check_names(ledger, tuple(where), which, known=COLUMNS)
     which = narrowed(which, where)
-    costs = sum_costs(ledger, span, which)
+    several = (names,) if names else ()
+    costs, found = _costs_and_groups(ledger, span, which, where, several)
+    compared = several if set(names).isdisjoint(GRAINS) else ()
+    previous, earlier = _before(ledger, span, which, compared) if compare else (None, [])
+    if names:
+        costs["by"] = ",".join(names)
+        [groups] = groups_of(ledger, span, several, which, found, earlier)
+        costs["groups"] = groups.groups
+        costs["rows_read"] = costs["rows_read"] or groups.rows_read
+        costs["is_incomplete"] |= groups.is_incomplete
+    return costs if previous is None else costs | {"previous": previous}
+
+
+def _costs_and_groups(
+    ledger: Ledger, span: Window, which: Filter, where: Mapping[str, str], several: Sequence[Sequence[str]]
+) -> tuple[dict[str, Any], list[ledgers.Grouped]]:
+    """The costs of a window, and what the ledger has by several other keys, read as of one moment."""
+    found = ledgers.all_grouped(ledger, span, (*OF_COSTS, *several), which)
+    costs = sum_costs(ledger, span, which, found[: len(OF_COSTS)])
     costs["budgets"] = _budgets(ledger)
     costs["price_table"] = price_table_age()
     may_estimate = load_settings().baseline_model and not costs["removed_before"]  # by single answers
     costs["savings"] = _savings(ledgers.answers_of(ledger, span, which)) if may_estimate else None
     if where:
         costs["where"] = dict(where)
-    before = period_before(span) if compare else None
-    if names:
-        is_timed = not set(names).isdisjoint(GRAINS)
-        costs["by"] = ",".join(names)
-        [found] = groups_of(ledger, span, (names,), which, None if is_timed else before)
-        costs["groups"] = found.groups
-        costs["rows_read"] = costs["rows_read"] or found.rows_read
-        costs["is_incomplete"] |= found.is_incomplete
-    if before is not None:
-        costs["previous"] = totals_of(ledger, before, which) | dict(zip(("since", "until"), before.ends, strict=True))
-    return costs
+    return costs, found[len(OF_COSTS) :]
+
+
+def _before(
+    ledger: Ledger, span: Window, which: Filter, several: Sequence[Sequence[str]]
+) -> tuple[dict[str, Any], list[ledgers.Grouped]]:
+    """The total of the period before, as "previous" is documented, and what the ledger has of it by several keys."""
+    before = period_before(span)
+    total, *found = ledgers.all_grouped(ledger, before, ((), *several), which)
+    return totals_of(total) | dict(zip(("since", "until"), before.ends, strict=True)), found
 
 
 def costs_page(
@@ -221,9 +239,14 @@ def costs_page(
         InvalidRequest, ConfigurationError, StoreError: As for `get_llm_costs`.
     """
     span, inside, where = span_of(days, since=since, until=until, zone=zone(tz)), current_scope().labels, where or {}
-    costs = _costs_in(span, Filter(labels=inside), by=None, where=where, compare=True)
+    ledger = _up_to_date()
+    check_names(ledger, tuple(where), Filter(labels=inside), known=COLUMNS)
+    which = narrowed(Filter(labels=inside), where)
+    keys = reports.page_keys(ledger, span, which)
+    costs, found = _costs_and_groups(ledger, span, which, where, keys)
+    costs["previous"], earlier = _before(ledger, span, which, keys[:-1])
     budgets = costs["budgets"] if inside else all_budgets()
-    return reports.html_page(_required_ledger(), span, narrowed(Filter(labels=inside), where), costs, budgets)
+    return reports.html_page(ledger, span, which, costs, budgets, dict(zip(keys, found, strict=True)), earlier)
 
 
 async def report_off_loop[T](function: Callable[..., T], *args: Any, **keywords: Any) -> T:

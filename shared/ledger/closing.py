@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
@@ -195,9 +196,9 @@ def _figures(connection: Connection, span: Window) -> Figures | None:
         return None
     names = [name for name in _FIGURES if name != "reserved_nano"]
     found = dict.fromkeys(names, 0)
-    for part in (sums.read, sums.left):
-        for _, numbers in part(connection, how, everything, ("provider",)):
-            found = {name: found[name] + numbers.get(name, 0) for name in names}
+    of = (connection, how, everything, ("provider",), names)
+    for _, numbers in chain(sums.read(*of), sums.left(*of)):
+        found = {name: found[name] + number for name, number in zip(names, numbers, strict=True)}
     expressions = sums.expressions(connection.dialect.name)
     columns: list[Any] = [sa.func.sum(sa.literal_column(expressions[name])) for name in names]
     for since_us, until_us in how.rows:

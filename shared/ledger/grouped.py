@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import chain
+from operator import add
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -26,6 +27,9 @@ _HOUR_S = 3600
 
 Key = tuple[str, ...]
 Sums = dict[str, int]
+# Sums by key, in the order of FIGURES.
+_Found = dict[Key, list[int]]
+_Rows = Iterator[tuple[tuple[Any, ...], list[int]]]
 
 
 class Grouped(NamedTuple):
@@ -69,52 +73,39 @@ def all_grouped(
     columns = tuple(name for name in DIMENSIONS if any(name in keys for keys in several if _are_columns(keys)))
     read = {tuple(keys): columns if _are_columns(keys) else tuple(keys) for keys in several}
     found = _read(ledger, span, list(dict.fromkeys(read.values())), which)
-    return [_narrowed(found[read[tuple(keys)]], read[tuple(keys)], keys) for keys in several]
+    return [_grouped(*found[read[tuple(keys)]], read[tuple(keys)], keys, which) for keys in several]
 
 
 def _are_columns(keys: Sequence[str]) -> bool:
     return set(keys) <= set(DIMENSIONS)
 
 
-def _narrowed(found: Grouped, names: Sequence[str], keys: Sequence[str]) -> Grouped:
-    """Sums by some of the keys that they are by."""
-    if tuple(names) == tuple(keys):
-        return found
+def _grouped(found: _Found, how: Plan, names: Sequence[str], keys: Sequence[str], which: Filter) -> Grouped:
+    """What was found by some names, by those of them that were asked for."""
     places = [names.index(key) for key in keys]
-    sums: dict[Key, Sums] = defaultdict(_no_sums)
-    for values, numbers in found.sums.items():
-        _add(sums[tuple(values[place] for place in places)], numbers, 1)
-    return found._replace(sums=_not_empty(sums))
+    sums: _Found = {}
+    for values, numbers in found.items():
+        _add(sums, tuple(values[place] for place in places), numbers)
+    named = {key: dict(zip(FIGURES, numbers, strict=True)) for key, numbers in sums.items() if any(numbers)}
+    return Grouped(named, _rows_read(how, names, which), how.removed_us, how.is_incomplete)
 
 
 def _read(
     ledger: Ledger, span: Window, several: Sequence[tuple[str, ...]], which: Filter
-) -> dict[tuple[str, ...], Grouped]:
-    found: dict[tuple[str, ...], dict[Key, Sums]] = {keys: defaultdict(_no_sums) for keys in several}
+) -> dict[tuple[str, ...], tuple[_Found, Plan]]:
+    found: dict[tuple[str, ...], _Found] = {keys: {} for keys in several}
+    left: dict[tuple[Range, ...], list[tuple[str, ...]]] = defaultdict(list)
     with ledger.reading() as connection:
         plans = {keys: _plan(connection, span, keys, which) for keys in several}
         for keys, how in plans.items():
+            left[how.rows].append(keys)
             if how.summed:
                 _add_stored(connection, found[keys], how, span.zone, keys, which)
-        rest = {
-            keys: _add_rows(connection, found[keys], how.rows, span.zone, keys, which) for keys, how in plans.items()
-        }
-    for keys, ranges in rest.items():
-        while ranges:
-            with ledger.reading() as connection:
-                ranges = _add_rows(connection, found[keys], ranges, span.zone, keys, which)  # noqa: PLW2901
-    return {
-        keys: Grouped(_not_empty(found[keys]), _rows_read(how, keys, which), how.removed_us, how.is_incomplete)
-        for keys, how in plans.items()
-    }
-
-
-def _no_sums() -> Sums:
-    return dict.fromkeys(FIGURES, 0)
-
-
-def _not_empty(found: Mapping[Key, Sums]) -> dict[Key, Sums]:
-    return {key: sums for key, sums in found.items() if any(sums.values())}
+        left = _add_rows(connection, found, left, span.zone, which)
+    while left:
+        with ledger.reading() as connection:
+            left = _add_rows(connection, found, left, span.zone, which)
+    return {keys: (found[keys], how) for keys, how in plans.items()}
 
 
 def _rows_read(how: Plan, keys: Sequence[str], which: Filter) -> str | None:
@@ -132,16 +123,26 @@ def label_names(ledger: Ledger, which: Filter | None = None) -> list[str]:
     """
     which = which or Filter()
     with ledger.reading() as connection:
-        if which != Filter():
-            inside = sa.select(attempt.c.attempt_id).where(*conditions(which))
-            query = sa.select(label.c.name).where(label.c.attempt_id.in_(inside)).distinct().order_by(label.c.name)
-            return list(connection.scalars(query))
         found: list[str] = []
         # One look into the index for each name, instead of one at each label.
         query = sa.select(sa.func.min(label.c.name))
         while name := connection.scalar(query.where(label.c.name > found[-1]) if found else query):
             found.append(name)
+        if which != Filter():
+            return [name for name in found if connection.scalar(_labelled(name, which)) is not None]
         return sorted({*found, *stored_sums.names_of_removed(connection)})
+
+
+def _labelled(name: str, which: Filter) -> sa.Select[Any]:
+    """Any attempt that has a label, of those that match a filter; found from the filter's own labels if it has any."""
+    own = label.alias("own")
+    query = sa.select(own.c.attempt_id).where(own.c.name == name).limit(1)
+    for place, (key, value) in enumerate(which.labels.items()):
+        tag = _label(place)
+        query = query.where(tag.c.attempt_id == own.c.attempt_id, tag.c.name == key, tag.c.value == value)
+    if which.columns or not which.any_conversation:
+        query = query.where(attempt.c.attempt_id == own.c.attempt_id, *conditions(replace(which, labels={})))
+    return query
 
 
 def is_empty(ledger: Ledger) -> bool:
@@ -154,22 +155,22 @@ def _labels_in(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key not in (*DIMENSIONS, *GRAINS)]
 
 
-def _owners(keys: Sequence[str], which: Filter) -> list[tuple[Owner, int]]:
+def _owners(keys: Sequence[str], which: Filter) -> list[Owner]:
     """
-    Whose sums answer the question, each with the sign with which it counts; none if only rows do.
+    Whose sums answer the question; none if only rows do.
 
-    What has no value of a label is everything without what has one.
+    What has no value of a label is everything, the second of two, without what has one.
     """
     labels, own = _labels_in(keys), which.owner
     if own is None or len(labels) > 1 or (own.owner and labels not in ([], list(which.labels))):
         return []
     if not labels or own.owner:
-        return [(own, 1)]
-    return [(Owner.of_label(labels[0]), 1), (Owner(), 1), (Owner.of_label(labels[0]), -1)]
+        return [own]
+    return [Owner.of_label(labels[0]), Owner()]
 
 
 def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filter) -> Plan:
-    owners = [owner for owner, _ in _owners(keys, which)]
+    owners = _owners(keys, which)
     if not owners:
         return stored_sums.from_rows(connection, span.since_us, span.until_us)
     is_timed = not set(keys).isdisjoint(GRAINS)
@@ -187,47 +188,67 @@ def _plan(connection: Connection, span: Window, keys: Sequence[str], which: Filt
 
 
 def _add_stored(
-    connection: Connection, found: dict[Key, Sums], how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
+    connection: Connection, found: _Found, how: Plan, zone: ZoneInfo, keys: Sequence[str], which: Filter
 ) -> None:
     """Add what the sums have, and what is left to fold into them."""
+    owners, labels = _owners(keys, which), _labels_in(keys)
     columns = tuple(name for name in DIMENSIONS if name in keys or name in which.columns)
-    time = ("start",) if not set(keys).isdisjoint(GRAINS) else ()
-    for place, (owner, sign) in enumerate(_owners(keys, which)):
-        # The first of three has the label's values; the two others together have what is left without one.
-        names = (*columns, *(("value",) if _labels_in(keys) and place == 0 else ()))
-        stored = stored_sums.read(connection, how, owner, (*names, *time), split=int(bool(columns)))
-        left = stored_sums.left(connection, how, owner, (*names, "bucket"))
-        for values, numbers in chain(stored, ((_in_seconds(values), numbers) for values, numbers in left)):
-            named = dict(zip((*names, "second"), values, strict=False))
-            if all(named[name] == value for name, value in which.columns.items()):
-                _add(found[tuple(_value(key, named, zone) for key in keys)], numbers, sign)
+    time = () if set(keys).isdisjoint(GRAINS) else ("start",)
+    if time and columns == ("model",):
+        columns = ("provider", "model")  # the order that the sums are in
+    at = keys.index(labels[0]) if labels else 0
+    with_value: dict[Key, list[list[int]]] = defaultdict(list)  # by what has none, which it is part of in everything
+    for owner in owners:
+        own = labels if owner is owners[0] else []
+        names = (*("value" for _ in own), *columns)
+        stored = stored_sums.read(connection, how, owner, (*time, *names), FIGURES, split=int(bool(columns)))
+        left = stored_sums.left(connection, how, owner, ("bucket", *names), FIGURES)
+        places = {name: place for place, name in enumerate((*own, *columns), start=1)}
+        for values, numbers in chain(stored if time else _untimed(stored), _in_seconds(left)):
+            if any(values[places[name]] != value for name, value in which.columns.items()):
+                continue
+            key = tuple(
+                _period(name, values[0], zone) if name in GRAINS else values[places[name]] if name in places else ""
+                for name in keys
+            )
+            _add(found, key, numbers)
+            if own and len(owners) > 1:
+                with_value[(*key[:at], "", *key[at + 1 :])].append(numbers)
+    for key, several in with_value.items():
+        _add(found, key, [-sum(each) for each in zip(*several, strict=True)])
 
 
-def _in_seconds(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*values[:-1], values[-1] * BUCKET_S)
+def _untimed(rows: _Rows) -> _Rows:
+    return (((0, *values), numbers) for values, numbers in rows)
+
+
+def _in_seconds(rows: _Rows) -> _Rows:
+    return (((values[0] * BUCKET_S, *values[1:]), numbers) for values, numbers in rows)
 
 
 def _add_rows(
     connection: Connection,
-    found: dict[Key, Sums],
-    ranges: Sequence[Range],
+    found: Mapping[tuple[str, ...], _Found],
+    left: Mapping[tuple[Range, ...], list[tuple[str, ...]]],
     zone: ZoneInfo,
-    keys: Sequence[str],
     which: Filter,
-) -> list[Range]:
-    """Add attempts from their rows, at most a page of them; returns what is left to read."""
-    now, rest = paged(connection, ranges)
-    narrow = (which.labels, which.columns)
-    query = _rows_by(
-        connection.dialect.name, tuple(keys), which.conversation, which.any_conversation, *map(_items, narrow)
-    )
-    for since_us, until_us in now:
-        for row in connection.execute(query, {"since_us": since_us, "until_us": until_us}):
-            values = tuple(
-                _period(key, value * BUCKET_S, zone) if key in GRAINS else value
-                for key, value in zip(keys, row, strict=False)
-            )
-            _add(found[values], dict(zip(VALUES, row[len(keys) :], strict=True)), 1)
+) -> dict[tuple[Range, ...], list[tuple[str, ...]]]:
+    """Add attempts from their rows, at most a page of each ranges; returns what is left to read, by which keys."""
+    rest: dict[tuple[Range, ...], list[tuple[str, ...]]] = defaultdict(list)
+    narrow = (which.conversation, which.any_conversation, _items(which.labels), _items(which.columns))
+    for ranges, several in left.items():
+        now, later = paged(connection, ranges)
+        if later:
+            rest[tuple(later)] += several
+        for keys in several:
+            query = _rows_by(connection.dialect.name, keys, *narrow)
+            for since_us, until_us in now:
+                for row in connection.execute(query, {"since_us": since_us, "until_us": until_us}):
+                    values = tuple(
+                        _period(key, value * BUCKET_S, zone) if key in GRAINS else value
+                        for key, value in zip(keys, row, strict=False)
+                    )
+                    _add(found[keys], values, [int(number or 0) for number in row[len(keys) :]])
     return rest
 
 
@@ -247,10 +268,8 @@ def _rows_by(
     """Sums of the settled attempts between :since_us and :until_us; building it takes longer than its execution."""
     which = Filter(dict(labels), conversation, any_conversation, dict(columns))
     by = [column.label(f"k{place}") for place, column in enumerate(_columns(keys))]
-    figures: list[Any] = [
-        sa.func.sum(sa.literal_column(number)).label(f"sum_{name}")
-        for name, number in stored_sums.expressions(dialect).items()
-    ]
+    numbers = stored_sums.expressions(dialect)
+    figures: list[Any] = [sa.func.sum(sa.literal_column(numbers[name])).label(f"sum_{name}") for name in FIGURES]
     since_us, until_us = (sa.bindparam(name, type_=sa.BigInteger) for name in ("since_us", "until_us"))
     return (
         sa.select(*by, *figures)
@@ -284,18 +303,12 @@ def _label(place: int) -> sa.FromClause:
     return label.alias(f"l{place}")
 
 
-def _add(into: Sums, numbers: dict[str, Any], sign: int) -> None:
-    for name, number in numbers.items():
-        into[name] += sign * int(number or 0)
+def _add(found: _Found, key: Key, numbers: list[int]) -> None:
+    before = found.get(key)
+    found[key] = numbers if before is None else list(map(add, before, numbers))
 
 
-def _value(key: str, named: dict[str, Any], zone: ZoneInfo) -> str:
-    """The value of a key, from a row of the sums."""
-    if key in GRAINS:
-        return _period(key, named["second"], zone)
-    return str(named[key] if key in DIMENSIONS else named.get("value", ""))
-
-
+@lru_cache(maxsize=4096)
 def _period(grain: str, second: int, zone: ZoneInfo) -> str:
     """The local period that a second lies in."""
     local = datetime.fromtimestamp(second, zone)

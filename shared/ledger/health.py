@@ -65,8 +65,8 @@ def _stored_latencies(connection: Connection, how: stored_sums.Plan, which: Filt
     if owner is None or not how.summed:
         return
     stored = stored_sums.read_latencies(connection, how, owner)
-    left = stored_sums.left(connection, how, owner, keys)
-    for key, answers in chain(stored, ((key, numbers.get("requests", 0)) for key, numbers in left)):
+    left = stored_sums.left(connection, how, owner, keys, ("requests",))
+    for key, answers in chain(stored, ((key, requests) for key, [requests] in left)):
         named = dict(zip(keys, key, strict=True))
         if named["place"] is not None and which.columns.items() <= named.items():
             yield named["model"], named["place"], answers

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -202,11 +203,10 @@ def average_outputs(ledger: Ledger, since_us: int) -> list[tuple[str, str, int, 
     found: dict[tuple[str, str], tuple[int, int]] = {}
     with ledger.reading() as connection:
         how = stored_sums.plan(connection, since_us, _FUTURE_US, [everything := stored_sums.Owner()])
-        for read in (stored_sums.read, stored_sums.left):
-            for (tool, model), numbers in read(connection, how, everything, ("tool", "model")):
-                calls, tokens = found.get((tool, model), (0, 0))
-                more = numbers.get("calls", 0), numbers.get("completion_tokens", 0)
-                found[tool, model] = calls + more[0], tokens + more[1]
+        of = (connection, how, everything, ("tool", "model"), ("calls", "completion_tokens"))
+        for (tool, model), more in chain(stored_sums.read(*of), stored_sums.left(*of)):
+            calls, tokens = found.get((tool, model), (0, 0))
+            found[tool, model] = calls + more[0], tokens + more[1]
     return [(tool, model, calls, tokens / calls) for (tool, model), (calls, tokens) in found.items() if calls]
 
 

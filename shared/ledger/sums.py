@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -637,7 +638,7 @@ def _wrong(connection: Connection, table: str, expected: str, keys: tuple[str, .
 # Reading
 
 Range = tuple[int, int]
-Numbers = dict[str, int]
+Numbers = list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -696,6 +697,27 @@ def removed(connection: Connection) -> Removed:
     return Removed() if found is None else Removed(*found)
 
 
+class _State(NamedTuple):
+    """What has been removed, from when on attempts are in the sums (None: all), and from which day to which."""
+
+    gone: Removed
+    since_us: int | None
+    known: Range
+
+
+def _state(connection: Connection) -> _State:
+    rows_us, sums_us, since_us, first, last = connection.execute(_STATE).one()
+    known = (0, 0) if first is None else (first, last + _DAY_S)
+    return _State(Removed(rows_us or 0, sums_us or 0), since_us, known)
+
+
+_OF_DAYS = f"FROM sums WHERE split = 0 AND grain = {_DAY_S}"
+_STATE = sa.text(
+    "SELECT (SELECT rows_us FROM pruned), (SELECT sums_us FROM pruned), (SELECT since_us FROM sums_state), "  # noqa: S608
+    f"(SELECT min(start) {_OF_DAYS}), (SELECT max(start) {_OF_DAYS})"
+)
+
+
 def removed_note(connection: Connection) -> str:
     """That records have been removed, as the end of a sentence that says that something is not there."""
     rows_us = removed(connection).rows_us
@@ -720,15 +742,15 @@ def warn_of_removed(ledger: Ledger, since_us: int, missing_in: str) -> None:
 
 def from_rows(connection: Connection, since_us: int, until_us: int) -> Plan:
     """How to answer a window of which there are no sums."""
-    return _without_removed(connection, Plan((), ((since_us, until_us),)), since_us)
+    return _without_removed(_state(connection), Plan((), ((since_us, until_us),)), since_us)
 
 
-def _without_removed(connection: Connection, how: Plan, since_us: int) -> Plan:
+def _without_removed(state: _State, how: Plan, since_us: int) -> Plan:
     """The plan without the rows that have been removed, and whether they are missing."""
-    gone = removed(connection)
+    gone = state.gone
     if since_us >= gone.rows_us:
         return how
-    first_us = _known(connection)[0] * 10**6  # there never were any before
+    first_us = state.known[0] * 10**6  # there never were any before
     missing = [begin for begin, end in how.rows if max(begin, first_us) < min(end, gone.rows_us)]
     rows = _not_empty((max(begin, gone.rows_us), end) for begin, end in how.rows)
     return replace(how, rows=rows, removed_us=gone.rows_us, is_incomplete=bool(missing) or since_us < gone.sums_us)
@@ -750,18 +772,17 @@ def plan(
 
         finest: The smallest grain that may be used.
     """
-    gone = removed(connection)
+    state = _state(connection)
+    gone, built_us, known = state
     coarse = max(finest, *(owner.grains[0] for owner in owners))
     low_us = max(since_us, min(gone.sums_us, until_us))
-    built_us = _since(connection)
     reason = _BUILDING if built_us is not None and built_us > low_us else None
     low_us = low_us if built_us is None else min(max(low_us, built_us), until_us)
     # What has been removed has sums of every quarter.
     step, last_step = (finest if 0 < us <= gone.rows_us else coarse for us in (low_us, until_us))
     first, last = -(-low_us // (step * 10**6)) * step, until_us // (last_step * 10**6) * last_step
     if first >= last:
-        return _without_removed(connection, Plan((), ((since_us, until_us),), reason=reason), since_us)
-    known = _known(connection)
+        return _without_removed(state, Plan((), ((since_us, until_us),), reason=reason), since_us)
     midnights = _midnights(zone, max(first, known[0]), min(last, known[1])) if zone is not None else ()
     since_row = gone.rows_us // 10**6 if coarse > finest else 0
     cuts = [second for second in (since_row, *midnights) if second >= since_row and second % coarse]
@@ -780,7 +801,7 @@ def plan(
             at = end
     summed.append((at, last))
     how = Plan(_not_empty(summed), _not_empty(sorted(rows)), known, midnights, reason)
-    return _without_removed(connection, how, since_us)
+    return _without_removed(state, how, since_us)
 
 
 def _midnights(zone: ZoneInfo, first: int, last: int) -> tuple[int, ...]:
@@ -813,26 +834,21 @@ def _full_days(connection: Connection, owners: Sequence[Owner], first: int, last
     return [(day, day + _DAY_S) for day in connection.scalars(query)]
 
 
-def _known(connection: Connection) -> Range:
-    """From the first day that has sums to the end of the last."""
-    first, last = (
-        connection.scalar(sa.text(f"SELECT {which}(start) FROM sums WHERE split = 0 AND grain = {_DAY_S}"))  # noqa: S608
-        for which in ("min", "max")
-    )
-    return (0, 0) if first is None or last is None else (first, last + _DAY_S)
-
-
 def read(
-    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str], *, split: int = 1
+    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str], names: Sequence[str], *, split: int = 1
 ) -> Iterator[tuple[tuple[Any, ...], Numbers]]:
     """
     The sums of the summed part of a window by `keys`, columns of the table; what is left to fold is in `left`.
 
-    A key may come more than once. Those with "start" begin in the day that they belong to.
+    A key may come more than once. Those with "start" begin in the day that they belong to. Nothing has to be sorted
+    for keys in the order of SUM_KEY that leave out none but the owner and the value.
+
+    Args:
+        names: Which of VALUES, in this order.
     """
     cuts = how.midnights if "start" in keys else ()
+    query = _reading(connection.dialect.name, tuple(keys), tuple(names), owner.value is None)
     for grain, starts in _starts(how, owner.grains, cuts, GRAINS).items():
-        query = _reading(connection.dialect.name, tuple(keys), owner.value is None)
         for place in range(0, len(starts), _STARTS):
             given = {"split": split, "grain": grain, "owner": owner.owner}
             given |= {} if owner.value is None else {"value": owner.value}
@@ -864,8 +880,8 @@ _STARTS = 2000
 
 
 @lru_cache(maxsize=32)
-def _reading(dialect: str, keys: tuple[str, ...], is_every_value: bool) -> sa.TextClause:
-    numbers = ", ".join(f"sum({name})" for name in VALUES)
+def _reading(dialect: str, keys: tuple[str, ...], names: tuple[str, ...], is_every_value: bool) -> sa.TextClause:
+    numbers = ", ".join(f"sum({name})" for name in names)
     columns = ", ".join(keys)
     value = "" if is_every_value else "AND value = :value"
     return sa.text(
@@ -876,7 +892,7 @@ def _reading(dialect: str, keys: tuple[str, ...], is_every_value: bool) -> sa.Te
 
 
 def _numbers(row: Sequence[Any]) -> Numbers:
-    return {name: int(number) for name, number in zip(VALUES, row, strict=True) if number}
+    return [int(number or 0) for number in row]
 
 
 def _starts(
@@ -915,26 +931,34 @@ def _cover(low: int, high: int, grains: tuple[int, ...]) -> Iterator[tuple[int, 
 
 
 def left(
-    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str]
+    connection: Connection, how: Plan, owner: Owner, keys: Sequence[str], names: Sequence[str]
 ) -> Iterator[tuple[tuple[Any, ...], Numbers]]:
     """What is left to fold of the summed part of a window, by `keys`, which may be "bucket" as well."""
     if not how.summed or connection.scalar(_IS_LEFT) is None:
         return
-    dialect = connection.dialect.name
-    inside = " OR ".join(f"ts_us >= {begin * 10**6} AND ts_us < {end * 10**6}" for begin, end in how.summed)
+    kind = (bool(owner.owner), owner.value is None)
+    query = _leaving(connection.dialect.name, tuple(keys), tuple(names), *kind, len(how.summed))
+    given: dict[str, Any] = {"owner": owner.owner, "value": owner.value} if owner.owner else {}
+    for place, (begin, end) in enumerate(how.summed):
+        given |= {f"begin{place}": begin * 10**6, f"end{place}": end * 10**6}
+    for row in connection.execute(query, {name: value for name, value in given.items() if value is not None}):
+        yield tuple(row[: len(keys)]), _numbers(row[len(keys) :])
+
+
+@lru_cache(maxsize=32)
+def _leaving(
+    dialect: str, keys: tuple[str, ...], names: tuple[str, ...], is_label: bool, is_every_value: bool, ranges: int
+) -> sa.TextClause:
+    inside = " OR ".join(f"ts_us >= :begin{place} AND ts_us < :end{place}" for place in range(ranges))
     attempts = "FROM unsummed u CROSS JOIN attempt WHERE attempt.attempt_id = u.attempt_id AND status <> 'started'"
     rows = (
         _rows(dialect, 1, "attempt.attempt_id", f"{attempts} AND ({inside})"),
         _rows(dialect, -1, "taken_id", f"FROM taken_back WHERE {inside}"),
     )
-    columns, numbers = ", ".join(keys), ", ".join(f"sum({name})" for name in VALUES)
-    source, given = "page", {}
-    if owner.owner:
-        value = "" if owner.value is None else "AND value = :value"
-        source, given = f"labelled WHERE owner = :owner {value}", {"owner": owner.owner, "value": owner.value}
-    query = f"{_with(*rows)} SELECT {columns}, {numbers} FROM {source} GROUP BY {columns}"  # noqa: S608 - our own names
-    for row in connection.execute(sa.text(query), {name: value for name, value in given.items() if value is not None}):
-        yield tuple(row[: len(keys)]), _numbers(row[len(keys) :])
+    columns, numbers = ", ".join(keys), ", ".join(f"sum({name})" for name in names)
+    value = "" if is_every_value else "AND value = :value"
+    source = f"labelled WHERE owner = :owner {value}" if is_label else "page"
+    return sa.text(f"{_with(*rows)} SELECT {columns}, {numbers} FROM {source} GROUP BY {columns}")  # noqa: S608
 
 
 _IS_LEFT = sa.text("SELECT 1 FROM unsummed UNION ALL SELECT 1 FROM taken_back LIMIT 1")
@@ -969,9 +993,8 @@ def costs(
 
 
 def _cost(connection: Connection, how: Plan, owner: Owner, key: str | None = None, value: str = "") -> int:
-    keys = ("owner",) if key is None else (key,)
-    found = read(connection, how, owner, keys, split=0 if key is None else 1)
+    keys, names = ("owner",) if key is None else (key,), ("cost_nano",)
+    found = read(connection, how, owner, keys, names, split=0 if key is None else 1)
     # In `left` the sums of everything have no column of that name.
-    rest = left(connection, how, owner, keys if key or owner.owner else ("place",))
-    wanted = sum(numbers.get("cost_nano", 0) for each, numbers in found if key is None or each[0] == value)
-    return wanted + sum(numbers.get("cost_nano", 0) for each, numbers in rest if key is None or each[0] == value)
+    rest = left(connection, how, owner, keys if key or owner.owner else ("place",), names)
+    return sum(nano for each, [nano] in chain(found, rest) if key is None or each[0] == value)

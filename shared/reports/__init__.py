@@ -26,7 +26,7 @@ from shared.reports.formats import (
 if TYPE_CHECKING:
     from shared.reports.alerts import Delivery as Delivery, check_alerts as check_alerts, watch as watch
     from shared.reports.calls import attempt_dict as attempt_dict, call_dict as call_dict
-    from shared.reports.costs import sum_costs as sum_costs
+    from shared.reports.costs import OF_COSTS as OF_COSTS, sum_costs as sum_costs
     from shared.reports.forecast import month_forecast as month_forecast, runs_out as runs_out
     from shared.reports.groups import (
         COLUMNS as COLUMNS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         narrowed as narrowed,
         totals_of as totals_of,
     )
-    from shared.reports.page import html_page as html_page
+    from shared.reports.page import html_page as html_page, page_keys as page_keys
     from shared.reports.periods import (
         period_before as period_before,
         span_of as span_of,
@@ -66,10 +66,10 @@ else:
         {
             "alerts": "Delivery check_alerts watch",
             "calls": "attempt_dict call_dict",
-            "costs": "sum_costs",
+            "costs": "OF_COSTS sum_costs",
             "forecast": "month_forecast runs_out",
             "groups": "COLUMNS check_names dimensions groups_of narrowed totals_of",
-            "page": "html_page",
+            "page": "html_page page_keys",
             "periods": "period_before span_of window_text",
             "reconcile": "Line Reconciliation reconcile_bill",
             "repricing": "Repriced reprice totals",

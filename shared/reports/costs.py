@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.internal.money import to_usd
-from shared.ledger import FIGURES, UNALLOCATED, Filter, Ledger, Window, agents_used_tools, all_grouped
+from shared.ledger import FIGURES, UNALLOCATED, Filter, Grouped, Ledger, Window, agents_used_tools, all_grouped
 from shared.reports.groups import COLUMNS, average_cost, known_nano
 
 Sums = dict[str, int]
 Groups = Mapping[str, Sums]
+# What the costs of a window are made of.
+OF_COSTS: tuple[tuple[str, ...], ...] = (COLUMNS, (), ("day",), *((name,) for name in COLUMNS))
 
 
-def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None) -> dict[str, Any]:
+def sum_costs(
+    ledger: Ledger, span: Window, which: Filter | None = None, found: Sequence[Grouped] | None = None
+) -> dict[str, Any]:
     """
     What was spent in a window.
+
+    Args:
+        found: What the ledger has by each of OF_COSTS. None: it is read.
 
     Returns:
         Of the dict that `get_llm_costs` documents, what the ledger's sums say.
@@ -26,18 +32,10 @@ def sum_costs(ledger: Ledger, span: Window, which: Filter | None = None) -> dict
     """
     which = which or Filter()
     used_tools = agents_used_tools(ledger, span, which)
-    by_columns, by_day = all_grouped(ledger, span, (COLUMNS, ("day",)), which)
-    groups: dict[str, dict[str, Sums]] = {name: defaultdict(_no_sums) for name in ("", *COLUMNS)}
-    for key, sums in by_columns.sums.items():
-        _add(groups[""][""], sums)
-        for name, value in zip(COLUMNS, key, strict=True):
-            _add(groups[name][value or UNALLOCATED], sums)
+    by_columns, total, by_day, *groups = all_grouped(ledger, span, OF_COSTS, which) if found is None else found
     return {
-        **_totals(groups[""][""]),
-        # What was taken back, as a correction to another model, leaves nothing where it was.
-        **_by_columns(
-            {name: {value: sums for value, sums in groups[name].items() if sums["requests"]} for name in COLUMNS}
-        ),
+        **_totals(total.sums.get((), dict.fromkeys(FIGURES, 0))),
+        **_by_columns({name: _named(each) for name, each in zip(COLUMNS, groups, strict=True)}),
         "cost_by_day": {day: _cost(sums) for (day,), sums in sorted(by_day.sums.items()) if sums["requests"]},
         **dict(zip(("since", "until"), span.ends, strict=True)),
         "timezone": str(span.zone),
@@ -106,10 +104,11 @@ def _cost(sums: Sums) -> float:
     return to_usd(known_nano(sums))
 
 
-def _no_sums() -> Sums:
-    return dict.fromkeys(FIGURES, 0)
-
-
-def _add(into: Sums, sums: Sums) -> None:
-    for name, value in sums.items():
-        into[name] += value
+def _named(found: Grouped) -> dict[str, Sums]:
+    """The groups of a column by name. What was taken back, as a correction to another model, leaves no requests."""
+    named: dict[str, Sums] = {}
+    for (value,), sums in found.sums.items():
+        name = value or UNALLOCATED  # which may be a name too
+        same = named.get(name)
+        named[name] = sums if same is None else {each: same[each] + sums[each] for each in FIGURES}
+    return {name: sums for name, sums in named.items() if sums["requests"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from shared.errors import InvalidRequest
@@ -93,20 +94,26 @@ class Groups(NamedTuple):
 
 
 def groups_of(
-    ledger: Ledger, span: Window, several: Sequence[Sequence[str]], which: Filter, before: Window | None = None
+    ledger: Ledger,
+    span: Window,
+    several: Sequence[Sequence[str]],
+    which: Filter,
+    found: Sequence[Grouped] | None = None,
+    earlier: Sequence[Grouped] = (),
 ) -> list[Groups]:
     """
     The costs of each group, by each of several tuples of dimensions.
 
     Args:
-        before: The time to compare each group with; None: no comparison.
+        found: What the ledger has by them. None: it is read.
+
+        earlier: The same of the time to compare each group with, by the first of them; none: no comparison.
 
     Raises:
         StoreError: The ledger cannot be read.
     """
-    found = all_grouped(ledger, span, several, which)
-    earlier = [None] * len(several) if before is None else all_grouped(ledger, before, several, which)
-    return [_groups(*each) for each in zip(several, found, earlier, strict=True)]
+    found = all_grouped(ledger, span, several, which) if found is None else found
+    return [_groups(*each) for each in zip_longest(several, found, earlier)]
 
 
 def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Groups:
@@ -124,9 +131,8 @@ def _groups(by: Sequence[str], found: Grouped, earlier: Grouped | None) -> Group
     return Groups(groups, found.rows_read, found.is_incomplete)
 
 
-def totals_of(ledger: Ledger, span: Window, which: Filter) -> dict[str, Any]:
-    """The costs of all in a window, as those of a group."""
-    [found] = all_grouped(ledger, span, ((),), which)
+def totals_of(found: Grouped) -> dict[str, Any]:
+    """The costs of all, grouped by nothing, as those of a group."""
     sums = found.sums.get((), dict.fromkeys(FIGURES, 0))
     return _group((), (), sums, sums["cost_nano"]) | {"is_incomplete": found.is_incomplete}
 

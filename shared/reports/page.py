@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from shared.internal.money import to_nano
-from shared.ledger import LATENCY_MS, Filter, Ledger, Unknown, Window, grouped_sums, label_names, latencies, unknowns
+from shared.ledger import LATENCY_MS, Filter, Grouped, Ledger, Unknown, Window, label_names, latencies, unknowns
 from shared.reports.forecast import month_forecast, runs_out
 from shared.reports.formats import counted, notes, prices_line, printable
 from shared.reports.groups import groups_of
@@ -28,8 +28,28 @@ _DAYS_SHOWN = 93  # in a longer window the chart has a bar for each month
 _PERCENTILES = (0.5, 0.95)
 
 
+def page_keys(ledger: Ledger, span: Window, which: Filter) -> list[tuple[str, ...]]:
+    """
+    What a page groups costs by: first its tables, compared with the period before, and last its chart.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+    """
+    labels = sorted((name for name in label_names(ledger, which) if name not in which.labels), key=_customer_first)
+    first, last = _days(span)
+    grain = "day" if (last - first).days < _DAYS_SHOWN else "month"
+    tables = dict.fromkeys((*labels[:_LABELS], "agent", "tool", "model"))  # a label may have such a name too
+    return [*((name,) for name in tables), (grain, "model")]
+
+
 def html_page(
-    ledger: Ledger, span: Window, which: Filter, costs: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]]
+    ledger: Ledger,
+    span: Window,
+    which: Filter,
+    costs: Mapping[str, Any],
+    budgets: Sequence[Mapping[str, Any]],
+    found: Mapping[tuple[str, ...], Grouped],
+    earlier: Sequence[Grouped],
 ) -> str:
     """
     The report of a window as a page.
@@ -38,6 +58,10 @@ def html_page(
         costs: As `get_llm_costs` returns them, compared with the period before.
 
         budgets: As `get_llm_costs` documents them.
+
+        found: What the ledger has by each of `page_keys`.
+
+        earlier: The same of the period before, without the chart.
 
     Raises:
         StoreError: The ledger cannot be read.
@@ -52,20 +76,26 @@ def html_page(
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    return environment.get_template(_TEMPLATE).render(_page(ledger, span, which, costs, budgets)) + "\n"
+    groups = groups_of(ledger, span, list(found), which, list(found.values()), earlier)
+    shown = {keys: each.groups for keys, each in zip(found, groups, strict=True)}
+    page = _page(ledger, span, which, costs, budgets, shown)
+    return environment.get_template(_TEMPLATE).render(page | {"health": _health(ledger, span, which, found)}) + "\n"
 
 
 def _page(
-    ledger: Ledger, span: Window, which: Filter, costs: Mapping[str, Any], budgets: Sequence[Mapping[str, Any]]
+    ledger: Ledger,
+    span: Window,
+    which: Filter,
+    costs: Mapping[str, Any],
+    budgets: Sequence[Mapping[str, Any]],
+    groups: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     now = datetime.now(UTC).astimezone(span.zone)
     before = period_before(span)
     total = total_group(costs)
     decimals = decimals_for([total["cost_nano"]])
-    labels = sorted((name for name in label_names(ledger, which) if name not in which.labels), key=_customer_first)
-    names = [*labels[:_LABELS], "agent", "tool", "model"]
-    found = groups_of(ledger, span, [(name,) for name in names], which, before)
-    tables = [_table(name, each.groups, decimals) for name, each in zip(names, found, strict=True)]
+    *names, chart = groups
+    tables = [_table(keys[0], groups[keys], decimals) for keys in names]
     whose = next((table for table in tables if table["is_of_somebody"]), tables[-1])
     reasons = unknowns(ledger, span, which)
     return {
@@ -85,9 +115,8 @@ def _page(
         "unknown": _unknown_card(costs, reasons, decimals),
         "budgets": [_budget(each, now) for each in _nearest(budgets, now)[:_BUDGETS]],
         "more_budgets": max(len(budgets) - _BUDGETS, 0),
-        "days": _chart(ledger, span, which, decimals),
+        "days": _chart(span, chart[0], groups[chart], decimals),
         "tables": tables,
-        "health": _health(ledger, span, which),
         "reasons": [_reason(each) for each in reasons[:_REASONS]],
         "more_reasons": sum(each.requests for each in reasons[_REASONS:]),
         "notes": notes(costs),
@@ -152,12 +181,16 @@ def _customer_first(name: str) -> tuple[bool, str]:
     return (name != "customer", name)
 
 
-def _chart(ledger: Ledger, span: Window, which: Filter, decimals: int) -> dict[str, Any]:
-    """The chart by day, or by month: for each a pile of models, as parts of the most expensive one."""
+def _days(span: Window) -> tuple[date, date]:
+    """The first and the last day of a window."""
     ends = (span.since_us, span.until_us - 1)
     first, last = (datetime.fromtimestamp(ts_us // 1_000_000, span.zone).date() for ts_us in ends)
-    grain = "day" if (last - first).days < _DAYS_SHOWN else "month"
-    groups = groups_of(ledger, span, [(grain, "model")], which)[0].groups
+    return first, last
+
+
+def _chart(span: Window, grain: str, groups: Sequence[Mapping[str, Any]], decimals: int) -> dict[str, Any]:
+    """The chart by day, or by month: for each a pile of models, as parts of the most expensive one."""
+    first, last = _days(span)
     names = {group["keys"][grain] for group in groups}
     every = [f"{first + timedelta(days=number)}" for number in range((last - first).days + 1)] if names else []
     if grain == "month":
@@ -267,10 +300,12 @@ def _budget(budget: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     }
 
 
-def _health(ledger: Ledger, span: Window, which: Filter) -> list[dict[str, Any]]:
+def _health(
+    ledger: Ledger, span: Window, which: Filter, found: Mapping[tuple[str, ...], Grouped]
+) -> list[dict[str, Any]]:
     """By model: how long answers took, and which share of requests failed, and of answers came after a failure."""
-    found = [(key[0], sums) for key, sums in grouped_sums(ledger, span, ("model",), which).items()]
-    sent = [(model, sums) for model, sums in found if sums["requests"] > sums["adjustment_requests"]]
+    by_model = found["model",].sums.items()
+    sent = [(key[0], sums) for key, sums in by_model if sums["requests"] > sums["adjustment_requests"]]
     times = latencies(ledger, span, which)
     return [
         {
