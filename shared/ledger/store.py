@@ -82,6 +82,8 @@ STOPPED_PATIENCE_S = 0.4
 # A table that is large takes time to migrate; giving up in between would begin anew each time.
 _MIGRATION_S = 600.0
 _CLOSING_S = 10.0
+# How long the end of the process waits until what the database has not taken is in the spool.
+_SPOOLING_S = 1.0
 _LOCKED_PATIENCE_S = 0.5
 # Server messages for work that took too long: lock_not_available and query_canceled.
 _TIMED_OUT = frozenset({"55P03", "57014"})
@@ -200,9 +202,9 @@ class Ledger:
         """Record an event, with the next commit or within a second."""
         self._submit(Event(storable_event(event)))
 
-    def _submit(self, entry: Entry | None) -> Future[Admission]:
+    def _submit(self, entry: Entry | None, *, is_last: bool = False) -> Future[Admission]:
         """Hand an entry to the writer; None is done when everything handed over before it is done."""
-        item = Item(entry)
+        item = Item(entry, is_last)
         item.done.set_running_or_notify_cancel()  # A cancelled caller must not cancel the write.
         with self._lock:
             self._writer.submit(item)
@@ -535,19 +537,28 @@ class Ledger:
         Args:
             patience_s: Maximum seconds to wait. None: about as long as a call waits.
         """
+        self._flushed(patience_s)
+
+    def _flushed(self, patience_s: float | None = None) -> bool:
+        """As `flush`; whether everything is written or spooled."""
         until = time.monotonic() + (self._patience.call_s + 0.5 if patience_s is None else patience_s)
         while (left := until - time.monotonic()) > 0:
-            with suppress(TimeoutError):
+            try:
                 self._submit(None).result(left)
+            except TimeoutError:
+                return False
             pause_s = min(self._writer.down_until - time.monotonic(), until - time.monotonic())
             if not self._writer.has_spooled or (pause_s > 0 and patience_s is None):
-                return
+                return True
             time.sleep(max(0.0, pause_s))
+        return True
 
     def finish(self) -> None:
         """At the end of the process: write what is left, for a few seconds; say what could not be written."""
-        self.flush()
-        if self._unfolded:  # many short programs leave many pages too
+        if not self._flushed():
+            with suppress(TimeoutError):
+                self._submit(None, is_last=True).result(_SPOOLING_S)
+        elif self._unfolded:  # many short programs leave many pages too
             fold(self, if_many=True)
         if self.watcher is not None:
             self.watcher.finish()

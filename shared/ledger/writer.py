@@ -33,9 +33,14 @@ _SPOOL_PAUSE_S = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """An entry on its way to the ledger; without an entry it marks the end of those before it (`flush`)."""
+    """
+    An entry on its way to the ledger; without an entry it marks the end of those before it (`flush`).
+
+    The last one of a process does not wait for the database: what is before it is written by then, or kept for later.
+    """
 
     entry: Entry | None
+    is_last: bool = False
     done: Future[Admission] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
@@ -182,7 +187,10 @@ class Writer:
     def _take(self, message: Item | _Job) -> None:
         if isinstance(message, Item):
             self._waiting.append(message)
-            if message.entry is None:
+            if message.is_last:
+                self._end_job(f"not all was written in {self._patience_s:.1f} s")
+                self._set_aside(is_down=True)
+            elif message.entry is None:
                 self._replay_at = 0.0  # whoever flushes wants it now
         elif message is self._job:
             self._job = None
@@ -204,12 +212,16 @@ class Writer:
         self.finished += len(job.items)
 
     def _end_late_job(self) -> None:
-        """Abandon the thread that should have come back; what it may still write is the same as what is kept."""
+        if self._job is not None and time.monotonic() >= self._job.give_up_at:
+            self._end_job(f"no answer within {self._patience_s:.1f} s")
+
+    def _end_job(self, reason: str) -> None:
+        """Abandon the thread that has not come back; what it may still write is the same as what is kept."""
         job = self._job
-        if job is not None and time.monotonic() >= job.give_up_at:
+        if job is not None:
             job.is_abandoned = True
             self._job = self._jobs = None
-            self._ended(job, TimeoutError(f"no answer within {self._patience_s:.1f} s"))
+            self._ended(job, TimeoutError(reason))
 
     def _go_on(self) -> None:
         """Start the next job, if there is something to do and the database may be tried."""

@@ -20,11 +20,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.config import state_dir
 from shared.errors import StoreError
 from shared.ledger import store as store_module
+from shared.ledger.deadline import progressed
 from shared.ledger.engine import Patience
 from shared.ledger.schema import event
 from shared.ledger.spool import Spool, SpoolEntry
 from shared.ledger.sqlite_library import open_file
 from shared.ledger.store import Ledger, committed
+from shared.ledger.writes import apply
 from tests.support.ledger_rows import assert_exact, only, rows, settled, started, submit, write
 
 
@@ -133,6 +135,31 @@ def test_a_record_is_on_disk_when_the_write_returns(home: Path, store: Ledger, m
     assert (kind, waiting["attempt_id"], labels) == ("settle", str(row["attempt_id"]), {"customer": "acme"})
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent == home
+
+
+def test_what_is_under_way_when_the_process_ends_waits_too(
+    home: Path, store: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that answers, but is not done when the process ends, is given the same again later; it counts once."""
+    store.check_writable()
+    go_on = threading.Event()
+
+    def slowly(*args: Any, **keywords: Any) -> Any:
+        while not go_on.wait(0.02):
+            progressed()
+        return apply(*args, **keywords)
+
+    monkeypatch.setattr(store_module, "apply", slowly)
+    done = [submit(store, "settle", settled()) for _ in range(3)]
+    store.finish()
+    assert all(each.done() for each in done)
+    assert store.waiting == 3
+    assert "3 records wait in" in caplog.text
+    go_on.set()
+    again(store)
+    assert len(rows(store)) == 3
+    assert store.waiting == 0
+    assert_exact(store)
 
 
 def test_what_is_of_no_use_later_does_not_wait(home: Path, store: Ledger) -> None:
