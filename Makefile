@@ -39,11 +39,13 @@ check: .venv/.ready ## Check lint, format, types, layers and that the documentat
 	.venv/bin/lint-imports
 	$(SITE)
 
-# What measures time or fills every core runs by itself.
-ALONE := $(addprefix tests/soak/test_,interrupt.py race.py budgets.py stores.py silence.py tenants.py local_model.py)
+# What fills every core, or measures short times, runs by itself; what waits for seconds, beside its like only.
+ALONE := $(addprefix tests/soak/test_,race.py budgets.py stores.py tenants.py local_model.py)
+WAITING := $(addprefix tests/soak/test_,interrupt.py silence.py)
 
 soak: .venv/.ready ## Run the long tests: kills, races, thousands of calls
-	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 tests/soak $(addprefix --ignore=,$(ALONE))
+	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 tests/soak $(addprefix --ignore=,$(ALONE) $(WAITING))
+	$(PY) -m pytest -n2 --dist=load -o faulthandler_timeout=300 $(WAITING)
 	$(PY) -m pytest -n0 -o faulthandler_timeout=300 $(ALONE)
 
 BENCHMARKS := calls load streams appends imports processes reports exports

@@ -75,7 +75,7 @@ def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gate.set()
 
 
-async def honest(name: str, waits: Waits) -> None:
+async def honest(name: str, waits: Waits, rounds: int) -> None:
     """What one tenant does, and how long it waits for each of it."""
     small = data_uri(images.photo((300, 200)), "jpeg")
     schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
@@ -87,7 +87,7 @@ async def honest(name: str, waits: Waits) -> None:
         "schema": lambda: TextGeneration(prompt="n", model=MINI, response_schema=schema).run(),
     }
     with scope(customer=name):
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for kind, work in kinds.items():
                 began = time.monotonic()
                 result = await work()
@@ -136,10 +136,10 @@ async def hostile(makers: list[Callable[[], Any]]) -> None:
     await asyncio.gather(*(again(make) for make in makers))
 
 
-async def all_honest() -> Waits:
+async def all_honest(rounds: int = ROUNDS) -> Waits:
     """The waits of ten tenants at once, by kind, shortest first."""
     waits: Waits = {}
-    await asyncio.gather(*(honest(f"tenant{number}", waits) for number in range(TENANTS)))
+    await asyncio.gather(*(honest(f"tenant{number}", waits, rounds) for number in range(TENANTS)))
     return {kind: sorted(found) for kind, found in waits.items()}
 
 
@@ -170,7 +170,7 @@ def _delays(attack: str) -> dict[str, float]:
     makers = ATTACKS[attack]()
 
     async def main() -> tuple[Waits, Waits]:
-        await all_honest()  # imports, connections, files
+        await all_honest(1)  # imports, connections, files
         alone = await all_honest()
         attacking = asyncio.create_task(hostile(makers))
         await asyncio.sleep(2)
