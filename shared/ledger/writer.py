@@ -187,11 +187,11 @@ class Writer:
     def _take(self, message: Item | _Job) -> None:
         if isinstance(message, Item):
             self._waiting.append(message)
-            if message.is_last:
+            if message.entry is None and not message.is_last:
+                self._replay_at = 0.0  # whoever flushes wants it now
+            elif message.is_last:
                 self._end_job(f"not all was written in {self._patience_s:.1f} s")
                 self._set_aside(is_down=True)
-            elif message.entry is None:
-                self._replay_at = 0.0  # whoever flushes wants it now
         elif message is self._job:
             self._job = None
             self._ended(message, message.error)
