@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -33,7 +34,7 @@ _ARRAYS: tuple[tuple[type[Any], str], ...] = (
 )
 
 
-class Driver:
+class Driver(ABC):
     """What both databases do in the same way: values for the driver, and its errors as SQLAlchemy's."""
 
     def __init__(self, connection: Connection) -> None:
@@ -44,17 +45,17 @@ class Driver:
     def of(connection: Connection) -> Driver:
         return Postgres(connection) if connection.dialect.name == "postgresql" else Sqlite(connection)
 
+    @abstractmethod
     def read(self, *queries: Query) -> list[list[Any]]:
         """The rows of each query."""
-        raise NotImplementedError
 
+    @abstractmethod
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, may_be: bool = True) -> None:
         """Insert rows, but for those that are there already, if they may be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Key, *, add: bool = False) -> None:
         """Set columns of the rows with these primary keys, or add to them."""
-        raise NotImplementedError
 
     @contextmanager
     def together(self, *, and_commit: bool = False) -> Iterator[None]:  # noqa: ARG002 - SQLite sends nothing

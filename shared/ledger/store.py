@@ -530,17 +530,16 @@ class Ledger:
             hint="Check the file or the server, or set AGENTSWARM_DATABASE_URL.",
         )
 
-    def flush(self, patience_s: float | None = None) -> None:
+    def flush(self, patience_s: float | None = None) -> bool:
         """
         Wait until all writes so far are done, including those in the spool if the database can take them.
 
         Args:
             patience_s: Maximum seconds to wait. None: about as long as a call waits.
-        """
-        self._flushed(patience_s)
 
-    def _flushed(self, patience_s: float | None = None) -> bool:
-        """As `flush`; whether everything is written or spooled."""
+        Returns:
+            Whether they are done, or wait in the spool; else they are still under way.
+        """
         until = time.monotonic() + (self._patience.call_s + 0.5 if patience_s is None else patience_s)
         while (left := until - time.monotonic()) > 0:
             try:
@@ -555,7 +554,7 @@ class Ledger:
 
     def finish(self) -> None:
         """At the end of the process: write what is left, for a few seconds; say what could not be written."""
-        if not self._flushed():
+        if not self.flush():
             with suppress(TimeoutError):
                 self._submit(None, is_last=True).result(_SPOOLING_S)
         elif self._unfolded:  # many short programs leave many pages too

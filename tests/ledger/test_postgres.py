@@ -193,9 +193,9 @@ def test_two_round_trips_for_each_write(postgres_url: str) -> None:
     relay.close()
 
 
-@pytest.mark.parametrize("is_early", [False, True])
+@pytest.mark.parametrize("is_first", [False, True])
 def test_a_refused_statement_costs_no_connection(
-    is_early: bool, postgres_url: str, caplog: pytest.LogCaptureFixture
+    is_first: bool, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the server refuses among statements sent together is raised as it is; the connection stays in use."""
     pid = sa.text("SELECT pg_backend_pid()")
@@ -204,7 +204,7 @@ def test_a_refused_statement_costs_no_connection(
     with store.writing() as connection:
         first = connection.scalar(pid)
     with pytest.raises(sa.exc.IntegrityError, match="ledger_meta"), store.writing() as connection:
-        write_one_twice(connection, is_early=is_early)
+        write_one_twice(connection, is_first=is_first)
     with store.writing() as connection:
         assert connection.scalar(pid) == first
         assert set(connection.scalars(sa.select(meta.c.name))) == {"major", "minor"}
@@ -212,11 +212,11 @@ def test_a_refused_statement_costs_no_connection(
     assert caplog.messages == []
 
 
-def write_one_twice(connection: sa.Connection, *, is_early: bool) -> None:
+def write_one_twice(connection: sa.Connection, *, is_first: bool) -> None:
     """Rows of which one is there already: the first, or one between two that are not."""
     driver = Driver.of(connection)
     with driver.together(and_commit=True):
-        for name in ("major", "first", "next") if is_early else ("first", "major", "next"):
+        for name in ("major", "first", "next") if is_first else ("first", "major", "next"):
             driver.insert(meta, [{"name": name, "value": 1}], ("name", "value"), may_be=False)
 
 
